@@ -1,0 +1,1 @@
+"""The native core: one module per kernel facility, and pyrunc-init."""

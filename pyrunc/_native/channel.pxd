@@ -1,0 +1,114 @@
+# cython: cdivision=True, boundscheck=False
+# What travels between Python, the spawner, the supervisor and init.
+#
+#   who -> whom             socket or pipe           message
+#   Python -> spawner       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
+#   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
+#   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
+#   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC; EOF is execve or death
+#   supervisor -> init      the same                 the number of the sync point that is done
+
+from pyrunc._native.linux cimport *
+
+cdef enum:
+    REQUEST_MAGIC = 0x51525950
+    CHANNEL_VERSION = 1
+    MAX_FDS = 250
+
+    RECORD_STARTED = 1
+    RECORD_FAILED = 2
+    RECORD_EXITED = 3
+
+    COMMAND_KILL = 1
+
+    PROGRESS_READY = 1
+    PROGRESS_FAILED = 2
+    PROGRESS_SYNC = 3
+
+    # record.step of a failure outside the plan's steps
+    FAILED_PLAN = 0xFFFFFFFF
+    FAILED_FORK = 0xFFFFFFFE
+    FAILED_CLONE = 0xFFFFFFFD
+
+    STAGES = 16
+    # When a stage began. The supervisor and init stamp these; the plan's steps use 4..12.
+    STAGE_HOST = 0
+    STAGE_CLONE = 1
+    STAGE_INIT = 3
+    STAGE_EXEC = 13
+    STAGE_CLEAN = 14
+    STAGE_END = 15
+
+cdef struct request:
+    uint32_t magic
+    uint32_t version
+
+cdef struct command:
+    uint32_t kind
+    int32_t signal
+
+cdef struct progress:
+    uint32_t kind
+    uint32_t step               # index of the failed step, or number of the sync point
+    int32_t error               # -errno
+    uint32_t pad
+    uint64_t stage_ns[STAGES]
+
+cdef struct record:
+    uint32_t kind
+    uint32_t step
+    int32_t error
+    int32_t pid
+    int32_t wait_status
+    int32_t leftover            # -errno of a cgroup that could not be removed
+    uint32_t ready              # whether READY was seen
+    uint32_t pad
+    uint64_t utime_us
+    uint64_t stime_us
+    uint64_t maxrss_bytes
+    uint64_t stage_ns[STAGES]
+
+
+cdef inline int send_record(int fd, record *message, int passed) noexcept nogil:
+    """Send one record, with a descriptor if *passed* is not negative; 0 or -errno."""
+    cdef msghdr header
+    cdef iovec_t vector
+    cdef uint64_t control[4]
+    cdef cmsghdr *cmsg
+    memset(&header, 0, sizeof(header))
+    memset(control, 0, sizeof(control))
+    vector.iov_base = message
+    vector.iov_len = sizeof(record)
+    header.msg_iov = &vector
+    header.msg_iovlen = 1
+    if passed >= 0:
+        header.msg_control = control
+        header.msg_controllen = CMSG_SPACE(sizeof(int))
+        cmsg = CMSG_FIRSTHDR(&header)
+        cmsg.cmsg_level = SOL_SOCKET
+        cmsg.cmsg_type = SCM_RIGHTS
+        cmsg.cmsg_len = CMSG_LEN(sizeof(int))
+        memcpy(CMSG_DATA(cmsg), &passed, sizeof(int))
+    return 0 if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 else -errno
+
+
+cdef inline void close_all_but(int *keep, int count) noexcept nogil:
+    """Close every descriptor that is not in *keep*, which gets sorted (close_range(2), Linux 5.9)."""
+    cdef int i
+    cdef int j
+    cdef int value
+    cdef unsigned int low = 0
+    for i in range(1, count):
+        value = keep[i]
+        j = i - 1
+        while j >= 0 and keep[j] > value:
+            keep[j + 1] = keep[j]
+            j -= 1
+        keep[j + 1] = value
+    for i in range(count):
+        if keep[i] < 0:
+            continue
+        if <unsigned int>keep[i] > low:
+            syscall(NR_close_range, low, <unsigned int>keep[i] - 1, 0)
+        low = <unsigned int>keep[i] + 1
+    syscall(NR_close_range, low, <unsigned int>0xFFFFFFFF, 0)

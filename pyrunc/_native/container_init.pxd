@@ -1,0 +1,384 @@
+# cython: cdivision=True, boundscheck=False
+# The container's first process, from clone to execve: it walks the init section of the
+# plan. No allocation, no Python, nothing that could wait on the host.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.capability cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.mount cimport *
+from pyrunc._native.netlink cimport *
+from pyrunc._native.openat2 cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.seccomp_install cimport *
+from pyrunc._native.steps cimport *
+
+
+cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
+    """Attach a mount to a path of the root, opened once and by descriptor."""
+    cdef uint64_t resolve = RESOLVE_NO_SYMLINKS if step.flags & F_REAL else 0
+    cdef uint64_t flags = O_PATH
+    cdef const char *path = text(w, step.s0)
+    cdef int rc
+    cdef int target
+    if not step.flags & F_FILE:
+        flags |= <uint64_t>O_DIRECTORY
+    target = c_open_in_root(w.root, path, flags, resolve)
+    if target == -ENOENT and step.flags & F_CREATE:
+        rc = c_make_in_root(w.root, path, not step.flags & F_FILE, w.path, sizeof(w.path))
+        if rc < 0:
+            return rc
+        target = c_open_in_root(w.root, path, flags, resolve)
+    if target < 0:
+        return target
+    rc = c_move_mount(w.slots[step.slot_a], target)
+    close(target)
+    return rc
+
+
+cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
+    """A directory, device, symlink or file at a path of the root; its last component is never followed."""
+    cdef const char *leaf = NULL
+    cdef int fd
+    cdef int rc
+    cdef int parent
+    if step.op == OP_MKDIR and step.flags & F_CREATE:
+        fd = c_open_in_root(w.root, text(w, step.s0), O_PATH | O_DIRECTORY, 0)
+        if fd >= 0:
+            close(fd)
+            return 0
+        return c_make_in_root(w.root, text(w, step.s0), True, w.path, sizeof(w.path)) if fd == -ENOENT else fd
+    parent = c_open_parent(w.root, text(w, step.s0), w.path, sizeof(w.path), True, &leaf)
+    if parent < 0:
+        return parent
+    if step.op == OP_MKDIR:
+        rc = <int>_rc(mkdirat(parent, leaf, <mode_t>step.n0))
+    elif step.op == OP_SYMLINK:
+        rc = <int>_rc(symlinkat(text(w, step.s1), parent, leaf))
+    elif step.op == OP_FILE:
+        fd = <int>_rc(openat(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, <mode_t>step.n0))
+        rc = fd
+        if fd >= 0:
+            rc = write_all(fd, text(w, step.s1))
+            close(fd)
+    else:
+        rc = <int>_rc(mknodat(parent, leaf, <mode_t>step.n0, <dev_t>step.n1))
+        if rc == 0 and step.n2:
+            rc = <int>_rc(fchownat(parent, leaf, <uid_t>(step.n2 >> 32), <gid_t>step.n2, AT_SYMLINK_NOFOLLOW))
+    close(parent)
+    return rc
+
+
+cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
+    """Hide a path: a directory under an empty read-only tmpfs, anything else under the host's /dev/null."""
+    cdef stat_t status
+    cdef mount_attr attr
+    cdef int cover
+    cdef int rc
+    cdef int target = c_open_in_root(w.root, text(w, step.s0), O_PATH, 0)
+    if target < 0:
+        return 0 if target == -ENOENT or target == -ENOTDIR else target
+    rc = <int>_rc(fstat(target, &status))
+    if rc == 0 and S_ISDIR(status.st_mode):
+        if w.slots[step.slot_a] < 0:
+            rc = c_new_mount(b"tmpfs", b"mode\0000755\000size\0000\000", 2, 0x1 | 0x2 | 0x4 | 0x8)
+            if rc >= 0:
+                w.slots[step.slot_a] = rc
+                rc = c_move_mount(rc, target)
+        else:
+            # A copy of the first one, which is attached to our namespace (a detached one cannot be copied before 6.15).
+            cover = c_open_tree(w.slots[step.slot_a], b"", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+            rc = cover
+            if cover >= 0:
+                rc = c_move_mount(cover, target)
+                close(cover)
+    elif rc == 0:
+        # Until pivot_root an absolute path is the host's own: nothing of the image is asked for its /dev/null.
+        cover = c_open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE)
+        rc = cover
+        if cover >= 0:
+            if fstat(cover, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != 0x103:
+                rc = -ENODEV
+            else:
+                memset(&attr, 0, sizeof(attr))
+                attr.attr_set = 0x1
+                attr.propagation = MS_PRIVATE
+                rc = c_mount_setattr(cover, False, &attr)
+                if rc == 0:
+                    rc = c_move_mount(cover, target)
+            close(cover)
+    close(target)
+    return rc
+
+
+cdef inline int readonly_step(walk *w, const plan_step *step) noexcept nogil:
+    """Cover a path with a recursive read-only copy of itself."""
+    cdef mount_attr attr
+    cdef int copy
+    cdef int rc
+    cdef int target = c_open_in_root(w.root, text(w, step.s0), O_PATH, 0)
+    if target < 0:
+        return 0 if target == -ENOENT or target == -ENOTDIR else target
+    copy = c_open_tree(target, b"", OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE)
+    rc = copy
+    if copy >= 0:
+        memset(&attr, 0, sizeof(attr))
+        attr.attr_set = 0x1
+        rc = c_mount_setattr(copy, True, &attr)
+        if rc == 0:
+            rc = c_move_mount(copy, target)
+        close(copy)
+    close(target)
+    return rc
+
+
+cdef inline int procfs_step(walk *w, const plan_step *step) noexcept nogil:
+    """Write one file of a procfs that this process made itself, and check that it is one."""
+    cdef statfs_t kind
+    cdef int rc
+    cdef int fd = c_openat2(w.slots[step.slot_a], text(w, step.s0), O_WRONLY, 0, RESOLVE_BENEATH | RESOLVE_NO_XDEV)
+    if fd < 0:
+        return fd
+    rc = <int>_rc(fstatfs(fd, &kind))
+    if rc == 0 and kind.f_type != PROC_MAGIC:
+        rc = -EXDEV
+    if rc == 0:
+        rc = write_all(fd, text(w, step.s1))
+    close(fd)
+    return rc
+
+
+cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
+    """Become uid:gid with exactly the named groups; raw calls, since libc would signal threads."""
+    cdef gid_t groups[256]
+    cdef const char *at = text(w, step.s0)
+    cdef unsigned int count = 0
+    cdef unsigned long value = 0
+    cdef size_t i = 0
+    cdef int rc
+    if at[0] != 0:
+        while True:
+            if at[i] == c',' or at[i] == 0:
+                if count >= 256:
+                    return -E2BIG
+                groups[count] = <gid_t>value
+                count += 1
+                value = 0
+                if at[i] == 0:
+                    break
+            else:
+                value = value * 10 + <unsigned long>(at[i] - c'0')
+            i += 1
+    if not step.flags & F_OPTIONAL:
+        rc = <int>_rc(syscall(SYS_setgroups, count, groups))
+        if rc < 0:
+            return rc
+    rc = <int>_rc(syscall(SYS_setresgid, step.n1, step.n1, step.n1))
+    if rc < 0:
+        return rc
+    rc = <int>_rc(prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    if rc == 0:
+        rc = <int>_rc(syscall(SYS_setresuid, step.n0, step.n0, step.n0))
+    if rc == 0:
+        # a change of uid may have left the process dumpable by fs.suid_dumpable
+        rc = <int>_rc(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    return rc
+
+
+cdef inline int chdir_step(walk *w, const plan_step *step) noexcept nogil:
+    """Enter the working directory and prove that it lies inside the root (CVE-2024-21626)."""
+    cdef int rc = <int>_rc(chdir(text(w, step.s0)))
+    if rc < 0:
+        return rc
+    # The raw call names an unreachable directory "(unreachable)/..."; libc's hides that as ENOENT.
+    rc = <int>_rc(syscall(SYS_getcwd, w.path, sizeof(w.path)))
+    if rc < 0:
+        return rc
+    return 0 if w.path[0] == c'/' else -EXDEV
+
+
+cdef inline int stdio_step(walk *w, const plan_step *step) noexcept nogil:
+    cdef int fd = w.slots[step.slot_a]
+    if fd == <int>step.n0:
+        return <int>_rc(fcntl(fd, F_SETFD, 0))
+    return 0 if dup2(fd, <int>step.n0) >= 0 else -errno
+
+
+cdef inline int execve_step(walk *w, const plan_step *step) noexcept nogil:
+    """Execute the first candidate that there is; like execvp, a refusal outweighs an absence."""
+    cdef const char *candidate = text(w, step.s0)
+    cdef uint64_t i
+    cdef int rc = -ENOENT
+    cdef int error
+    for i in range(step.n0):
+        execve(candidate, w.argv, w.env)
+        error = -errno
+        if error == -ENOENT or error == -ENOTDIR:
+            if rc == -ENOENT:
+                rc = error
+        elif error == -EACCES:
+            rc = error
+        else:
+            return error
+        candidate += strlen(candidate) + 1
+    return rc
+
+
+cdef inline int sync_step(walk *w, const plan_step *step) noexcept nogil:
+    cdef progress message
+    cdef uint32_t answer = 0
+    memset(&message, 0, sizeof(message))
+    message.kind = PROGRESS_SYNC
+    message.step = <uint32_t>step.n0
+    if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+        return -errno
+    if recv(w.progress_fd, &answer, sizeof(answer), 0) != sizeof(answer) or answer != message.step:
+        return -EPIPE
+    return 0
+
+
+cdef inline int root_attach_step(walk *w, const plan_step *step) noexcept nogil:
+    """Attach the root's mount over a host directory, seen in this mount namespace only: pivot_root wants it attached."""
+    cdef int rc
+    cdef int target = <int>_rc(open(text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC))
+    if target < 0:
+        return target
+    rc = c_move_mount(w.slots[step.slot_a], target)
+    close(target)
+    if rc == 0:
+        w.root = w.slots[step.slot_a]
+    return rc
+
+
+cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil:
+    """Mount an overlay over a host directory, seen in this mount namespace only, as the root.
+
+    mount(2), since its options may fill a page, where fsconfig(2) takes 255 bytes a value;
+    they are relative to a directory for the same reason.
+    """
+    cdef int rc = <int>_rc(chdir(text(w, step.s2)))
+    if rc == 0:
+        rc = <int>_rc(mount(b"overlay", text(w, step.s0), b"overlay", 0, text(w, step.s1)))
+    if rc == 0:
+        rc = put_slot(w, step.slot_a, _rc(open(text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC)))
+    if rc == 0:
+        w.root = w.slots[step.slot_a]
+    return rc
+
+
+cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
+    """Lead a new session, with descriptor 0 as its terminal if asked."""
+    cdef int rc = <int>_rc(setsid())
+    if rc < 0 and rc != -EPERM:     # EPERM: leads one already
+        return rc
+    if step.flags & F_TTY:
+        return <int>_rc(ioctl(0, TIOCSCTTY, 0))
+    return 0
+
+
+cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
+    cdef uint32_t op = step.op
+    cdef rlimit_t limit
+    if op == OP_ATTACH:
+        return attach_step(w, step)
+    if op == OP_MKDIR or op == OP_MKNOD or op == OP_SYMLINK or op == OP_FILE:
+        return make_node_step(w, step)
+    if op == OP_MASK:
+        return mask_step(w, step)
+    if op == OP_READONLY:
+        return readonly_step(w, step)
+    if op == OP_JOIN_TASKS:
+        return write_all(w.slots[step.slot_a], b"0")
+    if op == OP_UNSHARE:
+        return <int>_rc(unshare(<int>step.n0))
+    if op == OP_SYNC:
+        return sync_step(w, step)
+    if op == OP_PROPAGATION:
+        return <int>_rc(mount(NULL, text(w, step.s0), NULL, step.n0, NULL))
+    if op == OP_ROOT_ATTACH:
+        return root_attach_step(w, step)
+    if op == OP_ROOT_OVERLAY:
+        return root_overlay_step(w, step)
+    if op == OP_PIVOT_ROOT:
+        if fchdir(w.slots[step.slot_a]) < 0:
+            return -errno
+        return c_pivot_root_here()
+    if op == OP_WRITE_PROCFS:
+        return procfs_step(w, step)
+    if op == OP_HOSTNAME:
+        return <int>_rc(sethostname(text(w, step.s0), strlen(text(w, step.s0))))
+    if op == OP_DOMAINNAME:
+        return <int>_rc(setdomainname(text(w, step.s0), strlen(text(w, step.s0))))
+    if op == OP_LOOPBACK_UP:
+        return c_link_up(1)
+    if op == OP_RLIMIT:
+        limit.rlim_cur = step.n1
+        limit.rlim_max = step.n2
+        return <int>_rc(syscall(SYS_prlimit64, 0, step.n0, &limit, NULL))
+    if op == OP_STDIO:
+        return stdio_step(w, step)
+    if op == OP_SESSION:
+        return session_step(w, step)
+    if op == OP_NO_NEW_PRIVS:
+        return <int>_rc(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    if op == OP_BOUNDING:
+        return c_bounding_keep(step.n0)
+    if op == OP_USER:
+        return user_step(w, step)
+    if op == OP_CAPABILITIES:
+        return c_capset(step.n0, step.n1, step.n2)
+    if op == OP_AMBIENT:
+        return c_ambient(step.n0)
+    if op == OP_UMASK:
+        umask(<mode_t>step.n0)
+        return 0
+    if op == OP_CHDIR:
+        return chdir_step(w, step)
+    if op == OP_SECCOMP:
+        return c_seccomp_install(w.data + w.header.blob_off + step.n0, <uint16_t>step.n1, <unsigned int>step.n2)
+    return shared_step(w, step)
+
+
+cdef inline void close_for_exec(walk *w) noexcept nogil:
+    """Everything above the standard descriptors closes at execve, whoever made it."""
+    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 4)     # CLOSE_RANGE_CLOEXEC, Linux 5.11
+
+
+cdef inline int container_init(walk *w) noexcept nogil:
+    """Walk the init section; returns an exit status only when a step failed."""
+    cdef progress message
+    cdef const plan_step *step
+    cdef uint32_t i
+    cdef uint32_t stage = STAGE_INIT
+    cdef int rc = 0
+    w.stage_ns[STAGE_INIT] = now_ns()
+    # Until execve the supervisor's death is ours; after it its clean-up works by cgroup.
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    umask(0)
+    memset(&message, 0, sizeof(message))
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.section != SECTION_INIT:
+            continue
+        if step.stage != stage:
+            stage = step.stage
+            w.stage_ns[stage] = now_ns()
+        if step.op == OP_EXECVE:
+            # a change of uid has cleared it, and a detached container outlives its supervisor
+            prctl(PR_SET_PDEATHSIG, 0 if w.header.flags & PLAN_KEEP_RUNNING else SIGKILL, 0, 0, 0)
+            close_for_exec(w)
+            message.kind = PROGRESS_READY
+            w.stage_ns[STAGE_EXEC] = now_ns()
+            memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
+            if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+                return 125
+            rc = execve_step(w, step)
+        else:
+            rc = init_step(w, step)
+        if rc < 0 and not (step.flags & F_OPTIONAL and step.op != OP_USER):
+            message.kind = PROGRESS_FAILED
+            message.step = i
+            message.error = rc
+            memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
+            send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL)
+            return 127
+    return 125

@@ -1,0 +1,68 @@
+# cython: cdivision=True, boundscheck=False
+# The mount API: every mount is made detached, gets its attributes, and is then attached
+# to a descriptor, so that no path is resolved twice (Linux 5.2; mount_setattr 5.12).
+
+from pyrunc._native.linux cimport *
+
+
+cdef inline int c_open_tree(int dirfd, const char *path, unsigned int flags) noexcept nogil:
+    return <int>_rc(syscall(NR_open_tree, dirfd, path, flags | <unsigned int>O_CLOEXEC))
+
+
+cdef inline int c_move_mount(int mount_fd, int target_fd) noexcept nogil:
+    """Attach a detached mount to the object behind *target_fd*."""
+    return <int>_rc(syscall(
+        NR_move_mount, mount_fd, b"", target_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH))
+
+
+cdef inline int c_mount_setattr(int mount_fd, bint recursive, mount_attr *attr) noexcept nogil:
+    cdef unsigned int flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    return <int>_rc(syscall(NR_mount_setattr, mount_fd, b"", flags, attr, sizeof(mount_attr)))
+
+
+cdef inline int c_fsopen(const char *fstype) noexcept nogil:
+    return <int>_rc(syscall(NR_fsopen, fstype, FSOPEN_CLOEXEC))
+
+
+cdef inline int c_fsconfig(int fs_fd, unsigned int command, const char *key, const char *value) noexcept nogil:
+    return <int>_rc(syscall(NR_fsconfig, fs_fd, command, key, value, 0))
+
+
+cdef inline int c_fsmount(int fs_fd, unsigned int attributes) noexcept nogil:
+    return <int>_rc(syscall(NR_fsmount, fs_fd, FSMOUNT_CLOEXEC, attributes))
+
+
+cdef inline int c_new_mount(const char *fstype, const char *options, uint64_t pairs,
+                            unsigned int attributes) noexcept nogil:
+    """A detached mount of *fstype*; *options* is *pairs* times key NUL value NUL, an empty value a flag."""
+    cdef int fs_fd = c_fsopen(fstype)
+    cdef int rc = 0
+    cdef uint64_t i
+    cdef const char *key = options
+    cdef const char *value
+    if fs_fd < 0:
+        return fs_fd
+    for i in range(pairs):
+        value = key + strlen(key) + 1
+        rc = c_fsconfig(fs_fd, FSCONFIG_SET_STRING if value[0] else FSCONFIG_SET_FLAG, key, value if value[0] else NULL)
+        if rc < 0:
+            close(fs_fd)
+            return rc
+        key = value + strlen(value) + 1
+    rc = c_fsconfig(fs_fd, FSCONFIG_CMD_CREATE, NULL, NULL)
+    if rc == 0:
+        rc = c_fsmount(fs_fd, attributes)
+    close(fs_fd)
+    return rc
+
+
+cdef inline int c_pivot_root_here() noexcept nogil:
+    """Make the working directory, a mount, the root and drop the old root (pivot_root(2), "pivot_root('.', '.')")."""
+    cdef int rc = <int>_rc(syscall(SYS_pivot_root, b".", b"."))
+    if rc < 0:
+        return rc
+    # The old root is now stacked on the new one at "."; detaching it leaves only ours.
+    rc = <int>_rc(umount2(b".", MNT_DETACH))
+    if rc < 0:
+        return rc
+    return <int>_rc(chdir(b"/"))

@@ -1,0 +1,318 @@
+# cython: cdivision=True, boundscheck=False
+# The plan: one flat, immutable buffer that says everything a start does.
+#
+#   header | steps (64 bytes each) | u32 argv[] | u32 env[] | blobs (8-aligned) | strings
+#
+# All numbers are native-endian. Strings are NUL-terminated and named by their offset in the
+# string area, whose last byte is NUL: every offset inside it therefore ends. A *slot* is
+# a numbered place for a descriptor: 0..fd_count-1 came with the request, others are filled
+# by steps. Steps are grouped in sections: host (the supervisor, before clone), init (the child,
+# in order, ending in execve), and one section for each sync point (the supervisor, while init waits).
+
+from pyrunc._native.linux cimport *
+
+cdef enum:
+    PLAN_MAGIC = 0x4E4C5950         # "PYLN"
+    PLAN_VERSION = 1
+    PLAN_MAX_SIZE = 16 << 20
+    PLAN_MAX_STEPS = 8192
+    PLAN_MAX_SLOTS = 512
+    PLAN_MAX_ARGS = 1 << 20
+    NONE = 0xFFFFFFFF
+
+    # header.flags
+    PLAN_QUIET = 1                  # one record at the end; no STARTED (a short run)
+    PLAN_KEEP_RUNNING = 2           # the requester's death does not end the container
+    PLAN_NEW_SESSION = 4
+
+    SECTION_HOST = 0
+    SECTION_INIT = 1
+    SECTION_SYNC = 2                # + the number of the sync point
+    MAX_SYNC = 8
+
+# The order is the ABI between pyrunc/runtime/plan.py and this file: plan.pyx names them.
+cdef enum Op:
+    # host
+    OP_CGROUP_MKDIR                 # s0 hierarchy, s1 path, s2 controllers to enable (v2) | slot a: directory; F_*
+    OP_WRITE_AT                     # slot a: directory, s0 file, s1 value
+    OP_OPEN_AT                      # slot a: directory, s0 file, n0 open flags -> slot b
+    OP_OPEN                         # s0 host path, n0 open flags -> slot a
+    OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
+    OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
+    # host or init
+    OP_OPEN_TREE                    # s0 host path -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
+    OP_NEW_MOUNT                    # s0 type, s1 options (n0 pairs), n1 mount attributes -> slot a
+    OP_MOUNT_ATTR                   # slot a, n0 set, n1 clear, n2 propagation, F_RECURSIVE, slot b: user namespace
+    OP_SETNS                        # slot a, n0 type
+    # init
+    OP_SYNC                         # n0 number: wait for the supervisor
+    OP_JOIN_TASKS                   # slot a: an open `tasks` or `cgroup.procs`
+    OP_UNSHARE                      # n0 flags
+    OP_PROPAGATION                  # s0 path, n0 MS_ flags
+    OP_ROOT_ATTACH                  # slot a: the root's mount, s0 host directory that it covers
+    OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options, s2 directory the options are relative to -> slot a
+    OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL
+    OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
+    OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid
+    OP_SYMLINK                      # s0 path in the root, s1 target
+    OP_FILE                         # s0 path in the root, s1 content, n0 mode
+    OP_MASK                         # s0 path in the root, slot a: tmpfs shared by masked directories
+    OP_READONLY                     # s0 path in the root
+    OP_PIVOT_ROOT                   # slot a: the root's mount
+    OP_WRITE_PROCFS                 # slot a: a procfs of our own, s0 path in it, s1 value
+    OP_HOSTNAME                     # s0
+    OP_DOMAINNAME                   # s0
+    OP_LOOPBACK_UP
+    OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
+    OP_STDIO                        # slot a -> descriptor n0
+    OP_SESSION                      # setsid; F_TTY: descriptor 0 becomes the controlling terminal
+    OP_NO_NEW_PRIVS
+    OP_BOUNDING                     # n0 set of capabilities kept
+    OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: blob-like decimal list "1,2"
+    OP_CAPABILITIES                 # n0 effective, n1 permitted, n2 inheritable; slot-free
+    OP_AMBIENT                      # n0 set
+    OP_UMASK                        # n0
+    OP_CHDIR                        # s0 path; must be inside the root
+    OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
+    OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)
+    OP_COUNT
+
+cdef enum:
+    # step.flags
+    F_RECURSIVE = 1
+    F_CREATE = 2
+    F_FILE = 4
+    F_REAL = 8                      # no component may be a symlink; the object must be a directory
+    F_OPTIONAL = 16                 # a missing object is no error
+    F_TTY = 32
+    F_CHARDEV = 64
+    F_V2 = 128
+    F_SEED_CPUSET = 256
+    F_EXISTING = 512                # an existing cgroup is joined and not removed
+
+    NEEDS_SLOT_A = 1
+    NEEDS_SLOT_B = 2
+    NEEDS_S0 = 4
+    NEEDS_S1 = 8
+    NEEDS_S2 = 16
+    ON_HOST = 32
+    IN_INIT = 64
+
+
+cdef struct plan_step:
+    uint16_t op
+    uint16_t stage
+    uint32_t flags
+    uint32_t s0
+    uint32_t s1
+    uint32_t s2
+    uint32_t section
+    uint32_t slot_a
+    uint32_t slot_b
+    uint64_t n0
+    uint64_t n1
+    uint64_t n2
+    uint64_t reserved
+
+cdef struct plan_header:
+    uint32_t magic
+    uint32_t version
+    uint32_t size
+    uint32_t flags
+    uint32_t step_count
+    uint32_t steps_off
+    uint32_t argv_off
+    uint32_t argv_count
+    uint32_t env_off
+    uint32_t env_count
+    uint32_t blob_off
+    uint32_t blob_size
+    uint32_t strings_off
+    uint32_t strings_size
+    uint32_t fd_count
+    uint32_t cgroup_slot            # CLONE_INTO_CGROUP, or NONE
+    uint64_t clone_flags
+    uint64_t reserved[7]
+
+
+cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
+    """What a step of this kind must have, and where it may stand; 0 for an unknown op."""
+    if op == OP_CGROUP_MKDIR: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    if op == OP_WRITE_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    if op == OP_OPEN_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0
+    if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
+    if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
+    if op == OP_OPEN_TREE: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_NEW_MOUNT: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    if op == OP_MOUNT_ATTR: return ON_HOST | IN_INIT | NEEDS_SLOT_A
+    if op == OP_SETNS: return ON_HOST | IN_INIT | NEEDS_SLOT_A
+    if op == OP_SYNC or op == OP_UNSHARE or op == OP_LOOPBACK_UP or op == OP_RLIMIT: return IN_INIT
+    if op == OP_SESSION or op == OP_NO_NEW_PRIVS or op == OP_BOUNDING or op == OP_CAPABILITIES: return IN_INIT
+    if op == OP_AMBIENT or op == OP_UMASK or op == OP_SECCOMP: return IN_INIT
+    if op == OP_JOIN_TASKS or op == OP_PIVOT_ROOT or op == OP_STDIO: return IN_INIT | NEEDS_SLOT_A
+    if op == OP_PROPAGATION or op == OP_MKDIR or op == OP_MKNOD or op == OP_READONLY: return IN_INIT | NEEDS_S0
+    if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
+    if op == OP_USER: return IN_INIT | NEEDS_S0
+    if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_SYMLINK or op == OP_FILE: return IN_INIT | NEEDS_S0 | NEEDS_S1
+    if op == OP_ROOT_OVERLAY: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
+    if op == OP_WRITE_PROCFS: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    return 0
+
+
+cdef inline bint _inside(uint32_t offset, uint64_t length, uint64_t size) noexcept nogil:
+    return offset <= size and length <= size - offset
+
+
+cdef inline bint _list_ends(const char *area, uint32_t size, uint32_t offset, uint64_t count) noexcept nogil:
+    """Whether *count* consecutive NUL-terminated strings start at *offset* inside the area."""
+    cdef uint32_t at = offset
+    cdef uint64_t found = 0
+    if count > size:
+        return False
+    while found < count:
+        if at >= size:
+            return False
+        while area[at] != 0:
+            at += 1                 # the area's last byte is NUL
+        at += 1
+        found += 1
+    return True
+
+
+cdef inline bint _groups_ok(const char *text) noexcept nogil:
+    """Decimal numbers below 2**32 with commas between, or nothing."""
+    cdef uint64_t value = 0
+    cdef uint32_t digits = 0
+    cdef uint32_t groups = 0
+    cdef size_t i = 0
+    while text[i] != 0:
+        if text[i] == c',':
+            if digits == 0:
+                return False
+            digits = 0
+            value = 0
+            groups += 1
+        elif c'0' <= text[i] <= c'9':
+            value = value * 10 + <uint64_t>(text[i] - c'0')
+            digits += 1
+            if value >= <uint64_t>NONE or digits > 10:
+                return False
+        else:
+            return False
+        i += 1
+    return groups < 65536 and (digits > 0 or i == 0)
+
+
+cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t fds) noexcept nogil:
+    """0 if every offset, count, slot and op of the plan is in bounds; else -EINVAL or the like.
+
+    A step is refused that stands where it may not, or uses a slot that no descriptor of the
+    request and no earlier step can have filled out of range. What it *means* is not judged here.
+    """
+    cdef const plan_header *h = <const plan_header *>data
+    cdef const plan_step *steps
+    cdef const plan_step *step
+    cdef const uint32_t *table
+    cdef const char *strings
+    cdef uint32_t needs
+    cdef uint32_t i
+    cdef uint32_t last_section = 0
+    cdef bint seen_exec = False
+    if size < sizeof(plan_header) or size > PLAN_MAX_SIZE:
+        return -EMSGSIZE
+    if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
+        return -EPROTO
+    if h.size != size or h.fd_count != fds:
+        return -EMSGSIZE
+    if h.step_count == 0 or h.step_count > PLAN_MAX_STEPS or fds > PLAN_MAX_SLOTS:
+        return -E2BIG
+    if h.argv_count == 0 or h.argv_count > PLAN_MAX_ARGS or h.env_count > PLAN_MAX_ARGS:
+        return -E2BIG
+    if (h.steps_off | h.blob_off) & 7 or (h.argv_off | h.env_off) & 3:
+        return -EINVAL
+    if not _inside(h.steps_off, <uint64_t>h.step_count * sizeof(plan_step), size):
+        return -EINVAL
+    if not _inside(h.argv_off, <uint64_t>h.argv_count * 4, size) or not _inside(h.env_off, <uint64_t>h.env_count * 4, size):
+        return -EINVAL
+    if not _inside(h.blob_off, h.blob_size, size) or not _inside(h.strings_off, h.strings_size, size):
+        return -EINVAL
+    if h.strings_size == 0 or data[<uint64_t>h.strings_off + h.strings_size - 1] != 0:
+        return -EINVAL
+    if h.cgroup_slot != <uint32_t>NONE and h.cgroup_slot >= PLAN_MAX_SLOTS:
+        return -EINVAL
+    strings = <const char *>data + h.strings_off
+    table = <const uint32_t *>(data + h.argv_off)
+    for i in range(h.argv_count):
+        if table[i] >= h.strings_size:
+            return -EINVAL
+    table = <const uint32_t *>(data + h.env_off)
+    for i in range(h.env_count):
+        if table[i] >= h.strings_size:
+            return -EINVAL
+    steps = <const plan_step *>(data + h.steps_off)
+    for i in range(h.step_count):
+        step = &steps[i]
+        needs = plan_needs(step.op)
+        if needs == 0 or step.section >= <uint32_t>(SECTION_SYNC + MAX_SYNC) or step.section < last_section:
+            return -EINVAL
+        last_section = step.section
+        if not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
+            return -EINVAL
+        if seen_exec and step.section == SECTION_INIT:
+            return -EINVAL
+        if step.stage >= 16:
+            return -EINVAL
+        if (step.slot_a >= PLAN_MAX_SLOTS) and (needs & NEEDS_SLOT_A or step.slot_a != <uint32_t>NONE):
+            return -EINVAL
+        if (step.slot_b >= PLAN_MAX_SLOTS) and (needs & NEEDS_SLOT_B or step.slot_b != <uint32_t>NONE):
+            return -EINVAL
+        if step.s0 >= h.strings_size and (needs & NEEDS_S0 or step.s0 != <uint32_t>NONE):
+            return -EINVAL
+        if step.s1 >= h.strings_size and (needs & NEEDS_S1 or step.s1 != <uint32_t>NONE):
+            return -EINVAL
+        if step.s2 >= h.strings_size and (needs & NEEDS_S2 or step.s2 != <uint32_t>NONE):
+            return -EINVAL
+        if step.op == OP_NEW_MOUNT:
+            if step.n0 > 4096 or not _list_ends(strings, h.strings_size, step.s1, step.n0 * 2):
+                return -EINVAL
+        elif step.op == OP_EXECVE:
+            if step.n0 == 0 or not _list_ends(strings, h.strings_size, step.s0, step.n0):
+                return -EINVAL
+            seen_exec = True
+        elif step.op == OP_SECCOMP or step.op == OP_DEVICE_BPF:
+            # classic BPF: at most 4096 instructions of 8 bytes; device programs are eBPF, same size
+            if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
+                return -EINVAL
+            if step.n1 * 8 > h.blob_size - step.n0:
+                return -EINVAL
+        elif step.op == OP_USER:
+            if step.n0 >= <uint64_t>NONE or step.n1 >= <uint64_t>NONE or not _groups_ok(strings + step.s0):
+                return -EINVAL
+        elif step.op == OP_STDIO:
+            if step.n0 > 1023:
+                return -EINVAL
+        elif step.op == OP_SYNC:
+            if step.n0 >= MAX_SYNC:
+                return -EINVAL
+        elif step.op == OP_MASK or step.op == OP_ATTACH or step.op == OP_MKDIR or step.op == OP_MKNOD or step.op == OP_SYMLINK or step.op == OP_FILE:
+            if not _plain_path(strings + step.s0):
+                return -EINVAL
+        elif step.op == OP_CGROUP_MKDIR:
+            if not _plain_path(strings + step.s1):
+                return -EINVAL
+    return 0 if seen_exec else -EINVAL
+
+
+cdef inline bint _plain_path(const char *path) noexcept nogil:
+    """Absolute, and no component is ".."."""
+    cdef size_t i
+    if path[0] != c'/':
+        return False
+    i = 0
+    while path[i] != 0:
+        if path[i] == c'/' and path[i + 1] == c'.' and path[i + 2] == c'.' and (path[i + 3] == 0 or path[i + 3] == c'/'):
+            return False
+        i += 1
+    return True

@@ -1,0 +1,93 @@
+# cython: cdivision=True, boundscheck=False
+# Steps that the supervisor and init share, and the walk's state.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.mount cimport *
+from pyrunc._native.openat2 cimport *
+from pyrunc._native.plan cimport *
+
+
+cdef struct walk:
+    const unsigned char *data
+    const plan_header *header
+    const plan_step *steps
+    const char *strings
+    char **argv                     # NULL-terminated, built before clone
+    char **env
+    int slots[PLAN_MAX_SLOTS]
+    int progress_fd                 # this side's end of the pair between supervisor and init
+    int root                        # the root's mount, once attached
+    uint64_t stage_ns[STAGES]
+    char path[4096]
+
+
+cdef inline const char *text(walk *w, uint32_t offset) noexcept nogil:
+    return w.strings + offset
+
+
+cdef inline int put_slot(walk *w, uint32_t slot, long fd) noexcept nogil:
+    """Keep *fd* (or pass on its -errno); what the slot held before is closed."""
+    if fd < 0:
+        return <int>fd
+    if w.slots[slot] >= 0:
+        close(w.slots[slot])
+    w.slots[slot] = <int>fd
+    return 0
+
+
+cdef inline int write_all(int fd, const char *value) noexcept nogil:
+    """One write(2) of the whole text: kernel files take a value only in one piece."""
+    cdef size_t length = strlen(value)
+    cdef ssize_t done = write(fd, value, length)
+    if done < 0:
+        return -errno
+    return 0 if <size_t>done == length else -EIO
+
+
+cdef inline int write_at(int dirfd, const char *name, const char *value) noexcept nogil:
+    cdef int rc
+    cdef int fd = <int>_rc(openat(dirfd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW))
+    if fd < 0:
+        return fd
+    rc = write_all(fd, value)
+    close(fd)
+    return rc
+
+
+cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
+    """A detached copy of a host path; a device node is checked on the descriptor."""
+    cdef stat_t status
+    cdef unsigned int flags = OPEN_TREE_CLONE
+    cdef int fd
+    if step.flags & F_RECURSIVE:
+        flags |= <unsigned int>AT_RECURSIVE
+    fd = c_open_tree(AT_FDCWD, text(w, step.s0), flags)
+    if fd >= 0 and step.flags & F_CHARDEV:
+        if fstat(fd, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != step.n0:
+            close(fd)
+            return -ENODEV
+    return put_slot(w, step.slot_a, fd)
+
+
+cdef inline int mount_attr_step(walk *w, const plan_step *step) noexcept nogil:
+    cdef mount_attr attr
+    memset(&attr, 0, sizeof(attr))
+    attr.attr_set = step.n0
+    attr.attr_clr = step.n1
+    attr.propagation = step.n2
+    if step.slot_b != <uint32_t>NONE:
+        attr.userns_fd = <uint64_t>w.slots[step.slot_b]
+    return c_mount_setattr(w.slots[step.slot_a], step.flags & F_RECURSIVE, &attr)
+
+
+cdef inline int shared_step(walk *w, const plan_step *step) noexcept nogil:
+    if step.op == OP_OPEN_TREE:
+        return open_tree_step(w, step)
+    if step.op == OP_NEW_MOUNT:
+        return put_slot(w, step.slot_a, c_new_mount(text(w, step.s0), text(w, step.s1), step.n0, <unsigned int>step.n1))
+    if step.op == OP_MOUNT_ATTR:
+        return mount_attr_step(w, step)
+    if step.op == OP_SETNS:
+        return <int>_rc(setns(w.slots[step.slot_a], <int>step.n0))
+    return -ENOSYS

@@ -1,0 +1,308 @@
+# cython: cdivision=True, boundscheck=False
+# The supervisor: one per container, forked by the spawner. It validates the plan, makes the
+# cgroups, clones init, reaps it, reports, and removes what it made.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.container_init cimport *
+from pyrunc._native.device_bpf cimport *
+from pyrunc._native.openat2 cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.steps cimport *
+
+cdef enum:
+    SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
+
+
+cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
+    """Map the sealed plan, validate it, and lay out argv and the environment for execve."""
+    cdef stat_t status
+    cdef const uint32_t *table
+    cdef char **pointers
+    cdef uint64_t count
+    cdef uint32_t i
+    cdef int rc
+    cdef long seals = fcntl(plan_fd, F_GET_SEALS)
+    if seals < 0 or seals & SEALS != SEALS:
+        return -EPERM               # an unsealed plan could change after its validation
+    if fstat(plan_fd, &status) < 0:
+        return -errno
+    if status.st_size < <off_t>sizeof(plan_header) or status.st_size > PLAN_MAX_SIZE:
+        return -EMSGSIZE
+    w.data = <const unsigned char *>mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_PRIVATE, plan_fd, 0)
+    if <void *>w.data == MAP_FAILED:
+        return -errno
+    rc = plan_validate(w.data, <uint64_t>status.st_size, fds)
+    if rc < 0:
+        return rc
+    w.header = <const plan_header *>w.data
+    w.steps = <const plan_step *>(w.data + w.header.steps_off)
+    w.strings = <const char *>w.data + w.header.strings_off
+    count = <uint64_t>w.header.argv_count + w.header.env_count + 2
+    pointers = <char **>mmap(NULL, count * sizeof(char *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if <void *>pointers == MAP_FAILED:
+        return -errno
+    w.argv = pointers
+    table = <const uint32_t *>(w.data + w.header.argv_off)
+    for i in range(w.header.argv_count):
+        pointers[i] = <char *>w.strings + table[i]
+    w.env = pointers + w.header.argv_count + 1
+    table = <const uint32_t *>(w.data + w.header.env_off)
+    for i in range(w.header.env_count):
+        w.env[i] = <char *>w.strings + table[i]
+    return 0
+
+
+cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcept nogil:
+    """Write a file of the waiting init, such as its id maps, in the host's own procfs."""
+    cdef char path[32]
+    cdef char digits[16]
+    cdef int length = 0
+    cdef int at = 6
+    cdef int rc
+    cdef int fd
+    memcpy(path, b"/proc/", 6)
+    while pid > 0:
+        digits[length] = <char>(48 + pid % 10)
+        pid = pid / 10
+        length += 1
+    while length > 0:
+        length -= 1
+        path[at] = digits[length]
+        at += 1
+    path[at] = 0
+    fd = <int>_rc(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC))
+    if fd < 0:
+        return fd
+    rc = write_at(fd, text(w, step.s0), text(w, step.s1))
+    close(fd)
+    return rc
+
+
+cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) noexcept nogil:
+    cdef uint32_t op = step.op
+    cdef int created = 0
+    cdef int rc
+    if op == OP_CGROUP_MKDIR:
+        rc = c_cgroup_make(text(w, step.s0), text(w, step.s1), text(w, step.s2) if step.s2 != <uint32_t>NONE else NULL,
+                           step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created)
+        made[0] = created
+        return put_slot(w, step.slot_a, rc)
+    if op == OP_WRITE_AT:
+        return write_at(w.slots[step.slot_a], text(w, step.s0), text(w, step.s1))
+    if op == OP_OPEN_AT:
+        return put_slot(w, step.slot_b, _rc(openat(
+            w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
+    if op == OP_OPEN:
+        return put_slot(w, step.slot_a, _rc(open(text(w, step.s0), <int>step.n0 | O_CLOEXEC)))
+    if op == OP_DEVICE_BPF:
+        return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
+    if op == OP_WRITE_PROC:
+        return proc_write_step(w, step, pid)
+    return shared_step(w, step)
+
+
+cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
+    """Remove, newest first, each cgroup that this supervisor made; the first failure or 0."""
+    cdef const plan_step *step
+    cdef uint32_t i = last_made
+    cdef int first = 0
+    cdef int rc
+    while i > 0:
+        i -= 1
+        step = &w.steps[i]
+        if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
+            rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+            if rc < 0 and first == 0:
+                first = rc
+    return first
+
+
+cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noexcept nogil:
+    """Execute the steps of a sync point and let init go on."""
+    cdef uint32_t i
+    cdef bint made = False
+    cdef int rc
+    for i in range(w.header.step_count):
+        if w.steps[i].section == SECTION_SYNC + number:
+            rc = host_step(w, &w.steps[i], &made, pid)
+            if rc < 0 and not w.steps[i].flags & F_OPTIONAL:
+                report.step = i
+                report.error = rc
+                return rc
+    return 0 if send(w.progress_fd, &number, sizeof(number), MSG_NOSIGNAL) == sizeof(number) else -EPIPE
+
+
+cdef inline bint obey(int reply_fd, int pidfd) noexcept nogil:
+    """Take one command of the requester; False when it hung up."""
+    cdef command message
+    cdef ssize_t got = recv(reply_fd, &message, sizeof(message), MSG_DONTWAIT)
+    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
+        return False
+    if got == sizeof(message) and message.kind == COMMAND_KILL:
+        syscall(NR_pidfd_send_signal, pidfd, message.signal, NULL, 0)
+    return True
+
+
+cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
+    """Serve init until it ends: its progress, the requester's commands, the requester's death."""
+    cdef pollfd watch[3]
+    cdef progress message
+    cdef ssize_t got
+    cdef bint owner = True
+    watch[0].fd = w.progress_fd
+    watch[1].fd = reply_fd
+    watch[2].fd = pidfd
+    watch[0].events = POLLIN
+    watch[1].events = POLLIN
+    watch[2].events = POLLIN
+    while True:
+        watch[0].revents = 0
+        watch[1].revents = 0
+        watch[2].revents = 0
+        if poll(watch, 3, -1) < 0 and errno != EINTR:
+            return
+        if watch[0].revents:
+            got = recv(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT)
+            if got == sizeof(message):
+                memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
+                       (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
+                if message.kind == PROGRESS_READY:
+                    report.ready = 1
+                elif message.kind == PROGRESS_FAILED:
+                    report.step = message.step
+                    report.error = message.error
+                elif run_sync(w, message.step, pid, report) < 0:
+                    syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+            elif got <= 0 and errno != EAGAIN:
+                # EOF: execve closed init's end, or init died on the way.
+                close(w.progress_fd)
+                w.progress_fd = -1
+                watch[0].fd = -1
+                if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
+                    report.kind = RECORD_STARTED
+                    send_record(reply_fd, report, pidfd)
+        if watch[1].revents and owner:
+            if not obey(reply_fd, pidfd):
+                owner = False
+                watch[1].fd = -1
+                if not w.header.flags & PLAN_KEEP_RUNNING:
+                    kill_container(w, pidfd)
+        if watch[2].revents:
+            return
+
+
+cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
+    """End init, and whatever shares its cgroup where the pid namespace is not its own."""
+    if w.header.cgroup_slot != <uint32_t>NONE:
+        write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")
+    syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+
+
+cdef inline int clone_init(walk *w, int *pidfd) noexcept nogil:
+    """clone3 of init with the plan's namespaces, born inside its cgroup v2; 0 in the child."""
+    cdef clone_args args
+    memset(&args, 0, sizeof(args))
+    args.flags = w.header.clone_flags | <uint64_t>CLONE_PIDFD
+    args.pidfd = <uint64_t>pidfd
+    args.exit_signal = <uint64_t>SIGCHLD
+    if w.header.cgroup_slot != <uint32_t>NONE:
+        args.flags |= CLONE_INTO_CGROUP
+        args.cgroup = <uint64_t>w.slots[w.header.cgroup_slot]
+    return <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
+
+
+cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count) noexcept nogil:
+    """One container from its plan to its end; returns the supervisor's exit status."""
+    cdef walk w
+    cdef record report
+    cdef rusage_t usage
+    cdef int keep[MAX_FDS + 8]
+    cdef int pair[2]
+    cdef int pidfd = -1
+    cdef int pid
+    cdef int rc
+    cdef int status = 0
+    cdef bint made = False
+    cdef uint32_t i
+    cdef uint32_t last_made = 0
+    cdef const plan_step *step
+    # A fork without exec ignores O_CLOEXEC: other containers' pipes and secrets must not live on here.
+    keep[0] = plan_fd
+    keep[1] = reply_fd
+    for i in range(count):
+        keep[i + 2] = fds[i]
+    close_all_but(keep, <int>count + 2)
+    signal(SIGCHLD, SIG_DFL)
+    memset(&report, 0, sizeof(report))
+    memset(w.stage_ns, 0, sizeof(w.stage_ns))
+    memset(w.slots, 0xFF, sizeof(w.slots))
+    w.root = -1
+    report.stage_ns[STAGE_HOST] = now_ns()
+    report.kind = RECORD_FAILED
+    report.step = FAILED_PLAN
+    rc = load_plan(&w, plan_fd, count)
+    close(plan_fd)
+    if rc < 0:
+        report.error = rc
+        send_record(reply_fd, &report, -1)
+        return 1
+    for i in range(count):
+        w.slots[i] = fds[i]
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.section != SECTION_HOST:
+            break
+        made = False
+        rc = host_step(&w, step, &made, 0)
+        if made:
+            last_made = i + 1
+        if rc < 0 and not step.flags & F_OPTIONAL:
+            report.step = i
+            break
+        rc = 0
+    report.stage_ns[STAGE_CLONE] = now_ns()
+    if rc == 0:
+        rc = <int>_rc(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+    if rc == 0:
+        w.progress_fd = pair[1]
+        report.step = FAILED_CLONE
+        pid = clone_init(&w, &pidfd)
+        if pid == 0:
+            close(reply_fd)
+            close(pair[0])
+            _exit(container_init(&w))
+        close(pair[1])
+        w.progress_fd = pair[0]
+        rc = pid if pid < 0 else 0
+    if rc < 0:
+        report.error = rc
+        remove_cgroups(&w, last_made)
+        send_record(reply_fd, &report, -1)
+        return 1
+    report.pid = pid
+    close_passed(&w, count)
+    supervise(&w, reply_fd, pid, pidfd, &report)
+    memset(&usage, 0, sizeof(usage))
+    while wait4(pid, &status, 0, &usage) < 0 and errno == EINTR:
+        pass
+    report.stage_ns[STAGE_CLEAN] = now_ns()
+    report.wait_status = status
+    report.utime_us = <uint64_t>usage.ru_utime.tv_sec * 1000000 + <uint64_t>usage.ru_utime.tv_usec
+    report.stime_us = <uint64_t>usage.ru_stime.tv_sec * 1000000 + <uint64_t>usage.ru_stime.tv_usec
+    report.maxrss_bytes = <uint64_t>usage.ru_maxrss * 1024
+    report.leftover = remove_cgroups(&w, last_made)
+    report.stage_ns[STAGE_END] = now_ns()
+    report.kind = RECORD_EXITED if report.ready and report.error == 0 else RECORD_FAILED
+    send_record(reply_fd, &report, -1)
+    return 0
+
+
+cdef inline void close_passed(walk *w, uint32_t count) noexcept nogil:
+    """Give up the request's descriptors, so that a pipe's reader sees its end when init does."""
+    cdef uint32_t i
+    for i in range(count):
+        if w.slots[i] >= 0:
+            close(w.slots[i])
+            w.slots[i] = -1

@@ -1,0 +1,108 @@
+"""Everything that pyrunc raises.
+
+    PyruncError                      exit code 125
+    ├── InvalidArgument              (ValueError)   the request itself is wrong
+    │   └── InvalidSpec                             a field of an OCI document, named
+    ├── NotFound                     (LookupError)  an object does not exist
+    ├── AlreadyExists
+    ├── FailedPrecondition                          the object is in the wrong state
+    ├── Unsupported                                 this kernel, host or build lacks it
+    ├── Unavailable                                 a helper process died or cannot start
+    ├── PermissionDenied             (PermissionError)  privileges are missing
+    ├── TimedOut                     (TimeoutError) a deadline passed
+    └── StartError                                  the container could not start: .step .path .errno
+        ├── CommandNotFound          (FileNotFoundError)  exit code 127
+        ├── CommandNotExecutable     (PermissionError)    exit code 126
+        ├── LimitRefused                            the kernel refused a resource limit
+        ├── OutOfMemory                             killed by the memory limit before execve
+        └── KilledBySeccomp                         the filter killed init before execve
+
+Messages are lower case, without a full stop, and name the object.
+"""
+
+import os
+
+
+class PyruncError(Exception):
+    """The root of the tree; *exit_code* is what a command exits with."""
+
+    exit_code = 125
+
+
+class InvalidArgument(PyruncError, ValueError):
+    """An argument cannot mean what was asked."""
+
+
+class InvalidSpec(InvalidArgument):
+    """A field of an OCI document is wrong; the message begins with its path, such as ``process.args``."""
+
+
+class NotFound(PyruncError, LookupError):
+    """An object that was named does not exist."""
+
+
+class AlreadyExists(PyruncError):
+    """An object of that name exists."""
+
+
+class FailedPrecondition(PyruncError):
+    """The object is not in a state that allows the operation."""
+
+
+class Unsupported(PyruncError):
+    """The kernel, the host or this build lacks what was asked for."""
+
+
+class Unavailable(PyruncError):
+    """A process that pyrunc depends on died or cannot be started."""
+
+
+class PermissionDenied(PyruncError, PermissionError):
+    """The caller lacks the privilege."""
+
+
+class TimedOut(PyruncError, TimeoutError):
+    """A deadline passed; what was started has been ended."""
+
+
+class StartError(PyruncError):
+    """A container did not get as far as its program.
+
+    *step* is the plan step that failed (such as ``attach``), *path* what it acted on,
+    *errno* the kernel's answer.
+    """
+
+    def __init__(self, message: str, *, step: str = "", path: str = "", errno: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+        self.path = path
+        self.errno = errno
+
+    @property
+    def strerror(self) -> str:
+        """The kernel's answer in words."""
+        return os.strerror(self.errno) if self.errno else ""
+
+
+class CommandNotFound(StartError, FileNotFoundError):
+    """The program does not exist in the container."""
+
+    exit_code = 127
+
+
+class CommandNotExecutable(StartError, PermissionError):
+    """The program exists but cannot be executed."""
+
+    exit_code = 126
+
+
+class LimitRefused(StartError):
+    """The kernel refused the value of a resource limit."""
+
+
+class OutOfMemory(StartError):
+    """The container's memory limit killed it before its program ran."""
+
+
+class KilledBySeccomp(StartError):
+    """The seccomp filter killed the container before its program ran."""

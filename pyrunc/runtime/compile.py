@@ -1,0 +1,445 @@
+"""From an OCI spec to a plan: what a start does, decided in Python before any privilege is used.
+
+The order is the order of a start: cgroups and detached mounts on the host; then, in init,
+cgroups, namespaces, root, mounts, devices, masks, pivot_root, and the process itself.
+"""
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pyrunc._native import plan as native
+from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.runtime import mount_options as mo
+from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
+from pyrunc.spec import capabilities
+
+Spec = Mapping[str, Any]
+
+CLONE_NEW = {
+    "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
+    "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000,
+}  # fmt: skip
+RLIMITS = (
+    "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC",
+    "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE",
+    "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
+)  # fmt: skip
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FLAG = native.FLAGS
+_RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
+_OPTIONAL, _CHARDEV, _TTY = _FLAG["optional"], _FLAG["chardev"], _FLAG["tty"]
+# Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
+_SCRATCH = "/sys"
+_DEVICES = (
+    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
+)  # fmt: skip
+_LINKS = (
+    ("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"), ("/dev/ptmx", "pts/ptmx"),
+)  # fmt: skip
+
+
+class Rootfs(NamedTuple):
+    """Where the root comes from.
+
+    *layers* are directories, the lowest first; *scratch* keeps writes in a tmpfs of
+    *scratch_bytes* (0: the kernel's default) that dies with the container; otherwise the single layer is used itself.
+    *files* are made in the scratch and mounted over their path: path -> content.
+    """
+
+    layers: tuple[str, ...]
+    scratch: bool = False
+    scratch_bytes: int = 0
+
+
+def compile_spec(spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None) -> PlanTemplate:
+    """Compile *spec* (an OCI runtime document) with the root *rootfs* into a plan template.
+
+    *files* (path in the container -> content) are made in memory and mounted read-write over their paths.
+    Raises InvalidSpec or Unsupported, naming the field.
+    Source: OCI runtime-spec config.md and config-linux.md.
+    """
+    return _Compiler(spec, rootfs, files or {}).compile()
+
+
+class _Compiler:
+    def __init__(self, spec: Spec, rootfs: Rootfs, files: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.linux: Mapping[str, Any] = spec.get("linux") or {}
+        self.rootfs = rootfs
+        self.files = files
+        self.plan = PlanTemplate()
+        self.namespaces = self._namespaces()
+        self.new = {kind for kind, path in self.namespaces.items() if not path}
+
+    def compile(self) -> PlanTemplate:
+        plan = self.plan
+        self.stdio = [plan.descriptor() for _ in range(3)]
+        self._cgroups()
+        self._join_namespaces()
+        self._root()
+        self._mounts()
+        self._masks()
+        self._pivot()
+        self._process()
+        return plan
+
+    def _namespaces(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for i, entry in enumerate(self.linux.get("namespaces") or ()):
+            kind = entry.get("type")
+            if kind == "time":
+                raise Unsupported(f"linux.namespaces[{i}]: time namespaces are not supported yet")
+            if kind not in CLONE_NEW:
+                raise InvalidSpec(f"linux.namespaces[{i}].type: unknown namespace {kind!r}")
+            if kind in found:
+                raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
+            found[kind] = entry.get("path") or ""
+        if found.get("mount", None) != "":
+            raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
+        return found
+
+    def _cgroups(self) -> None:
+        """Make the cgroups on the host; init joins them as its first act."""
+        from pyrunc.runtime import cgroups
+
+        plan = self.plan
+        path = self.linux.get("cgroupsPath") or f"/pyrunc/{ID}"
+        joins = []
+        for directory in cgroups.plan_cgroup(path, self.linux.get("resources") or {}):
+            slot = plan.slot()
+            plan.add(
+                "cgroup_mkdir", HOST, "host", a=slot, s0=directory.hierarchy, s1=directory.path,
+                s2=directory.enable or None, flags=_FLAG["seed_cpuset"] if directory.seed_cpuset else 0,
+            )  # fmt: skip
+            for name, value in directory.writes:
+                plan.add("write_at", HOST, "host", a=slot, s0=name, s1=value)
+            if directory.v2:
+                plan.cgroup_slot = slot
+            else:
+                tasks = plan.slot()
+                plan.add("open_at", HOST, "host", a=slot, s0="tasks", n0=os.O_WRONLY, b=tasks)
+                joins.append(tasks)
+        for tasks in joins:
+            plan.add("join_tasks", INIT, "namespaces", a=tasks)
+
+    def _join_namespaces(self) -> None:
+        plan = self.plan
+        for kind in self.new:
+            if kind != "cgroup":
+                plan.clone_flags |= CLONE_NEW[kind]
+        for kind, path in self.namespaces.items():
+            if path:
+                slot = plan.slot()
+                plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
+                plan.add("setns", *((HOST, "host") if kind == "pid" else (INIT, "namespaces")), a=slot, n0=CLONE_NEW[kind])
+        if "cgroup" in self.new:
+            # After the cgroups were joined: the other order would show the host's path inside.
+            plan.add("unshare", INIT, "namespaces", n0=CLONE_NEW["cgroup"])
+        if "network" in self.new:
+            plan.add("loopback_up", INIT, "namespaces")
+        if "uts" in self.new:
+            plan.add("hostname", INIT, "namespaces", s0=self.spec.get("hostname") or SHORT_ID)
+            if self.spec.get("domainname"):
+                plan.add("domainname", INIT, "namespaces", s0=self.spec["domainname"])
+
+    def _root(self) -> None:
+        plan = self.plan
+        propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"]).propagation
+        # Slave keeps what the host mounts later visible; a shared peer group must never reach the host's root.
+        plan.add(
+            "propagation", INIT, "root", s0="/",
+            n0=(mo.MS_SLAVE if propagation in (mo.MS_SLAVE, mo.MS_SHARED) else mo.MS_PRIVATE) | mo.MS_REC,
+        )  # fmt: skip
+        self.root = plan.slot()
+        layers = self.rootfs.layers
+        if not self.rootfs.scratch:
+            plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
+            plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
+            if self.files:
+                self._scratch()
+            plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
+            return
+        self._scratch()
+        plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
+        plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
+        base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
+        lower = ":".join(_escape(os.path.relpath(layer, base)) for layer in reversed(layers))
+        options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
+        if len(options) >= 4096:
+            raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
+        plan.add("root_overlay", INIT, "root", a=self.root, s0=layers[0], s1=options, s2=base)
+
+    def _scratch(self) -> None:
+        """A tmpfs of this container alone, where upper, work and the made-up files live."""
+        plan = self.plan
+        slot = plan.slot()
+        options = [("mode", "0755")]
+        if self.rootfs.scratch_bytes:
+            options.append(("size", str(self.rootfs.scratch_bytes)))
+        self._new_mount("tmpfs", slot, options, mo.NODEV if not self.rootfs.scratch else 0, "root")
+        plan.add("root_attach", INIT, "root", a=slot, s0=_SCRATCH)
+        if self.files:
+            plan.add("mkdir", INIT, "root", s0="/files", n0=0o755)
+            for number, content in enumerate(self.files.values()):
+                plan.add("file", INIT, "root", s0=f"/files/{number}", s1=content, n0=0o644)
+
+    def _new_mount(self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str) -> None:
+        named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
+        listed = "".join(f"{key}\0{value}\0" for key, value in named)
+        self.plan.add("new_mount", INIT, stage, a=slot, s0=kind, s1=listed, n0=len(named), n1=attributes)
+
+    def _mounts(self) -> None:
+        self.procfs = -1
+        self.dev_is_ours = False
+        for i, entry in enumerate(self.spec.get("mounts") or ()):
+            self._mount(entry, f"mounts[{i}]")
+        for number, path in enumerate(self.files):
+            slot = self.plan.slot()
+            self.plan.add("open_tree", INIT, "mounts", a=slot, s0=f"{_SCRATCH}/files/{number}")
+            self.plan.add("attach", INIT, "mounts", a=slot, s0=path, flags=_FILE | _CREATE)
+        self._devices()
+        self._proc_writes()
+        if (self.spec.get("root") or {}).get("readonly"):
+            self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
+
+    def _mount(self, entry: Mapping[str, Any], field: str) -> None:
+        destination = os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
+        if not entry.get("destination") or destination == "/":
+            raise InvalidSpec(f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}")
+        options = mo.parse(list(entry.get("options") or ()))
+        kind = entry.get("type") or ("bind" if options.bind else "")
+        if options.bind or kind == "bind":
+            self._bind(entry, options, destination, field)
+        elif kind == "cgroup":
+            self._cgroup_mount(options, destination)
+        elif not kind or kind == "none":
+            raise InvalidSpec(f"{field}.type: missing")
+        else:
+            self._filesystem(kind, options, destination, field)
+
+    def _bind(self, entry: Mapping[str, Any], options: mo.MountOptions, destination: str, field: str) -> None:
+        plan = self.plan
+        source = entry.get("source")
+        if not source or "\0" in source:
+            raise InvalidSpec(f"{field}.source: a bind mount needs a path")
+        if options.data:
+            raise InvalidSpec(f"{field}.options: a bind mount takes no option {options.data[0][0]!r}")
+        if options.idmap:
+            raise Unsupported(f"{field}.options: idmapped mounts are not supported yet")
+        try:
+            status = os.stat(source)
+        except OSError as exc:
+            raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
+        slot = plan.slot()
+        plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
+        self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
+        file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
+        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
+
+    def _attributes(self, section: int, slot: int, options: mo.MountOptions, propagation: int) -> None:
+        plan = self.plan
+        stage = "host" if section == HOST else "mounts"
+        if options.rec_set or options.rec_clear:
+            plan.add(
+                "mount_attr", section, stage, a=slot, n0=options.rec_set, n1=options.rec_clear, flags=_RECURSIVE
+            )
+        if options.attr_set or options.attr_clear:
+            plan.add("mount_attr", section, stage, a=slot, n0=options.attr_set, n1=options.attr_clear)
+        if propagation:
+            recursive = options.rec_propagation or not options.propagation
+            plan.add("mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0)
+
+    def _filesystem(self, kind: str, options: mo.MountOptions, destination: str, field: str) -> None:
+        plan = self.plan
+        if options.copy_up:
+            raise Unsupported(f"{field}.options: tmpcopyup is not supported yet")
+        slot = plan.slot()
+        for key, value in options.data:
+            if len(value) > 255:
+                raise InvalidSpec(f"{field}.options: {key}: more than 255 bytes")
+        self._new_mount(kind, slot, options.data, options.attr_set, "mounts")
+        if options.rec_set or options.rec_clear or options.propagation:
+            self._attributes(INIT, slot, options._replace(attr_set=0, attr_clear=0), options.propagation)
+        flags = _CREATE
+        if kind in ("proc", "sysfs"):
+            # A symlink here would let an image choose where procfs appears (CVE-2019-19921, CVE-2023-27561).
+            flags |= _REAL
+        if kind == "proc" and destination == "/proc":
+            self.procfs = slot
+        if destination == "/dev":
+            self.dev_is_ours = kind == "tmpfs"
+        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=flags)
+
+    def _cgroup_mount(self, options: mo.MountOptions, destination: str) -> None:
+        """The container's own cgroups: on v1 a tmpfs with one mount for each hierarchy."""
+        from pyrunc.runtime import cgroups
+
+        layout = cgroups.detect()
+        attributes = options.attr_set
+        base = self.plan.slot()
+        if layout.mode == "v2":
+            self._new_mount("cgroup2", base, (), attributes, "mounts")
+            self.plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
+            return
+        self._new_mount("tmpfs", base, (("mode", "0755"),), attributes & ~mo.RDONLY, "mounts")
+        self.plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
+        for hierarchy in layout.hierarchies:
+            if hierarchy.version == 2:
+                continue
+            slot = self.plan.slot()
+            names = sorted(hierarchy.controllers)
+            self._new_mount("cgroup", slot, [(name, "") for name in names], attributes, "mounts")
+            name = os.path.basename(hierarchy.mountpoint)
+            self.plan.add("attach", INIT, "mounts", a=slot, s0=f"{destination}/{name}", flags=_CREATE)
+            for alias in names:
+                if alias != name:
+                    self.plan.add("symlink", INIT, "mounts", s0=f"{destination}/{alias}", s1=name)
+        if attributes & mo.RDONLY:
+            self.plan.add("mount_attr", INIT, "mounts", a=base, n0=mo.RDONLY)
+
+    def _devices(self) -> None:
+        plan = self.plan
+        if self.dev_is_ours:
+            for path, major, minor in _DEVICES:
+                plan.add("mknod", INIT, "devices", s0=path, n0=stat.S_IFCHR | 0o666, n1=os.makedev(major, minor))
+            for path, target in _LINKS:
+                plan.add("symlink", INIT, "devices", s0=path, s1=target)
+        ours = {path for path, _, _ in _DEVICES}
+        for i, device in enumerate(self.linux.get("devices") or ()):
+            self._device(device, f"linux.devices[{i}]", ours)
+
+    def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:
+        kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        kind = kinds.get(device.get("type", ""))
+        path = os.path.normpath(device.get("path") or "")
+        if kind is None:
+            raise InvalidSpec(f"{field}.type: unknown device type {device.get('type')!r}")
+        if not path.startswith("/") or path == "/":
+            raise InvalidSpec(f"{field}.path: must be absolute, not {device.get('path')!r}")
+        if self.dev_is_ours and path in ours:
+            return
+        rdev = 0 if kind == stat.S_IFIFO else os.makedev(device.get("major", 0), device.get("minor", 0))
+        owner = int(device.get("uid") or 0) << 32 | int(device.get("gid") or 0)
+        mode = int(device.get("fileMode", 0o666)) & 0o7777
+        self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
+
+    def _proc_writes(self) -> None:
+        """Kernel parameters and the OOM score, through the procfs that init itself has made."""
+        sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
+        score = (self.spec.get("process") or {}).get("oomScoreAdj")
+        if not sysctl and score is None:
+            return
+        if self.procfs < 0:
+            raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
+        for key, value in sysctl.items():
+            self._check_sysctl(key)
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="sys/" + key.replace(".", "/"), s1=str(value))
+        if score is not None:
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=str(int(score)))
+
+    def _check_sysctl(self, key: str) -> None:
+        """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""
+        owner = ""
+        if key.startswith("net."):
+            owner = "network"
+        elif key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
+            owner = "ipc"
+        elif key in ("kernel.domainname", "kernel.hostname"):
+            owner = "uts"
+        if not owner or ".." in key or "/" in key:
+            raise InvalidSpec(f"linux.sysctl: {key!r} is not in a separate kernel namespace")
+        if owner not in self.namespaces:
+            raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
+
+    def _masks(self) -> None:
+        plan = self.plan
+        tmpfs = plan.slot()
+        for path in self.linux.get("readonlyPaths") or ():
+            plan.add("readonly", INIT, "masks", s0=path)
+        for path in dict.fromkeys(self.linux.get("maskedPaths") or ()):
+            plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
+
+    def _pivot(self) -> None:
+        self.plan.add("pivot_root", INIT, "pivot", a=self.root)
+        propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"])
+        if propagation.propagation in (mo.MS_SHARED, mo.MS_UNBINDABLE):
+            self.plan.add(
+                "propagation", INIT, "pivot", s0="/",
+                n0=propagation.propagation | (mo.MS_REC if propagation.rec_propagation else 0),
+            )  # fmt: skip
+
+    def _process(self) -> None:
+        plan = self.plan
+        process: Mapping[str, Any] = self.spec.get("process") or {}
+        plan.add("session", INIT, "process")
+        for number, slot in enumerate(self.stdio):
+            plan.add("stdio", INIT, "process", a=slot, n0=number)
+        for i, limit in enumerate(process.get("rlimits") or ()):
+            if limit.get("type") not in RLIMITS:
+                raise InvalidSpec(f"process.rlimits[{i}].type: unknown limit {limit.get('type')!r}")
+            plan.add(
+                "rlimit", INIT, "process", n0=RLIMITS.index(limit["type"]), n1=limit["soft"], n2=limit["hard"]
+            )
+        cwd = process.get("cwd") or "/"
+        if not cwd.startswith("/"):
+            raise InvalidSpec(f"process.cwd: must be absolute, not {cwd!r}")
+        plan.add("chdir", INIT, "process", s0=cwd)
+        seccomp = self._seccomp()
+        privileges = process.get("noNewPrivileges")
+        caps: Mapping[str, Sequence[str]] | None = process.get("capabilities")
+        if privileges:
+            plan.add("no_new_privs", INIT, "process")
+        elif seccomp:
+            # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
+            plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
+        if caps is not None:
+            plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
+        user: Mapping[str, Any] = process.get("user") or {}
+        groups = ",".join(str(int(group)) for group in user.get("additionalGids") or ())
+        plan.add("user", INIT, "process", n0=int(user.get("uid") or 0), n1=int(user.get("gid") or 0), s0=groups)
+        if caps is not None:
+            plan.add(
+                "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
+                n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
+            )  # fmt: skip
+            # The kernel raises an ambient capability only if it is inheritable and permitted too; the
+            # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
+            ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
+            if ambient:
+                plan.add("ambient", INIT, "process", n0=ambient)
+        plan.add("umask", INIT, "process", n0=int(user.get("umask", 0o022)))
+        if privileges and seccomp:
+            plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
+        plan.add("execve", INIT, "program", s0="")
+
+    def _caps(self, caps: Mapping[str, Sequence[str]], which: str) -> int:
+        return capabilities.mask(caps.get(which) or (), f"process.capabilities.{which}")
+
+    def _seccomp(self) -> tuple[int, int, int] | None:
+        profile = self.linux.get("seccomp")
+        if not profile:
+            return None
+        from pyrunc.runtime import seccomp
+
+        program = seccomp.compile_profile(profile)
+        return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
+
+
+def _escape(path: str) -> str:
+    """A path for overlay's option string: ``,`` ends an option, ``:`` a layer."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+def candidates(command: str, env: Sequence[str]) -> list[str]:
+    """The paths that execve tries for *command*: itself if it has a slash, else one for each entry of PATH."""
+    if "/" in command:
+        return [command]
+    path = DEFAULT_PATH
+    for entry in env:
+        if entry.startswith("PATH="):
+            path = entry[5:]
+    return [os.path.join(directory or ".", command) for directory in path.split(":")]

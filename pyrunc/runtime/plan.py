@@ -1,0 +1,195 @@
+"""The plan as Python writes and prints it; `_native/plan.pxd` draws the layout and judges it."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pyrunc._native import plan as native
+
+HOST = native.HOST
+INIT = native.INIT
+SYNC = native.SYNC
+
+# Placeholders of the final length: an id has 64 digits, a host name by default 12.
+ID = "\x02" * 64
+SHORT_ID = "\x03" * 12
+
+_OPS = {name: number for number, name in enumerate(native.STEP_NAMES)}
+_HEADER = struct.Struct("=16IQ7Q")
+_STEP = struct.Struct("=HH7I4Q")
+_ABSENT = native.ABSENT
+
+# When a stage began: the supervisor and init stamp some, the plan's steps name the others.
+STAGES = {
+    0: "host", 1: "clone", 3: "init", 4: "namespaces", 5: "root", 6: "mounts", 7: "devices", 8: "masks",
+    9: "pivot", 10: "process", 13: "program", 14: "clean", 15: "reply",
+}  # fmt: skip
+STAGE_NUMBER = {name: number for number, name in STAGES.items()}
+
+
+class Step(NamedTuple):
+    """One step as it can be read: operation, section, stage, and its operands."""
+
+    op: str
+    section: int
+    stage: int
+    flags: int = 0
+    s0: str | None = None
+    s1: str | None = None
+    s2: str | None = None
+    a: int = _ABSENT
+    b: int = _ABSENT
+    n0: int = 0
+    n1: int = 0
+    n2: int = 0
+
+    def describe(self) -> str:
+        """One line of a printed plan."""
+        parts = [f"{_section(self.section):5} {STAGES.get(self.stage, '?'):10} {self.op:13}"]
+        names = [name for name, bit in native.FLAGS.items() if self.flags & bit]
+        if self.a != _ABSENT:
+            parts.append(f"slot={self.a}")
+        if self.b != _ABSENT:
+            parts.append(f"slot2={self.b}")
+        for text in (self.s0, self.s1, self.s2):
+            if text is not None:
+                parts.append(repr(text.replace("\0", " ")))
+        parts += [f"{label}={number:#x}" for label, number in zip("xyz", self[9:12], strict=True) if number]
+        return " ".join(parts + names)
+
+
+def _section(number: int) -> str:
+    return {HOST: "host", INIT: "init"}.get(number) or f"sync{number - SYNC}"
+
+
+class PlanTemplate:
+    """All of a plan but what changes from start to start: arguments, environment, and the container's id.
+
+    `ID` and `SHORT_ID` stand for the container's id and its first 12 digits; `finish` overwrites
+    them and appends the rest. So a second start of the same container costs a few dozen microseconds.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.slots = 0
+        self.fd_count = 0
+        self.clone_flags = 0
+        self.cgroup_slot = _ABSENT
+        self._blobs = bytearray()
+        self._base: bytes | None = None
+        self._strings_off = 0
+        self._id_offsets: list[tuple[int, int]] = []
+        self._execve_off = 0
+
+    def slot(self) -> int:
+        """A place for a descriptor that a step makes."""
+        if self.slots >= native.MAX_SLOTS:
+            raise OverflowError(f"the plan needs more than {native.MAX_SLOTS} descriptors")
+        self.slots += 1
+        return self.slots - 1
+
+    def descriptor(self) -> int:
+        """A place for a descriptor that comes with the request; all of them before any `slot`."""
+        if self.slots != self.fd_count:
+            raise RuntimeError("descriptors of the request come before slots")
+        self.fd_count += 1
+        return self.slot()
+
+    def blob(self, data: bytes) -> int:
+        """Keep bytes such as a BPF program; returns their offset."""
+        offset = len(self._blobs)
+        self._blobs += data + bytes(-len(data) % 8)
+        return offset
+
+    def add(
+        self, op: str, section: int, stage: str, *,
+        flags: int = 0, s0: str | None = None, s1: str | None = None, s2: str | None = None,
+        a: int = _ABSENT, b: int = _ABSENT, n0: int = 0, n1: int = 0, n2: int = 0,
+    ) -> None:  # fmt: skip
+        """Append a step; strings may hold NULs where a list is meant."""
+        self.steps.append(Step(op, section, STAGE_NUMBER[stage], flags, s0, s1, s2, a, b, n0, n1, n2))
+        self._base = None
+
+    def _freeze(self) -> bytes:
+        """Lay out header, steps, blobs and the strings known so far."""
+        self.steps.sort(key=lambda step: step.section)
+        strings = bytearray(b"\0")
+        offsets: dict[str, int] = {"": 0}
+        records = []
+
+        def intern(text: str | None) -> int:
+            if text is None:
+                return _ABSENT
+            if text not in offsets:
+                offsets[text] = len(strings)
+                strings.extend(text.encode("utf-8", "surrogateescape") + b"\0")
+            return offsets[text]
+
+        for step in self.steps:
+            if step.op == "execve":
+                self._execve_off = _HEADER.size + len(records) * _STEP.size
+            records.append(
+                _STEP.pack(
+                    _OPS[step.op], step.stage, step.flags, intern(step.s0), intern(step.s1), intern(step.s2),
+                    step.section, step.a, step.b, step.n0, step.n1, step.n2, 0,
+                )
+            )  # fmt: skip
+        base = bytes(_HEADER.size) + b"".join(records)
+        self._blob_off = len(base)
+        base += self._blobs
+        self._strings_off = len(base)
+        base += strings
+        self._id_offsets = [
+            (at, len(mark)) for mark in (ID, SHORT_ID) for at in _find_all(base, mark.encode(), self._strings_off)
+        ]
+        self._base = base
+        return base
+
+    def finish(
+        self, container_id: str, argv: Sequence[str], env: Sequence[str], candidates: Sequence[str], flags: int = 0
+    ) -> bytearray:
+        """The whole plan of one start.
+
+        *candidates* are the paths that execve tries in turn; *flags* are the header's.
+        Raises ValueError for text with a NUL or a plan beyond its bounds.
+        """
+        base = self._base or self._freeze()
+        data = bytearray(base)
+        new = container_id.encode()
+        for offset, length in self._id_offsets:
+            data[offset : offset + length] = new[:length]
+        origin = self._strings_off
+        tables = []
+        for text in (*argv, *env):
+            if "\0" in text:
+                raise ValueError(f"argument or environment entry contains a NUL: {text!r}")
+            tables.append(len(data) - origin)
+            data += text.encode("utf-8", "surrogateescape") + b"\0"
+        first = len(data) - origin
+        for text in candidates:
+            data += text.encode("utf-8", "surrogateescape") + b"\0"
+        strings_size = len(data) - origin
+        data += bytes(-len(data) % 4)
+        argv_off = len(data)
+        data += struct.pack(f"={len(tables)}I", *tables)
+        if len(data) > native.MAX_SIZE:
+            raise ValueError(f"arguments and environment of {len(data)} bytes are more than a plan holds")
+        struct.pack_into("=I", data, self._execve_off + 8, first)
+        struct.pack_into("=Q", data, self._execve_off + 32, len(candidates))
+        _HEADER.pack_into(
+            data, 0, native.MAGIC, native.VERSION, len(data), flags, len(self.steps), _HEADER.size,
+            argv_off, len(argv), argv_off + 4 * len(argv), len(env), self._blob_off, len(self._blobs),
+            origin, strings_size, self.fd_count, self.cgroup_slot, self.clone_flags, *bytes(7),
+        )  # fmt: skip
+        return data
+
+    def describe(self) -> str:
+        """The plan as text, one step a line, in the order in which it happens."""
+        return "\n".join(step.describe() for step in sorted(self.steps, key=lambda step: step.section))
+
+
+def _find_all(data: bytes, needle: bytes, start: int) -> Iterator[int]:
+    at = data.find(needle, start) if needle else -1
+    while at >= 0:
+        yield at
+        at = data.find(needle, at + len(needle))

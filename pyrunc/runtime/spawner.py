@@ -1,0 +1,166 @@
+"""The spawner as Python sees it: one resident `pyrunc-init spawner` for each Python process.
+
+It is started with the first request, forks a supervisor for each further one, and ends when
+its socket closes, however this process dies. A forked child of this process gets its own.
+"""
+
+import atexit
+import fcntl
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Sequence
+
+from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
+
+_REQUEST = struct.pack("=II", 0x51525950, 1)
+_MAX_DESCRIPTORS = 250
+_F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
+_KERNEL_MINIMUM = (5, 15)
+
+_lock = threading.Lock()
+_current: "Spawner | None" = None
+
+
+def sealed_memfd(name: str, data: bytes | bytearray, *, executable: bool = False) -> int:
+    """A descriptor of an anonymous file that holds *data* and can never change; memfd_create(2)."""
+    flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
+    try:
+        # Linux 6.3 asks which memfds shall be executable; before, the flag is unknown.
+        fd = os.memfd_create(name, flags | (_MFD_EXEC if executable else 0))
+    except OSError:
+        fd = os.memfd_create(name, flags)
+    try:
+        written = os.write(fd, data)
+        while written < len(data):
+            written += os.write(fd, memoryview(data)[written:])
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def init_path() -> str:
+    """Where `pyrunc-init` lies: beside the native modules in a checkout, else in bin of the installation."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    prefix = os.path.normpath(os.path.join(package, "..", "..", "..", ".."))
+    places = [
+        os.path.join(package, "_native", "pyrunc-init"),
+        os.path.join(prefix, "bin", "pyrunc-init"),
+        os.path.join(os.path.dirname(package), "bin", "pyrunc-init"),
+        os.path.join(sys.prefix, "bin", "pyrunc-init"),
+    ]
+    for path in places:
+        if os.path.exists(path):
+            return path
+    raise Unavailable(f"pyrunc-init is not installed: looked for {', '.join(places)}")
+
+
+def check_host() -> None:
+    """Refuse at once, in one line, what cannot work: too old a kernel, or no privileges.
+
+    Raises Unsupported or PermissionDenied.
+    """
+    release = os.uname().release
+    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2])
+    if numbers < _KERNEL_MINIMUM:
+        raise Unsupported(f"kernel {release} is too old: pyrunc needs Linux 5.15 or newer")
+    if os.geteuid() != 0:
+        raise PermissionDenied("pyrunc needs root to make namespaces and cgroups; run it with sudo")
+
+
+class Spawner:
+    """The socket to one spawner process."""
+
+    def __init__(self) -> None:
+        check_host()
+        with open(init_path(), "rb") as file:
+            image = file.read()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = sealed_memfd("pyrunc-init", image, executable=True)
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1)]
+            actions.append((os.POSIX_SPAWN_DUP2, 2, 2))
+            # dup2 to itself would keep FD_CLOEXEC; the kernel's copy on another number drops it
+            actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
+            self.pid = os.posix_spawn(
+                f"/proc/self/fd/{program}", ["pyrunc-init", "spawner"], {}, file_actions=actions,
+                setsigmask=[], setsigdef=range(1, 32),
+            )  # fmt: skip
+        except OSError as exc:
+            ours.close()
+            raise Unavailable(f"cannot start pyrunc-init: {os.strerror(exc.errno or 0).lower()}") from exc
+        finally:
+            theirs.close()
+            os.close(program)
+            os.close(null)
+        self._socket = ours
+
+    def send(self, descriptors: Sequence[int]) -> None:
+        """Send one request: plan, reply socket, then the plan's own descriptors.
+
+        Raises BrokenPipeError or ConnectionResetError when the spawner is dead.
+        """
+        if len(descriptors) > _MAX_DESCRIPTORS:
+            raise ValueError(f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request")
+        rights = struct.pack(f"={len(descriptors)}i", *descriptors)
+        self._socket.sendmsg([_REQUEST], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        """Let the spawner end, and reap it."""
+        self._socket.close()
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass  # the host program reaps every child
+
+
+def request(descriptors: Sequence[int]) -> None:
+    """Send one request to this process's spawner, which is started, or started anew, as needed.
+
+    Raises Unavailable when none can be started.
+    """
+    global _current
+    for _ in range(2):
+        spawner = _current
+        if spawner is None:
+            with _lock:
+                if _current is None:
+                    _current = Spawner()
+                spawner = _current
+        try:
+            spawner.send(descriptors)
+            return
+        except (BrokenPipeError, ConnectionResetError):
+            # Killed: nothing of this request was taken, so another spawner may have it.
+            with _lock:
+                if _current is spawner:
+                    _current = None
+                    spawner.close()
+    raise Unavailable("the spawner dies as soon as it is started")
+
+
+def shut_down() -> None:
+    """End this process's spawner; the next request starts another."""
+    global _current
+    with _lock:
+        spawner, _current = _current, None
+    if spawner is not None:
+        spawner.close()
+
+
+def _forget() -> None:
+    global _current, _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current._socket.close()
+        _current = None
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(shut_down)

@@ -1,0 +1,145 @@
+"""One start: the request, the supervisor's records, and what they mean."""
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pyrunc import errors
+from pyrunc.runtime import spawner
+from pyrunc.runtime.plan import STAGES, Step
+
+_RECORD = struct.Struct("=IIiiiiII3Q16Q")
+_COMMAND = struct.Struct("=Ii")
+STARTED, FAILED, EXITED = 1, 2, 3
+_FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
+_ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM = 2, 12, 13, 20, 8, 1
+_SIGKILL, _SIGSYS = 9, 31
+
+
+class Exit(NamedTuple):
+    """How a container ended.
+
+    *exit_code* is the program's, or 128 + the signal that killed it; *stages_ns* maps
+    each stage to the monotonic time at which it began.
+    """
+
+    exit_code: int
+    signal: int
+    utime_us: int
+    stime_us: int
+    maxrss_bytes: int
+    stages_ns: dict[str, int]
+
+
+class Supervised:
+    """A container that was asked for; its socket is the supervisor's.
+
+    Closing it while the container runs ends the container.
+    """
+
+    def __init__(self, plan: bytearray, steps: Sequence[Step], descriptors: Sequence[int], command: str) -> None:
+        self._steps = steps
+        self._command = command
+        self.pid = 0
+        self.pidfd = -1
+        self.exit: Exit | None = None
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            memfd = spawner.sealed_memfd("pyrunc-plan", plan)
+            try:
+                spawner.request((memfd, theirs.fileno(), *descriptors))
+            finally:
+                os.close(memfd)
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when there is a record to `take`."""
+        return self._socket.fileno()
+
+    def take(self) -> int:
+        """Receive one record (blocking); returns STARTED or EXITED.
+
+        Raises StartError or one of its kind when the start failed, and
+        Unavailable when the supervisor died.
+        """
+        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+        if len(data) != _RECORD.size:
+            raise errors.Unavailable("the container's supervisor was killed")
+        kind, step, error, pid, status, leftover, ready, _, utime, stime, maxrss, *stages = _RECORD.unpack(data)
+        self.pid = pid
+        if kind == STARTED:
+            if ancillary:
+                (self.pidfd,) = struct.unpack("=i", ancillary[0][2][:4])
+            return STARTED
+        if leftover:
+            raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
+        if kind == FAILED:
+            raise self._failure(step, -error, status)
+        signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        code = 128 + signal if signal else os.WEXITSTATUS(status)
+        times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
+        self.exit = Exit(code, signal, utime, stime, maxrss, times)
+        return EXITED
+
+    def kill(self, signal: int) -> None:
+        """Send *signal* to the container's init, by the supervisor; a container that is gone is no error."""
+        try:
+            self._socket.send(_COMMAND.pack(1, signal))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def close(self) -> None:
+        """Hang up: what still runs is killed."""
+        self._socket.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def _failure(self, index: int, error: int, status: int) -> errors.StartError:
+        words = os.strerror(error).lower() if error else ""
+        if index == _FAILED_FORK:
+            return errors.StartError(f"cannot fork a supervisor: {words}", step="fork", errno=error)
+        if index == _FAILED_CLONE:
+            return errors.StartError(f"cannot clone the container's init: {words}", step="clone", errno=error)
+        if index == _FAILED_PLAN and error:
+            return errors.StartError(f"the supervisor refused the plan: {words}", step="plan", errno=error)
+        if index == _FAILED_PLAN:
+            return self._died(status)
+        step = self._steps[index]
+        path = step.s0 or ""
+        if step.op == "execve":
+            return self._not_executed(error)
+        if step.op == "write_at":
+            message = f"cannot set {step.s0} to {step.s1}: {words}"
+            return errors.LimitRefused(message, step=step.op, path=path, errno=error)
+        if step.op == "rlimit":
+            message = f"cannot set rlimit {step.n0} to {step.n1}:{step.n2}: {words}"
+            return errors.LimitRefused(message, step=step.op, errno=error)
+        what = path.replace("\0", " ").strip() or step.op
+        return errors.StartError(f"{step.op} {what}: {words}", step=step.op, path=path, errno=error)
+
+    def _not_executed(self, error: int) -> errors.StartError:
+        command = self._command
+        if error in (_ENOENT, _ENOTDIR):
+            reason = "no such file or directory" if "/" in command else "executable file not found in $PATH"
+            return errors.CommandNotFound(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+        if error in (_EACCES, _EPERM, _ENOEXEC):
+            reason = os.strerror(error).lower()
+            return errors.CommandNotExecutable(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+        return errors.StartError(
+            f'exec: "{command}": {os.strerror(error).lower()}', step="execve", path=command, errno=error
+        )
+
+    def _died(self, status: int) -> errors.StartError:
+        signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if signal == _SIGSYS:
+            return errors.KilledBySeccomp("the seccomp filter killed the container before its program ran", step="seccomp")
+        if signal == _SIGKILL:
+            return errors.OutOfMemory("the container was killed before its program ran; is its memory limit too low?")
+        return errors.StartError(f"init died before the program ran (wait status {status:#x})")

@@ -1,0 +1,1 @@
+"""OCI runtime documents: defaults and validation."""

@@ -1,0 +1,30 @@
+"""Capabilities by name (capabilities(7)); their position is their number."""
+
+from collections.abc import Iterable
+
+from pyrunc.errors import InvalidSpec
+
+NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+NUMBER = {f"CAP_{name}": number for number, name in enumerate(NAMES)}
+ALL = tuple(NUMBER)
+
+
+def mask(names: Iterable[str], field: str) -> int:
+    """The set of *names* (``CAP_*``) as bits; *field* is what an error names.
+
+    Raises InvalidSpec for a name that no kernel knows.
+    """
+    bits = 0
+    for name in names:
+        number = NUMBER.get(name)
+        if number is None:
+            raise InvalidSpec(f"{field}: unknown capability {name!r}")
+        bits |= 1 << number
+    return bits

@@ -1,0 +1,73 @@
+"""Build the extension modules and the freestanding pyrunc-init from the same Cython sources."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("pyrunc/_native")
+LIBRARIES = {"seccomp": ["seccomp"]}
+LIMITED_API = "0x030B0000"  # Python 3.11: one cp311-abi3 wheel serves every later version
+# Between clone and execve nothing may depend on an optimiser's or a hardening flag's run-time support.
+INIT_FLAGS = [
+    "-Os", "-std=gnu11", "-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables",
+    "-fno-stack-protector", "-w", "-Dpyrunc_init_main=main", f"-DPy_LIMITED_API={LIMITED_API}",
+]  # fmt: skip
+
+
+class BuildNative(build_ext):
+    """The extension modules, then pyrunc-init: static, without libpython, unused sections collected."""
+
+    def run(self) -> None:
+        super().run()
+        target = NATIVE / "pyrunc-init" if self.inplace else Path(self.build_temp) / "pyrunc-init"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        build_init(NATIVE / "init.c", target)
+        if not self.inplace:
+            self.distribution.data_files = [("bin", [str(target)])]
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+
+
+def build_init(source: Path, target: Path) -> None:
+    """Compile and link *source* as *target*: musl keeps it near 64 KB; glibc is the fallback."""
+    compiler = os.environ.get("PYRUNC_INIT_CC") or shutil.which("musl-gcc") or os.environ.get("CC") or "cc"
+    paths = sysconfig.get_paths()
+    includes = [f"-I{paths['include']}", f"-I{paths['platinclude']}"]
+    command = [
+        *compiler.split(), *INIT_FLAGS, *includes, "-static", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-s",
+        f"-Wl,-Map={target}.map", "-o", str(target), str(source),
+    ]  # fmt: skip
+    if "musl" in compiler:
+        # Python.h of a glibc build names headers that musl lacks; they declare nothing we use.
+        command.insert(len(compiler.split()), "-D_FORTIFY_SOURCE=0")
+    subprocess.run(command, check=True)
+
+
+def extensions() -> list[Extension]:
+    """One module per `.pyx` of the native core."""
+    return [
+        Extension(
+            f"pyrunc._native.{source.stem}",
+            [str(source)],
+            libraries=LIBRARIES.get(source.stem, []),
+            define_macros=[("Py_LIMITED_API", LIMITED_API)],
+            extra_compile_args=["-O2", "-Wno-unused-function"],
+            extra_link_args=["-Wl,-s"],
+            py_limited_api=True,
+        )
+        for source in sorted(NATIVE.glob("*.pyx"))
+    ]
+
+
+setup(
+    ext_modules=cythonize(extensions(), language_level=3),
+    cmdclass={"build_ext": BuildNative},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
