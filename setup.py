@@ -31,9 +31,6 @@ class BuildNative(build_ext):
         if not self.inplace:
             self.distribution.data_files = [("bin", [str(target)])]
 
-    def build_extension(self, ext: Extension) -> None:
-        super().build_extension(ext)
-
 
 def build_init(source: Path, target: Path) -> None:
     """Compile and link *source* as *target*: musl keeps it near 64 KB; glibc is the fallback."""

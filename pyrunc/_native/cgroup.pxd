@@ -35,76 +35,104 @@ cdef inline int c_seed_cpuset(int parent, int child) noexcept nogil:
     return rc if rc < 0 else c_copy_file(parent, child, b"cpuset.mems")
 
 
-cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
-                              bint existing, char *buffer, size_t size, int *made) noexcept nogil:
-    """Make the cgroup *path* below *hierarchy* with its parents; returns a descriptor of its directory.
+cdef inline int c_join_path(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
+    """*hierarchy* followed by the absolute *path*; its length or -ENAMETOOLONG."""
+    cdef size_t a = strlen(hierarchy)
+    cdef size_t b = strlen(path)
+    if a + b + 1 > size:
+        return -ENAMETOOLONG
+    memcpy(buffer, hierarchy, a)
+    memcpy(buffer + a, path, b + 1)
+    return <int>(a + b)
 
-    *enable* is written to cgroup.subtree_control of every parent unless NULL (v2). *made* tells
-    whether the last directory is new. An existing one is refused with -EEXIST unless *existing*.
+
+cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
+                                 char *buffer, size_t size) noexcept nogil:
+    """Make what is missing above the cgroup *path* and enable controllers on the way; 0 or -errno.
+
+    *enable* is written to cgroup.subtree_control of every directory above the last (v2), unless NULL.
     """
-    cdef size_t i = 0
-    cdef size_t start
-    cdef size_t length = strlen(path)
+    cdef size_t i
     cdef int rc
     cdef int child
-    cdef int fd
-    cdef bint last
-    cdef int parent = <int>_rc(open(hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
-    made[0] = 0
-    if parent < 0:
-        return parent
-    if length + 1 > size:
-        close(parent)
-        return -ENAMETOOLONG
-    memcpy(buffer, path, length + 1)
-    while length > 0 and buffer[length - 1] == c'/':
-        length -= 1
-        buffer[length] = 0
-    while True:
-        while buffer[i] == c'/':
-            i += 1
-        start = i
-        if buffer[i] == 0:
-            return parent
+    cdef int parent
+    cdef int length = c_join_path(hierarchy, path, buffer, size)
+    if length < 0:
+        return length
+    parent = <int>_rc(open(hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    i = strlen(hierarchy)
+    while parent >= 0:
+        if enable != NULL:
+            rc = write_file_at(parent, b"cgroup.subtree_control", enable)
+            if rc < 0:
+                close(parent)
+                return rc
+        i += 1
         while buffer[i] != 0 and buffer[i] != c'/':
             i += 1
-        last = buffer[i] == 0
-        buffer[i] = 0
-        if enable != NULL:
-            fd = <int>_rc(openat(parent, b"cgroup.subtree_control", O_WRONLY | O_CLOEXEC | O_NOFOLLOW))
-            if fd >= 0:
-                rc = 0 if write(fd, enable, strlen(enable)) >= 0 else -errno
-                close(fd)
-                if rc < 0:
-                    close(parent)
-                    return rc
-        rc = <int>_rc(mkdirat(parent, buffer + start, 0o755))
-        if rc == 0:
-            made[0] = 1
-        elif rc != -EEXIST or (last and not existing):
+        if buffer[i] == 0:
             close(parent)
-            return rc
-        else:
-            made[0] = 0
-        child = <int>_rc(openat(parent, buffer + start, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
-        if child == -ENOENT and not last:
-            # A finishing container removed the parent we just saw; make it again.
-            i = start
-            if not last:
-                buffer[i + strlen(buffer + i)] = c'/'
-            continue
-        if child >= 0 and seed_cpuset:
+            return 0
+        buffer[i] = 0
+        rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
+        child = <int>_rc(open(buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
+        if rc == 0 and child >= 0 and seed_cpuset:
             rc = c_seed_cpuset(parent, child)
             if rc < 0:
                 close(child)
                 child = rc
         close(parent)
-        if child < 0:
-            return child
-        if last:
-            return child
         buffer[i] = c'/'
         parent = child
+    return parent
+
+
+cdef inline int write_file_at(int dirfd, const char *name, const char *value) noexcept nogil:
+    cdef int rc
+    cdef int fd = <int>_rc(openat(dirfd, name, O_WRONLY | O_CLOEXEC | O_NOFOLLOW))
+    if fd < 0:
+        return fd
+    rc = 0 if write(fd, value, strlen(value)) >= 0 else -errno
+    close(fd)
+    return rc
+
+
+cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
+                              bint existing, char *buffer, size_t size, int *made) noexcept nogil:
+    """Make the cgroup *path* below *hierarchy*, with its parents if need be; returns its directory.
+
+    *made* tells whether it is new. An existing one is refused with -EEXIST unless *existing*.
+    """
+    cdef int rc = c_join_path(hierarchy, path, buffer, size)
+    cdef int attempt
+    cdef int fd
+    cdef int parent
+    made[0] = 0
+    if rc < 0:
+        return rc
+    rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755)) if enable == NULL else -ENOENT
+    for attempt in range(8):
+        if rc != -ENOENT:
+            break
+        # The first container below this parent, or the last one's end just removed it.
+        rc = c_cgroup_parents(hierarchy, path, enable, seed_cpuset, buffer, size)
+        if rc == 0:
+            rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
+    if rc == 0:
+        made[0] = 1
+    elif rc != -EEXIST or not existing:
+        return rc
+    fd = <int>_rc(open(buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
+    if fd >= 0 and seed_cpuset and made[0]:
+        parent = <int>_rc(openat(fd, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+        rc = parent
+        if parent >= 0:
+            rc = c_seed_cpuset(parent, fd)
+            close(parent)
+        if rc < 0:
+            close(fd)
+            return rc
+    return fd
 
 
 cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
@@ -112,12 +140,9 @@ cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *b
     cdef timespec pause
     cdef int attempt
     cdef int rc = 0
-    cdef size_t a = strlen(hierarchy)
-    cdef size_t b = strlen(path)
-    if a + b + 1 > size:
-        return -ENAMETOOLONG
-    memcpy(buffer, hierarchy, a)
-    memcpy(buffer + a, path, b + 1)
+    rc = c_join_path(hierarchy, path, buffer, size)
+    if rc < 0:
+        return rc
     pause.tv_sec = 0
     pause.tv_nsec = 200000
     for attempt in range(60):

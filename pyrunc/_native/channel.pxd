@@ -2,7 +2,8 @@
 # What travels between Python, the spawner, the supervisor and init.
 #
 #   who -> whom             socket or pipe           message
-#   Python -> spawner       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
+#   Python -> a spare       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
+#   spare -> spawner        pipe                     one byte: taken, fork another spare
 #   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC; EOF is execve or death

@@ -47,7 +47,12 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
             close(fd)
             return 0
         return c_make_in_root(w.root, text(w, step.s0), True, w.path, sizeof(w.path)) if fd == -ENOENT else fd
-    parent = c_open_parent(w.root, text(w, step.s0), w.path, sizeof(w.path), True, &leaf)
+    if step.slot_a != <uint32_t>NONE:
+        # A fresh mount that nothing but this process has seen: a name in it needs no walk.
+        parent = w.slots[step.slot_a]
+        leaf = text(w, step.s0)
+    else:
+        parent = c_open_parent(w.root, text(w, step.s0), w.path, sizeof(w.path), True, &leaf)
     if parent < 0:
         return parent
     if step.op == OP_MKDIR:
@@ -64,14 +69,14 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
         rc = <int>_rc(mknodat(parent, leaf, <mode_t>step.n0, <dev_t>step.n1))
         if rc == 0 and step.n2:
             rc = <int>_rc(fchownat(parent, leaf, <uid_t>(step.n2 >> 32), <gid_t>step.n2, AT_SYMLINK_NOFOLLOW))
-    close(parent)
+    if step.slot_a == <uint32_t>NONE:
+        close(parent)
     return rc
 
 
 cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
     """Hide a path: a directory under an empty read-only tmpfs, anything else under the host's /dev/null."""
     cdef stat_t status
-    cdef mount_attr attr
     cdef int cover
     cdef int rc
     cdef int target = c_open_in_root(w.root, text(w, step.s0), O_PATH, 0)
@@ -99,12 +104,7 @@ cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
             if fstat(cover, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != 0x103:
                 rc = -ENODEV
             else:
-                memset(&attr, 0, sizeof(attr))
-                attr.attr_set = 0x1
-                attr.propagation = MS_PRIVATE
-                rc = c_mount_setattr(cover, False, &attr)
-                if rc == 0:
-                    rc = c_move_mount(cover, target)
+                rc = c_move_mount(cover, target)
             close(cover)
     close(target)
     return rc

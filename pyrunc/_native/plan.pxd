@@ -40,7 +40,7 @@ cdef enum Op:
     OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
     # host or init
-    OP_OPEN_TREE                    # s0 host path -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
+    OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
     OP_NEW_MOUNT                    # s0 type, s1 options (n0 pairs), n1 mount attributes -> slot a
     OP_MOUNT_ATTR                   # slot a, n0 set, n1 clear, n2 propagation, F_RECURSIVE, slot b: user namespace
     OP_SETNS                        # slot a, n0 type
@@ -53,8 +53,8 @@ cdef enum Op:
     OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options, s2 directory the options are relative to -> slot a
     OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL
     OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
-    OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid
-    OP_SYMLINK                      # s0 path in the root, s1 target
+    OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid; slot a as for OP_SYMLINK
+    OP_SYMLINK                      # s0 path in the root, s1 target; slot a, if given: a fresh mount, s0 a name in it
     OP_FILE                         # s0 path in the root, s1 content, n0 mode
     OP_MASK                         # s0 path in the root, slot a: tmpfs shared by masked directories
     OP_READONLY                     # s0 path in the root
@@ -296,13 +296,21 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         elif step.op == OP_SYNC:
             if step.n0 >= MAX_SYNC:
                 return -EINVAL
-        elif step.op == OP_MASK or step.op == OP_ATTACH or step.op == OP_MKDIR or step.op == OP_MKNOD or step.op == OP_SYMLINK or step.op == OP_FILE:
+        elif step.op == OP_MKNOD or step.op == OP_SYMLINK or step.op == OP_MKDIR:
+            if not (_plain_path(strings + step.s0) if step.slot_a == <uint32_t>NONE else _plain_name(strings + step.s0)):
+                return -EINVAL
+        elif step.op == OP_MASK or step.op == OP_READONLY or step.op == OP_ATTACH or step.op == OP_FILE:
             if not _plain_path(strings + step.s0):
                 return -EINVAL
         elif step.op == OP_CGROUP_MKDIR:
             if not _plain_path(strings + step.s1):
                 return -EINVAL
     return 0 if seen_exec else -EINVAL
+
+
+cdef inline bint _plain_name(const char *name) noexcept nogil:
+    """One component of a path, neither "." nor ".."."""
+    return name[0] != 0 and strchr(name, c'/') == NULL and strcmp(name, b".") != 0 and strcmp(name, b"..") != 0
 
 
 cdef inline bint _plain_path(const char *path) noexcept nogil:

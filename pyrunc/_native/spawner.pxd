@@ -38,34 +38,67 @@ cdef inline int receive(int sock, request *message, int *fds) noexcept nogil:
     return count
 
 
-cdef inline int spawner(int sock) noexcept nogil:
-    """Serve requests until the Python process is gone."""
+cdef inline int spare(int sock, int taken, int host_net) noexcept nogil:
+    """A supervisor forked ahead: it makes a network namespace, then waits for the one request that it will serve."""
     cdef request message
     cdef int fds[256]
-    cdef record refusal
+    cdef char byte = 1
     cdef int count
-    cdef int pid
-    cdef int i
-    # Nobody else may look into what runs before execve, nor reopen this executable for writing.
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
-    signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
+    cdef int own_net = unshare(CLONE_NEWNET)
     while True:
         count = receive(sock, &message, fds)
-        if count == -EINTR:
+        if count != -EINTR:
+            break
+    if count < 0:
+        return 0
+    write(taken, &byte, 1)
+    close(taken)
+    close(sock)
+    if count < 2 or message.magic != REQUEST_MAGIC or message.version != CHANNEL_VERSION:
+        return 1
+    prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
+    return supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, host_net if own_net == 0 else -1)
+
+
+cdef inline int spawner(int sock) noexcept nogil:
+    """Keep one spare supervisor waiting until the Python process is gone.
+
+    Requests go straight to the spare, so a bad one costs the spare and never the spawner; and
+    what a start needs from the kernel whatever its plan says, a fork and an empty network
+    namespace, has happened before it arrives.
+    """
+    cdef int taken[2]
+    cdef pollfd watch[2]
+    cdef char byte
+    cdef int host_net
+    cdef int pid
+    cdef timespec pause
+    prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
+    signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
+    host_net = open(b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+    if host_net < 0 or pipe2(taken, O_CLOEXEC) < 0:
+        return 1
+    pause.tv_sec = 0
+    pause.tv_nsec = 10000000
+    while True:
+        pid = fork()
+        if pid == 0:
+            close(taken[0])
+            _exit(spare(sock, taken[1], host_net))
+        if pid < 0:
+            nanosleep(&pause, NULL) # out of processes or memory: requests wait in the socket
             continue
-        if count < 0:
-            return 0
-        if count >= 2 and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
-            pid = fork()
-            if pid == 0:
-                prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
-                _exit(supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2))
-            if pid < 0:
-                memset(&refusal, 0, sizeof(refusal))
-                refusal.kind = RECORD_FAILED
-                refusal.step = FAILED_FORK
-                refusal.error = -errno
-                send_record(fds[1], &refusal, -1)
-        for i in range(count):
-            close(fds[i])
+        watch[0].fd = taken[0]
+        watch[0].events = POLLIN
+        watch[1].fd = sock
+        watch[1].events = 0         # only its end: POLLHUP
+        while True:
+            watch[0].revents = 0
+            watch[1].revents = 0
+            if poll(watch, 2, -1) < 0:
+                continue
+            if watch[0].revents & POLLIN:
+                read(taken[0], &byte, 1)
+                break
+            if watch[1].revents & (POLLHUP | POLLERR):
+                return 0

@@ -62,7 +62,10 @@ cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
     cdef int fd
     if step.flags & F_RECURSIVE:
         flags |= <unsigned int>AT_RECURSIVE
-    fd = c_open_tree(AT_FDCWD, text(w, step.s0), flags)
+    if step.slot_b != <uint32_t>NONE:
+        fd = c_open_tree(w.slots[step.slot_b], b"", flags | <unsigned int>AT_EMPTY_PATH)
+    else:
+        fd = c_open_tree(AT_FDCWD, text(w, step.s0), flags)
     if fd >= 0 and step.flags & F_CHARDEV:
         if fstat(fd, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != step.n0:
             close(fd)

@@ -200,11 +200,20 @@ cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
 
 
-cdef inline int clone_init(walk *w, int *pidfd) noexcept nogil:
-    """clone3 of init with the plan's namespaces, born inside its cgroup v2; 0 in the child."""
+cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
+    """clone3 of init with the plan's namespaces, born inside its cgroup v2; 0 in the child.
+
+    *host_net* is the host's network namespace if this process has left it for a fresh one. That one
+    becomes the container's, unless a new user namespace must own it or the plan wants none.
+    """
     cdef clone_args args
     memset(&args, 0, sizeof(args))
     args.flags = w.header.clone_flags | <uint64_t>CLONE_PIDFD
+    if host_net >= 0:
+        if args.flags & <uint64_t>CLONE_NEWNET and not args.flags & <uint64_t>CLONE_NEWUSER:
+            args.flags &= ~<uint64_t>CLONE_NEWNET
+        elif setns(host_net, CLONE_NEWNET) < 0:
+            return -errno
     args.pidfd = <uint64_t>pidfd
     args.exit_signal = <uint64_t>SIGCHLD
     if w.header.cgroup_slot != <uint32_t>NONE:
@@ -213,7 +222,7 @@ cdef inline int clone_init(walk *w, int *pidfd) noexcept nogil:
     return <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
 
 
-cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count) noexcept nogil:
+cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int host_net) noexcept nogil:
     """One container from its plan to its end; returns the supervisor's exit status."""
     cdef walk w
     cdef record report
@@ -231,9 +240,10 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count) 
     # A fork without exec ignores O_CLOEXEC: other containers' pipes and secrets must not live on here.
     keep[0] = plan_fd
     keep[1] = reply_fd
+    keep[2] = host_net
     for i in range(count):
-        keep[i + 2] = fds[i]
-    close_all_but(keep, <int>count + 2)
+        keep[i + 3] = fds[i]
+    close_all_but(keep, <int>count + 3)
     signal(SIGCHLD, SIG_DFL)
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
@@ -268,7 +278,7 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count) 
     if rc == 0:
         w.progress_fd = pair[1]
         report.step = FAILED_CLONE
-        pid = clone_init(&w, &pidfd)
+        pid = clone_init(&w, &pidfd, host_net)
         if pid == 0:
             close(reply_fd)
             close(pair[0])
@@ -283,6 +293,8 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count) 
         return 1
     report.pid = pid
     close_passed(&w, count)
+    if host_net >= 0:
+        close(host_net)
     supervise(&w, reply_fd, pid, pidfd, &report)
     memset(&usage, 0, sizeof(usage))
     while wait4(pid, &status, 0, &usage) < 0 and errno == EINTR:

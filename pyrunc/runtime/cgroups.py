@@ -6,6 +6,7 @@ class Dir(NamedTuple):
     enable: str
     seed_cpuset: bool
     writes: tuple
+    aliases: tuple = ()
 class H(NamedTuple):
     mountpoint: str
     controllers: frozenset
