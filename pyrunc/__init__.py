@@ -1,0 +1,39 @@
+"""pyrunc: containers from Python, from a shell, and for other engines.
+
+Everything public is here and is imported when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrunc import errors
+    from pyrunc.runtime.async_sandbox import AsyncSandbox
+    from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
+
+__all__ = ["AsyncSandbox", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess", "errors"]
+
+_HOMES = {
+    "AsyncSandbox": "pyrunc.runtime.async_sandbox",
+    "IdMap": "pyrunc.runtime.sandbox",
+    "Mount": "pyrunc.runtime.sandbox",
+    "RunResult": "pyrunc.runtime.sandbox",
+    "Sandbox": "pyrunc.runtime.sandbox",
+    "SandboxProcess": "pyrunc.runtime.sandbox",
+}
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "errors":
+        return importlib.import_module("pyrunc.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'pyrunc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

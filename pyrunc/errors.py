@@ -62,7 +62,12 @@ class PermissionDenied(PyruncError, PermissionError):
 
 
 class TimedOut(PyruncError, TimeoutError):
-    """A deadline passed; what was started has been ended."""
+    """A deadline passed; *stdout* and *stderr* are what was written until then, where that is known."""
+
+    def __init__(self, message: str, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class StartError(PyruncError):

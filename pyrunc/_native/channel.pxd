@@ -63,7 +63,7 @@ cdef struct record:
     int32_t wait_status
     int32_t leftover            # -errno of a cgroup that could not be removed
     uint32_t ready              # whether READY was seen
-    uint32_t pad
+    uint32_t oom_kills          # of the memory cgroup, where the plan names one
     uint64_t utime_us
     uint64_t stime_us
     uint64_t maxrss_bytes

@@ -132,7 +132,8 @@ cdef struct plan_header:
     uint32_t fd_count
     uint32_t cgroup_slot            # CLONE_INTO_CGROUP, or NONE
     uint64_t clone_flags
-    uint64_t reserved[7]
+    uint32_t memory_slot            # the memory cgroup, whose OOM kills are reported, or NONE
+    uint32_t reserved[13]
 
 
 cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
@@ -241,6 +242,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     if h.strings_size == 0 or data[<uint64_t>h.strings_off + h.strings_size - 1] != 0:
         return -EINVAL
     if h.cgroup_slot != <uint32_t>NONE and h.cgroup_slot >= PLAN_MAX_SLOTS:
+        return -EINVAL
+    if h.memory_slot != <uint32_t>NONE and h.memory_slot >= PLAN_MAX_SLOTS:
         return -EINVAL
     strings = <const char *>data + h.strings_off
     table = <const uint32_t *>(data + h.argv_off)

@@ -196,8 +196,35 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
 cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
     """End init, and whatever shares its cgroup where the pid namespace is not its own."""
     if w.header.cgroup_slot != <uint32_t>NONE:
-        write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")
+        write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")   # Linux 5.14
     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+
+
+cdef inline void kill_stragglers(walk *w) noexcept nogil:
+    """Kill every process of the container's cgroup, again until none forks away from under it."""
+    cdef const plan_step *step
+    cdef timespec pause
+    cdef uint32_t i
+    cdef int attempt
+    pause.tv_sec = 0
+    pause.tv_nsec = 1000000
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
+            for attempt in range(1000):
+                if c_cgroup_kill(w.slots[step.slot_a]) <= 0:
+                    return
+                nanosleep(&pause, NULL)
+            return
+
+
+cdef inline uint32_t oom_kills(walk *w) noexcept nogil:
+    """How many processes the memory limit has killed; 0 where the plan sets none."""
+    cdef int slot
+    if w.header.memory_slot == <uint32_t>NONE:
+        return 0
+    slot = w.slots[w.header.memory_slot]
+    return c_read_counter(slot, b"memory.events" if w.header.memory_slot == w.header.cgroup_slot else b"memory.oom_control", b"oom_kill ")
 
 
 cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
@@ -304,6 +331,10 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     report.utime_us = <uint64_t>usage.ru_utime.tv_sec * 1000000 + <uint64_t>usage.ru_utime.tv_usec
     report.stime_us = <uint64_t>usage.ru_stime.tv_sec * 1000000 + <uint64_t>usage.ru_stime.tv_usec
     report.maxrss_bytes = <uint64_t>usage.ru_maxrss * 1024
+    if not w.header.clone_flags & <uint64_t>CLONE_NEWPID:
+        # No pid namespace dies with init: what it left behind is found by its cgroup.
+        kill_stragglers(&w)
+    report.oom_kills = oom_kills(&w)
     report.leftover = remove_cgroups(&w, last_made)
     report.stage_ns[STAGE_END] = now_ns()
     report.kind = RECORD_EXITED if report.ready and report.error == 0 else RECORD_FAILED

@@ -13,7 +13,7 @@ from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
-from pyrunc.spec import capabilities
+from pyrunc.spec import capabilities, defaults
 
 Spec = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ RLIMITS = (
     "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE",
     "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
 )  # fmt: skip
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = defaults.PATH
 _FLAG = native.FLAGS
 _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
 _OPTIONAL, _CHARDEV, _TTY = _FLAG["optional"], _FLAG["chardev"], _FLAG["tty"]
@@ -447,12 +447,8 @@ def _escape(path: str) -> str:
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
-def candidates(command: str, env: Sequence[str]) -> list[str]:
-    """The paths that execve tries for *command*: itself if it has a slash, else one for each entry of PATH."""
+def candidates(command: str, path: str | None) -> list[str]:
+    """The paths that execve tries for *command*: itself if it has a slash, else one for each entry of *path*."""
     if "/" in command:
         return [command]
-    path = DEFAULT_PATH
-    for entry in env:
-        if entry.startswith("PATH="):
-            path = entry[5:]
-    return [os.path.join(directory or ".", command) for directory in path.split(":")]
+    return [os.path.join(directory or ".", command) for directory in (path or DEFAULT_PATH).split(":")]

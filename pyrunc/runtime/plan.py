@@ -15,7 +15,7 @@ ID = "\x02" * 64
 SHORT_ID = "\x03" * 12
 
 _OPS = {name: number for number, name in enumerate(native.STEP_NAMES)}
-_HEADER = struct.Struct("=16IQ7Q")
+_HEADER = struct.Struct("=16IQ14I")
 _STEP = struct.Struct("=HH7I4Q")
 _ABSENT = native.ABSENT
 
@@ -75,6 +75,8 @@ class PlanTemplate:
         self.fd_count = 0
         self.clone_flags = 0
         self.cgroup_slot = _ABSENT
+        self.memory_slot = _ABSENT
+        self.cgroup_path = ""
         self._blobs = bytearray()
         self._base: bytes | None = None
         self._strings_off = 0
@@ -179,7 +181,7 @@ class PlanTemplate:
         _HEADER.pack_into(
             data, 0, native.MAGIC, native.VERSION, len(data), flags, len(self.steps), _HEADER.size,
             argv_off, len(argv), argv_off + 4 * len(argv), len(env), self._blob_off, len(self._blobs),
-            origin, strings_size, self.fd_count, self.cgroup_slot, self.clone_flags, *bytes(7),
+            origin, strings_size, self.fd_count, self.cgroup_slot, self.clone_flags, self.memory_slot, *bytes(13),
         )  # fmt: skip
         return data
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pyrunc import errors
 from pyrunc.runtime import spawner
-from pyrunc.runtime.plan import STAGES, Step
+from pyrunc.runtime.plan import ID, STAGES, PlanTemplate
 
 _RECORD = struct.Struct("=IIiiiiII3Q16Q")
 _COMMAND = struct.Struct("=Ii")
@@ -27,6 +27,7 @@ class Exit(NamedTuple):
 
     exit_code: int
     signal: int
+    oom_kills: int
     utime_us: int
     stime_us: int
     maxrss_bytes: int
@@ -39,9 +40,13 @@ class Supervised:
     Closing it while the container runs ends the container.
     """
 
-    def __init__(self, plan: bytearray, steps: Sequence[Step], descriptors: Sequence[int], command: str) -> None:
-        self._steps = steps
+    def __init__(
+        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str
+    ) -> None:
+        self._template = template
+        self._id = container_id
         self._command = command
+        self.started = False
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
@@ -70,12 +75,14 @@ class Supervised:
         """
         data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
         if len(data) != _RECORD.size:
-            raise errors.Unavailable("the container's supervisor was killed")
-        kind, step, error, pid, status, leftover, ready, _, utime, stime, maxrss, *stages = _RECORD.unpack(data)
+            self._clean_up()
+            raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
         self.pid = pid
         if kind == STARTED:
             if ancillary:
                 (self.pidfd,) = struct.unpack("=i", ancillary[0][2][:4])
+            self.started = True
             return STARTED
         if leftover:
             raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
@@ -84,7 +91,7 @@ class Supervised:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
-        self.exit = Exit(code, signal, utime, stime, maxrss, times)
+        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, times)
         return EXITED
 
     def kill(self, signal: int) -> None:
@@ -101,6 +108,14 @@ class Supervised:
             os.close(self.pidfd)
             self.pidfd = -1
 
+    def _clean_up(self) -> None:
+        """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
+        from pyrunc.runtime import cgroups
+
+        path = self._template.cgroup_path.replace(ID, self._id)
+        cgroups.kill(cgroups.detect(), path)
+        cgroups.remove(cgroups.detect(), path)
+
     def _failure(self, index: int, error: int, status: int) -> errors.StartError:
         words = os.strerror(error).lower() if error else ""
         if index == _FAILED_FORK:
@@ -111,7 +126,7 @@ class Supervised:
             return errors.StartError(f"the supervisor refused the plan: {words}", step="plan", errno=error)
         if index == _FAILED_PLAN:
             return self._died(status)
-        step = self._steps[index]
+        step = self._template.steps[index]
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)

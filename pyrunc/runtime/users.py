@@ -1,0 +1,96 @@
+"""Users and groups by name, as the container's own /etc/passwd and /etc/group know them."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pyrunc._native import openat2
+from pyrunc.errors import InvalidArgument, NotFound
+
+_MAX_FILE = 4 << 20
+_MAX_ID = 0xFFFF_FFFE
+
+
+class User(NamedTuple):
+    """Who a process is: numeric ids, supplementary groups, and the home directory ("" if unknown)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def resolve(user: str, groups: Sequence[str], layers: Sequence[str]) -> User:
+    """Resolve ``user[:group]`` and further *groups*, by name or number, in the root that *layers* make.
+
+    *layers* are directories, the lowest first. Raises NotFound for a name that does not
+    exist and InvalidArgument for one that is malformed or a number out of range.
+    Source: Docker's rules for --user (Engine API, Config.User).
+    """
+    name, colon, group = user.partition(":")
+    if not name or (colon and not group) or any(c in user for c in "\0\n,/"):
+        raise InvalidArgument(f"user {user!r} must be a name or number, optionally with :group")
+    passwd = _table(_read(layers, "/etc/passwd"), 7)
+    known_groups = _table(_read(layers, "/etc/group"), 4)
+    entry = next((row for row in passwd if row[0] == name), None)
+    uid = _number(name)
+    if entry is None and uid is not None:
+        entry = next((row for row in passwd if row[2] == str(uid)), None)
+    if entry is None and uid is None:
+        raise NotFound(f"unable to find user {name}: no matching entries in passwd file")
+    if entry is not None:
+        uid = _id(entry[2], name)
+    assert uid is not None
+    gid = _group(group, known_groups) if group else (_id(entry[3], name) if entry else 0)
+    extra = [_group(wanted, known_groups) for wanted in groups]
+    if entry is not None and not group:
+        # As initgroups(3) does: a group named with the user stands for all of its memberships.
+        extra += [_id(row[2], row[0]) for row in known_groups if entry[0] in row[3].split(",")]
+    return User(uid, gid, tuple(sorted(set(extra))), entry[5] if entry else "")
+
+
+def _group(wanted: str, table: list[list[str]]) -> int:
+    row = next((row for row in table if row[0] == wanted), None)
+    if row is not None:
+        return _id(row[2], wanted)
+    number = _number(wanted)
+    if number is None:
+        raise NotFound(f"unable to find group {wanted}: no matching entries in group file")
+    return number
+
+
+def _number(text: str) -> int | None:
+    """A decimal id, or None for a name; ids outside 0..2**32-2 are refused."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return _id(text, text)
+
+
+def _id(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_ID:
+        raise InvalidArgument(f"id of {name} is not a number between 0 and {_MAX_ID}: {text!r}")
+    return int(text)
+
+
+def _table(data: bytes, columns: int) -> list[list[str]]:
+    rows = []
+    for line in data.decode("utf-8", "surrogateescape").splitlines():
+        row = line.strip().split(":")
+        if len(row) >= columns and row[0] and not row[0].startswith("#"):
+            rows.append(row)
+    return rows
+
+
+def _read(layers: Sequence[str], path: str) -> bytes:
+    """The file of the topmost layer that has it, never leaving that layer; b"" where there is none."""
+    for layer in reversed(layers):
+        root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = openat2.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        finally:
+            os.close(root)
+        with open(fd, "rb") as file:
+            return file.read(_MAX_FILE)
+    return b""
