@@ -212,10 +212,11 @@ def _processes(directory: int) -> list[int]:
         except FileNotFoundError:
             continue
         try:
-            pids += [int(pid) for pid in read_at(level, "cgroup.procs").split()]
             pending += [[*names, child] for child in _children(level)]
+            pids += [int(pid) for pid in read_at(level, "cgroup.procs").split()]
         except OSError as error:
-            if error.errno != errno.ENODEV:  # removed while it was open
+            # Removed while it was open; or a threaded cgroup, whose processes are listed further up.
+            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                 raise
         finally:
             os.close(level)

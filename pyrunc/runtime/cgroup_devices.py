@@ -138,10 +138,7 @@ def v1_device_writes(rules: tuple[DeviceRule, ...]) -> tuple[tuple[str, str], ..
         # what it says.
         for kind in "bc" if rule.type == "a" else rule.type:
             exact = rule._replace(type=kind)
-            if rule.allow == allowed:
-                exceptions = _withdraw(exceptions, exact)
-            else:
-                exceptions = _add(exceptions, exact)
+            exceptions = (_withdraw if rule.allow == allowed else _add)(exceptions, exact)
     default, exception = ("devices.allow", "devices.deny") if allowed else ("devices.deny", "devices.allow")
     return ((default, "a"), *((exception, str(rule)) for rule in exceptions))
 

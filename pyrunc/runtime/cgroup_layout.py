@@ -16,10 +16,12 @@ from typing import NamedTuple
 
 # Everything that cgroup v1 calls a controller. A super block's option that is not here (rw, xattr,
 # clone_children, release_agent=…) says something about the mount and not what it controls.
-_V1_CONTROLLERS = frozenset(
-    ("blkio", "cpu", "cpuacct", "cpuset", "debug", "devices", "freezer", "hugetlb")
-    + ("memory", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma")
-)
+# fmt: off
+_V1_CONTROLLERS = frozenset((
+    "blkio", "cpu", "cpuacct", "cpuset", "debug", "devices", "freezer", "hugetlb", "memory",
+    "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma",
+))
+# fmt: on
 _USUAL_PLACE = "/sys/fs/cgroup"
 
 
@@ -109,7 +111,7 @@ def _parse(text: str) -> list[_Mount]:
         if not separator:
             continue
         ident, parent, _, root, mountpoint, options = left.split(" ")[:6]
-        kind, _, super_options = (right.split(" ") + ["", ""])[:3]
+        kind, _, super_options = [*right.split(" "), "", ""][:3]
         mounts.append(
             _Mount(ident, parent, _unescape(root), _unescape(mountpoint), options, kind, super_options)
         )

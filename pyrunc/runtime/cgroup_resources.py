@@ -4,25 +4,25 @@ A controller is in one hierarchy at a time, so each resource goes to whichever v
 a hybrid host some may go to v1 and some to v2. Zero stands for "not set" where it does for runc and Docker
 (limits, shares, quota, period, weights).
 
-| OCI                       | cgroup v1                      | cgroup v2 and its conversion                       |
-|---------------------------|--------------------------------|----------------------------------------------------|
-| memory.limit              | memory.limit_in_bytes          | memory.max, -1 is `max`                            |
-| memory.swap               | memory.memsw.limit_in_bytes    | memory.swap.max = swap - limit                     |
-| memory.reservation        | memory.soft_limit_in_bytes     | memory.low                                         |
-| memory.swappiness         | memory.swappiness              | refused                                            |
-| memory.disableOOMKiller   | memory.oom_control             | refused where true                                 |
-| cpu.shares                | cpu.shares                     | cpu.weight, see `weight_of_shares`                 |
-| cpu.quota, cpu.period     | cpu.cfs_quota_us, …_period_us  | cpu.max                                            |
-| cpu.burst, cpu.idle       | cpu.cfs_burst_us, cpu.idle     | cpu.max.burst, cpu.idle                            |
-| cpu.realtime…             | cpu.rt_runtime_us, …_period_us | refused                                            |
-| cpu.cpus, cpu.mems        | cpuset.cpus, cpuset.mems       | the same                                           |
-| pids.limit                | pids.max                       | the same                                           |
-| blockIO.weight…           | blkio.bfq.weight…              | io.bfq.weight, or io.weight = 1+(w-10)*9999/990    |
-| blockIO.throttle…         | blkio.throttle.*_device        | io.max                                             |
-| hugepageLimits            | hugetlb.S[.rsvd].limit_in_bytes| hugetlb.S[.rsvd].max                               |
-| rdma                      | rdma.max                       | the same                                           |
-| network                   | net_cls.classid, net_prio.…    | refused                                            |
-| unified                   | refused                        | the file itself, last                              |
+| OCI                     | cgroup v1                       | cgroup v2 and its conversion               |
+|-------------------------|---------------------------------|--------------------------------------------|
+| memory.limit            | memory.limit_in_bytes           | memory.max, -1 is `max`                    |
+| memory.swap             | memory.memsw.limit_in_bytes     | memory.swap.max = swap - limit             |
+| memory.reservation      | memory.soft_limit_in_bytes      | memory.low                                 |
+| memory.swappiness       | memory.swappiness               | refused                                    |
+| memory.disableOOMKiller | memory.oom_control              | refused where true                         |
+| cpu.shares              | cpu.shares                      | cpu.weight, see `weight_of_shares`         |
+| cpu.quota, cpu.period   | cpu.cfs_quota_us, …_period_us   | cpu.max                                    |
+| cpu.burst, cpu.idle     | cpu.cfs_burst_us, cpu.idle      | cpu.max.burst, cpu.idle                    |
+| cpu.realtime…           | cpu.rt_runtime_us, …_period_us  | refused                                    |
+| cpu.cpus, cpu.mems      | cpuset.cpus, cpuset.mems        | the same                                   |
+| pids.limit              | pids.max                        | the same                                   |
+| blockIO.weight…         | blkio.bfq.weight…               | io.bfq.weight, or io.weight 1..10000       |
+| blockIO.throttle…       | blkio.throttle.*_device         | io.max                                     |
+| hugepageLimits          | hugetlb.S[.rsvd].limit_in_bytes | hugetlb.S[.rsvd].max                       |
+| rdma                    | rdma.max                        | the same                                   |
+| network                 | net_cls.classid, net_prio.…     | refused                                    |
+| unified                 | refused                         | the file itself, last                      |
 
 Source: OCI runtime-spec config-linux.md, "Control groups"; kernel Documentation/admin-guide/cgroup-v1/*.rst
 and cgroup-v2.rst; the conversions are those of runc and crun (crun(1), "CGROUP v2").
@@ -403,7 +403,7 @@ def _block_io(writes: Writes, whole: Section) -> None:
             file = "blkio.bfq.weight_device" if device else "blkio.bfq.weight"
             writes.put(hierarchy, file, f"{device} {weight}".strip())
         else:
-            # BFQ's weights are OCI's; without BFQ io.weight is there, with its own range.
+            # BFQ's weights are OCI's; without BFQ there is io.weight, whose range is 1..10000.
             writes.put(hierarchy, "io.bfq.weight", f"{device} {weight}".strip(), NEXT)
             writes.put(hierarchy, "io.weight", f"{device} {1 + (weight - 10) * 9999 // 990}".strip())
     if hierarchy.version == 1:
