@@ -1,0 +1,14 @@
+"""Every test of the runtime leaves the host's cgroups as they were."""
+
+from collections.abc import Iterator
+
+import pytest
+from cgroup_support import leftovers
+
+from pyrunc.runtime.cgroup_layout import detect
+
+
+@pytest.fixture(autouse=True)
+def no_cgroup_left() -> Iterator[None]:
+    yield
+    assert leftovers(detect()) == []
