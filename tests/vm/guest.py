@@ -130,6 +130,14 @@ def _open_raw(terminal: str) -> int:
     return fd
 
 
+def _reap_until(pid: int) -> int:
+    """Reap every process, as pid 1 must, until *pid* has ended; return its exit code."""
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
+
+
 def _run(job: Job) -> int:
     """Run the command as a shell would say it: its exit code, 128 + N for signal N, 126 or 127 for no start."""
     output = _open_raw(job["output"])
@@ -147,7 +155,7 @@ def _run(job: Job) -> int:
         os.write(output, f"{job['argv'][0]}: {error.strerror}\n".encode())
         code = 127 if isinstance(error, FileNotFoundError) else 126
     else:
-        code = process.wait()
+        code = _reap_until(process.pid)
     termios.tcdrain(output)
     return code if code >= 0 else 128 - code
 

@@ -130,9 +130,14 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
-def prctl(option: int, value: int) -> None:
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces *flags* (CLONE_NEW*) of the process behind the pidfd *fd*; see setns(2). Raises OSError."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
+def prctl(option: int, value: int) -> int:
     """Call prctl(2) with one argument. Raises OSError."""
-    _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")
+    return _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")
 
 
 def load_module(path: str) -> None:
