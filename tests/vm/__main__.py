@@ -24,14 +24,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kernel", choices=sorted(KERNELS), default="uml", help="default: %(default)s")
     parser.add_argument("--timeout", type=float, default=180.0, metavar="S", help="default: %(default)g s")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="default: %(default)s MiB")
-    parser.add_argument("--append", default="", metavar="WORDS", help="more words for the kernel's command line")
+    parser.add_argument(
+        "--append", default="", metavar="WORDS", help="more words for the kernel's command line"
+    )
     parser.add_argument("--console", action="store_true", help="show the kernel's messages on standard error")
     return parser
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment for the command: ours, but where it speaks of our terminal and our directories."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("TMPDIR", "XDG_RUNTIME_DIR")}
+    """Return the environment for the command: ours, but where it speaks of our terminal or directories."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("TMPDIR", "XDG_RUNTIME_DIR")
+    }
     environment["COLUMNS"] = str(shutil.get_terminal_size().columns)
     if not sys.stdout.isatty():
         environment |= {"TERM": "dumb", "NO_COLOR": "1"}

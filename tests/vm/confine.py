@@ -1,6 +1,6 @@
 """The namespaces in which a second kernel runs: the host's tree read-only, one private tmpfs, own pids.
 
-Run as `python -m tests.vm.confine`; the first line of standard input is the Spec as JSON, the rest is a lifeline:
+Run as `python -m tests.vm.confine`; standard input is one line, the Spec as JSON, and then a lifeline:
 
     caller  --- line of JSON, then nothing ---> outer   (waits; in the caller's pid namespace)
                                                   |  fork
@@ -8,8 +8,8 @@ Run as `python -m tests.vm.confine`; the first line of standard input is the Spe
                                                   |  fork, exec
                                                 helpers..., main
 
-When the lifeline closes, because the caller wants it or has died in whatever way, outer kills pid 1 and the kernel
-kills the rest before outer returns. The tmpfs dies with its mount namespace, so nothing is ever left on the host.
+When the lifeline closes, because the caller wants it or has died in whatever way, outer kills pid 1 and the
+kernel kills the rest before outer returns. The tmpfs dies with its mount namespace: nothing is ever left.
 The exit code is main's, 128 + N for a signal.
 """
 
@@ -26,10 +26,13 @@ from . import linux
 # Hidden under the private tmpfs: a guest has a sysfs of its own, so nobody misses the host's.
 COVERED = "/sys"
 SHARED = "/sys/vm"
+# A sparse file there, for the guest to use as a block device.
+DISK = f"{SHARED}/disk"
+DISK_MIB = 256
 
 
 class Spec(TypedDict):
-    """What to run: *files* (name in SHARED to text; each is executable), *helpers* in the background, *main*."""
+    """What to run: *files* (name in SHARED to text, all executable), *helpers* in the background, *main*."""
 
     files: dict[str, str]
     tmpfs_mib: int
@@ -39,7 +42,7 @@ class Spec(TypedDict):
 
 
 def _namespaces() -> None:
-    """Enter new mount and pid namespaces, through a user namespace that maps only the caller where not root."""
+    """Enter new mount and pid namespaces; not as root, through a user namespace that maps only the caller."""
     uid, gid = os.geteuid(), os.getegid()
     flags = linux.CLONE_NEWNS | linux.CLONE_NEWPID
     if uid == 0:
@@ -59,6 +62,8 @@ def _mounts(spec: Spec) -> None:
     os.mkdir(SHARED)
     for directory in ("tmp", "rw", "root", "uml"):
         os.mkdir(f"{SHARED}/{directory}")
+    with open(DISK, "wb") as disk:
+        disk.truncate(DISK_MIB << 20)
     for name, text in spec["files"].items():
         with open(f"{SHARED}/{name}", "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)

@@ -3,9 +3,10 @@
 What the command finds:
 
     /                           overlay: the host's tree below, a tmpfs above, so every write stays in memory
-    /tmp /var/tmp /run          tmpfs, which may hold the upper layer of a further overlay (an overlay may not),
-    /var/lib/pyrunc /dev/shm    but for the checkout and the interpreter, which are bound back where these hide them
+    /tmp /var/tmp /run          tmpfs, which unlike / may hold the upper layer of a further overlay, but for
+    /var/lib/pyrunc /dev/shm    the checkout and the interpreter: bound back where these would hide them
     /proc /sys /dev /dev/pts /dev/mqueue
+    /dev/pyrunc-test-disk       a block device that a test may overwrite
     /sys/fs/cgroup              cgroup v2 with every controller enabled for the children of the root
     lo                          up
 
@@ -27,12 +28,18 @@ from .confine import SHARED
 
 # The job's name in the shared directory.
 JOB = "job.json"
+# A block device of the tests' own.
+SPARE_DISK = "/dev/pyrunc-test-disk"
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _SEALED = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 class Job(TypedDict):
-    """What to do, written by the host: *keep* names trees that must stay visible, *output* and *status* terminals."""
+    """What to do, as the host wrote it.
+
+    *keep* are trees that must stay visible, *modules* the directory above the kernel release's one, *output*
+    and *status* terminals, *disk* a block device.
+    """
 
     argv: list[str]
     cwd: str
@@ -41,6 +48,7 @@ class Job(TypedDict):
     modules: str
     output: str
     status: str
+    disk: str
 
 
 def _overlay_root(modules: str) -> None:
@@ -77,19 +85,20 @@ def _scratch(paths: tuple[str, ...], keep: list[str]) -> None:
             os.close(fd)
 
 
-def _kernel_filesystems() -> None:
-    """Mount what the kernel itself serves."""
+def _kernel_filesystems(disk: str) -> None:
+    """Mount what the kernel itself serves, and give *disk* its name."""
     linux.mount("sysfs", "/sys", "sysfs", _SEALED)
     linux.mount("devtmpfs", "/dev", "devtmpfs", linux.MS_NOSUID)
     for name in ("pts", "shm", "mqueue"):
         os.makedirs(f"/dev/{name}", exist_ok=True)
-    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=620,gid=5,ptmxmode=666")
+    linux.mount(
+        "devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "mode=620,gid=5,ptmxmode=666"
+    )
     linux.mount("tmpfs", "/dev/shm", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
     linux.mount("mqueue", "/dev/mqueue", "mqueue", _SEALED)
-    for number, name in enumerate(("fd", "fd/0", "fd/1", "fd/2")):
-        link = "/dev/" + ("fd" if number == 0 else ("stdin", "stdout", "stderr")[number - 1])
-        if not os.path.lexists(link):
-            os.symlink(f"/proc/self/{name}", link)
+    for link, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        os.symlink(f"/proc/self/{target}", f"/dev/{link}")
+    os.symlink(disk, SPARE_DISK)
 
 
 def _cgroups() -> None:
@@ -139,7 +148,7 @@ def _reap_until(pid: int) -> int:
 
 
 def _run(job: Job) -> int:
-    """Run the command as a shell would say it: its exit code, 128 + N for signal N, 126 or 127 for no start."""
+    """Run the command and return its exit code as sh has it: 128 + N for a signal, 126 or 127 for no start."""
     output = _open_raw(job["output"])
     try:
         process = subprocess.Popen(
@@ -166,7 +175,7 @@ def _verdict(job: Job) -> dict[str, object]:
         _overlay_root(job["modules"])
         linux.mount("proc", "/proc", "proc", _SEALED)
         _scratch(("/tmp", "/var/tmp", "/run", "/var/lib/pyrunc"), job["keep"])
-        _kernel_filesystems()
+        _kernel_filesystems(job["disk"])
         _cgroups()
         _modprobe(job["modules"])
         _loopback_up()

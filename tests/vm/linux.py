@@ -97,7 +97,7 @@ def _check(result: int, what: str, path: str | None = None) -> int:
 
 
 def syscall(number: int, *arguments: object, path: str | None = None) -> int:
-    """Make system call *number*; an int is passed as a long, bytes as a pointer, other objects by ctypes' rules.
+    """Make system call *number*; an int argument is passed as a long, others by ctypes' own rules.
 
     Raises OSError, with *path* as its file name.
     """
@@ -131,7 +131,7 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int) -> None:
-    """Join the namespaces *flags* (CLONE_NEW*) of the process behind the pidfd *fd*; see setns(2). Raises OSError."""
+    """Join the namespaces *flags* (CLONE_NEW*) of the process of pidfd *fd*; see setns(2). Raises OSError."""
     _check(_libc.setns(fd, flags), "setns")
 
 

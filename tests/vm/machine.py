@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .confine import SHARED, Spec
+from .confine import DISK_MIB, Spec
 from .guest import JOB, Job
 
 # How long the guest may take to switch off after its verdict.
@@ -19,7 +19,7 @@ _CONSOLE_BYTES = 16 << 10
 
 
 class MachineError(Exception):
-    """The second kernel could not be started, stopped without a verdict, or was not able to run the command."""
+    """The second kernel could not be started, stopped without a verdict, or could not run the command."""
 
 
 class MachineTimeout(MachineError):
@@ -35,13 +35,14 @@ class Channels(NamedTuple):
 
 
 class Program(NamedTuple):
-    """How to start a kernel, and the names that the channels and the kernel's modules have in the guest."""
+    """How to start a kernel, and the names that channels, modules and disk have in the guest."""
 
     helpers: list[list[str]]
     main: list[str]
     modules: str
     output: str
     status: str
+    disk: str
 
 
 class Request(NamedTuple):
@@ -79,13 +80,14 @@ def _spec(program: Program, request: Request, channels: Channels) -> Spec:
         "modules": program.modules,
         "output": program.output,
         "status": program.status,
+        "disk": program.disk,
     }
     # The kernel's command line has no room for spaces in a path, so init is a script at a known place.
     python = f"{_quote(sys.executable)} -E -s -S -B -m tests.vm.guest"
     init = f"#!/bin/sh\ncd {_quote(checkout)} && exec {python}\n"
     return {
         "files": {"init": init, JOB: json.dumps(job)},
-        "tmpfs_mib": request.memory_mib + 64,
+        "tmpfs_mib": request.memory_mib + DISK_MIB + 64,
         "helpers": program.helpers,
         "main": program.main,
         "keep_fds": list(channels),
@@ -143,7 +145,7 @@ def _judge(streams: _Streams) -> int:
 
 
 def run(kernel: Kernel, request: Request, console_fd: int | None = None) -> int:
-    """Run *request* under *kernel*, its output to descriptor 1 as it comes, and return the command's exit code.
+    """Run *request* under *kernel* and return the command's exit code; its output goes to descriptor 1, live.
 
     The kernel's own messages go to *console_fd*, if given. Whatever happens, every process is gone on return.
     Raises MachineError, and MachineTimeout when `request.timeout_s` has passed.

@@ -1,7 +1,7 @@
 """Pytest marks that skip a test where this kernel lacks its need, judged by the kernel and by nothing else.
 
-A test of what only the second kernel has carries two marks: `pytest.mark.vm`, by which `./dev vm` selects it, and one
-from here. On a host that has the need itself the test simply runs.
+A test of what only the second kernel has carries two marks: `pytest.mark.vm`, by which `./dev vm` selects it,
+and one from here. On a host that has the need itself the test simply runs.
 
     pytestmark = [pytest.mark.vm, needs.cgroup_v2("memory", "pids")]
 """
@@ -10,6 +10,8 @@ import functools
 import os
 
 import pytest
+
+from .guest import SPARE_DISK
 
 # What to do about it, as the reasons for skipping say it.
 _HINT = "run ./dev vm"
@@ -53,6 +55,12 @@ def cgroup_v2(*controllers: str) -> pytest.MarkDecorator:
     missing = sorted(set(controllers) - cgroup_v2_controllers())
     reason = f"needs cgroup v2 with controllers: {_HINT} (missing: {', '.join(missing)})"
     return pytest.mark.skipif(bool(missing), reason=reason)
+
+
+def spare_disk() -> pytest.MarkDecorator:
+    """Skip where there is no block device, SPARE_DISK, that a test may overwrite."""
+    missing = not os.path.exists(SPARE_DISK)
+    return pytest.mark.skipif(missing, reason=f"needs a disk to overwrite: {_HINT}")
 
 
 def namespace(kind: str) -> pytest.MarkDecorator:

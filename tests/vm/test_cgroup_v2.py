@@ -1,6 +1,7 @@
 """cgroup v2 does what the runtime counts on: limits bind, kill kills, a clone is born inside."""
 
 import ctypes
+import mmap
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from . import linux, needs
 from .conftest import Cgroup
+from .guest import SPARE_DISK
 
 CONTROLLERS = ("cpu", "io", "memory", "pids")
 
@@ -138,7 +140,8 @@ def test_a_clone_is_born_in_the_cgroup(cgroup: Cgroup) -> None:
         assert f"0::/{cgroup.path.name}\n".encode() in pipe.read()
     ended = os.waitid(os.P_PIDFD, pidfd.value, os.WEXITED)
     os.close(pidfd.value)
-    assert ended is not None and (ended.si_pid, ended.si_status) == (pid, 5)
+    assert ended is not None
+    assert (ended.si_pid, ended.si_status) == (pid, 5)
 
 
 def test_a_cgroup_with_children_that_use_controllers_takes_no_process(cgroup: Cgroup) -> None:
@@ -150,11 +153,25 @@ def test_a_cgroup_with_children_that_use_controllers_takes_no_process(cgroup: Cg
     (cgroup.path / "leaf").rmdir()
 
 
+def _device_numbers(path: str) -> str:
+    """Return "major:minor" of the block device at *path*."""
+    number = os.stat(path).st_rdev
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+@needs.spare_disk()
 def test_io_max_is_kept_for_a_block_device(cgroup: Cgroup) -> None:
-    devices = sorted(os.listdir("/sys/block"))
-    if not devices:
-        pytest.skip("needs a block device, which this machine lacks")
-    with open(f"/sys/block/{devices[0]}/dev") as file:
-        device = file.read().strip()
+    device = _device_numbers(SPARE_DISK)
     cgroup.write("io.max", f"{device} rbps=1048576 wiops=100")
     assert cgroup.read("io.max") == f"{device} rbps=1048576 wbps=max riops=max wiops=100"
+
+
+@needs.spare_disk()
+def test_io_is_accounted_to_the_cgroup(cgroup: Cgroup) -> None:
+    pid = cgroup.fork_into()
+    if pid == 0:
+        fd = os.open(SPARE_DISK, os.O_WRONLY | os.O_DIRECT)
+        os._exit(0 if os.writev(fd, [mmap.mmap(-1, 1 << 20)]) == 1 << 20 else 1)
+    assert _exit_code(pid) == 0
+    line = next(x for x in cgroup.read("io.stat").splitlines() if x.startswith(_device_numbers(SPARE_DISK)))
+    assert int(dict(pair.split("=") for pair in line.split()[1:])["wbytes"]) == 1 << 20

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from . import linux, needs
 from .child import in_child
+from .guest import SPARE_DISK
 
 pytestmark = [pytest.mark.vm, needs.root()]
 
@@ -137,6 +139,49 @@ def test_overlay_by_the_new_mount_api(tmp_path: Path) -> None:
     _in_mount_namespace(check)
 
 
+@needs.spare_disk()
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="needs mkfs.ext4: apt-get install e2fsprogs")
+def test_idmapped_mount_of_a_layer_under_an_overlay(tmp_path: Path) -> None:
+    """What a container with a user namespace gets: the layer's root is the container's root."""
+    mount_attr_idmap, shift = 0x100000, 100_000
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        linux.unshare(linux.CLONE_NEWUSER)
+        os.write(writing, b"x")
+        signal.pause()
+
+    def check() -> None:
+        subprocess.run(["mkfs.ext4", "-q", "-F", SPARE_DISK], check=True)
+        linux.mount(SPARE_DISK, str(tmp_path), "ext4")
+        for name in ("lower", "upper", "work", "merged"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "lower/file").touch()
+        attributes = linux.MountAttr(
+            attr_set=mount_attr_idmap, userns_fd=os.open(f"/proc/{pid}/ns/user", os.O_RDONLY)
+        )
+        tree = linux.syscall(linux.NR_OPEN_TREE, linux.AT_FDCWD, os.fsencode(tmp_path), _OPEN_TREE_CLONE)
+        size = ctypes.sizeof(attributes)
+        linux.syscall(linux.NR_MOUNT_SETATTR, tree, b"", linux.AT_EMPTY_PATH, ctypes.byref(attributes), size)
+        mapped = Path("/mnt")
+        _attach(tree, mapped)
+        assert (mapped / "lower/file").stat().st_uid == shift
+        options = f"lowerdir={mapped}/lower,upperdir={mapped}/upper,workdir={mapped}/work"
+        linux.mount("o", str(tmp_path / "merged"), "overlay", 0, options)
+        assert (tmp_path / "merged/file").stat().st_uid == shift
+
+    try:
+        os.read(reading, 1)
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {shift} 65536")
+        _in_mount_namespace(check)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+
+
 def test_pivot_root_into_a_new_root(tmp_path: Path) -> None:
     def check() -> None:
         linux.mount("root", str(tmp_path), "tmpfs")
@@ -244,7 +289,8 @@ def test_pidfd_signals_waits_and_fetches_a_descriptor(sleeper: int, tmp_path: Pa
     os.close(copy)
     signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
     stopped = os.waitid(os.P_PIDFD, pidfd, os.WSTOPPED)
-    assert stopped is not None and stopped.si_pid == sleeper
+    assert stopped is not None
+    assert stopped.si_pid == sleeper
     os.close(pidfd)
 
 
@@ -276,7 +322,12 @@ def test_setns_by_pidfd_joins_several_namespaces_at_once(sleeper: int) -> None:
 class _Filter(ctypes.Structure):
     """`struct sock_filter`."""
 
-    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+    _fields_ = (
+        ("code", ctypes.c_uint16),
+        ("jt", ctypes.c_uint8),
+        ("jf", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    )
 
 
 class _Program(ctypes.Structure):
@@ -390,7 +441,12 @@ def test_a_static_program_runs_from_a_detached_read_only_mount() -> None:
         os.close(fd)
         attributes = linux.MountAttr(attr_set=linux.MOUNT_ATTR_RDONLY)
         linux.syscall(
-            linux.NR_MOUNT_SETATTR, mount, b"", linux.AT_EMPTY_PATH, ctypes.byref(attributes), ctypes.sizeof(attributes)
+            linux.NR_MOUNT_SETATTR,
+            mount,
+            b"",
+            linux.AT_EMPTY_PATH,
+            ctypes.byref(attributes),
+            ctypes.sizeof(attributes),
         )
         program = os.open("program", os.O_PATH, dir_fd=mount)
         pid = os.fork()
@@ -418,7 +474,9 @@ def test_close_range_closes_and_marks() -> None:
 def test_seqpacket_carries_many_descriptors_and_credentials() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with left, right:
-        left.sendmsg([b"m"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [left.fileno()] * 250))])
+        left.sendmsg(
+            [b"m"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [left.fileno()] * 250))]
+        )
         data, fds, _, _ = socket.recv_fds(right, 16, 253)
         assert (data, len(fds)) == (b"m", 250)
         for fd in fds:
@@ -433,7 +491,9 @@ def test_capabilities_and_dumpable() -> None:
         linux.prctl(set_dumpable, 0)
         assert linux.prctl(get_dumpable, 0) == 0
         linux.prctl(capbset_drop, 21)
-        bounding = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapBnd"))
+        bounding = next(
+            x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapBnd")
+        )
         assert not int(bounding.split()[1], 16) & (1 << 21)
 
     in_child(check)
@@ -452,7 +512,9 @@ def test_veth_pair_across_namespaces() -> None:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
             sock.send(struct.pack("=IHHII", 16 + len(body), 16, 0x605, 1, 0) + body)
             answer = sock.recv(4096)
-        assert struct.unpack_from("=i", answer, 16)[0] == 0, os.strerror(-struct.unpack_from("=i", answer, 16)[0])
+        assert struct.unpack_from("=i", answer, 16)[0] == 0, os.strerror(
+            -struct.unpack_from("=i", answer, 16)[0]
+        )
         assert {"host0", "eth0"} <= {name for _, name in socket.if_nameindex()}
 
     in_child(check, linux.CLONE_NEWNET)

@@ -5,7 +5,7 @@ It sees the host's tree by hostfs. Source: kernel Documentation/virt/uml/user_mo
 
 import shutil
 
-from .confine import SHARED
+from .confine import DISK, SHARED
 from .machine import Channels, MachineError, Program
 
 _MODULES = "/usr/lib/uml/modules"
@@ -28,6 +28,7 @@ def program(channels: Channels, memory_mib: int, append: list[str]) -> Program:
         "rootfstype=hostfs",
         "rootflags=/",
         "ro",
+        f"ubd0={DISK}",
         "con=null",
         f"con0=null,fd:{channels.console}",
         f"con1=null,fd:{channels.output}",
@@ -41,4 +42,6 @@ def program(channels: Channels, memory_mib: int, append: list[str]) -> Program:
         *append,
         f"init={SHARED}/init",
     ]
-    return Program(helpers=[], main=argv, modules=_MODULES, output="/dev/tty1", status="/dev/tty2")
+    return Program(
+        helpers=[], main=argv, modules=_MODULES, output="/dev/tty1", status="/dev/tty2", disk="/dev/ubda"
+    )
