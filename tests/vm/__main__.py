@@ -6,11 +6,11 @@ import shutil
 import signal
 import sys
 
-from . import machine, uml
+from . import machine, qemu, uml
 
 # As timeout(1) and env(1) have them.
 _EXIT_TIMEOUT, _EXIT_MACHINE = 124, 125
-KERNELS: dict[str, machine.Kernel] = {"uml": uml.program}
+KERNELS: dict[str, machine.Kernel] = {"qemu": qemu.program, "uml": uml.program}
 
 
 def _parser() -> argparse.ArgumentParser:

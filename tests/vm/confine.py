@@ -17,6 +17,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from typing import TypedDict
@@ -29,6 +30,9 @@ SHARED = "/sys/vm"
 # A sparse file there, for the guest to use as a block device.
 DISK = f"{SHARED}/disk"
 DISK_MIB = 256
+# Where a helper listens for main; in a helper's argv the second stands for the descriptor.
+SOCKET = f"{SHARED}/socket"
+SOCKET_FD = "SOCKET_FD"
 
 
 class Spec(TypedDict):
@@ -76,9 +80,18 @@ def _pid_1(spec: Spec) -> int:
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     # UML puts the guest's memory in TMPDIR; HOME would get a .uml directory.
     environment = os.environ | {"TMPDIR": f"{SHARED}/tmp", "HOME": SHARED}
-    for argv in [*spec["helpers"], spec["main"]]:
-        last = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environment, pass_fds=spec["keep_fds"])
-    code = last.wait()
+    # It listens before anybody starts, so main need not wait for the helpers.
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(SOCKET)
+        listener.listen()
+        fd = listener.fileno()
+        for helper in spec["helpers"]:
+            argv = [word.replace(SOCKET_FD, str(fd)) for word in helper]
+            subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=environment, pass_fds=[fd])
+    main = subprocess.Popen(
+        spec["main"], stdin=subprocess.DEVNULL, env=environment, pass_fds=spec["keep_fds"]
+    )
+    code = main.wait()
     return code if code >= 0 else 128 - code
 
 

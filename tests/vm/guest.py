@@ -148,7 +148,7 @@ def _reap_until(pid: int) -> int:
 
 
 def _run(job: Job) -> int:
-    """Run the command and return its exit code as sh has it: 128 + N for a signal, 126 or 127 for no start."""
+    """Run the command and return its exit code as sh has it: 128 + N for a signal, 126, 127 for no start."""
     output = _open_raw(job["output"])
     try:
         process = subprocess.Popen(
