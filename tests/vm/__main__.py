@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _stop)
     try:
         return machine.run(KERNELS[options.kernel], request, console_fd=2 if options.console else None)
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
     except machine.MachineError as error:
         print(f"dev vm: {options.kernel}: {error}", file=sys.stderr)
         return _EXIT_TIMEOUT if isinstance(error, machine.MachineTimeout) else _EXIT_MACHINE

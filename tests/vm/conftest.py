@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -77,3 +78,12 @@ def sleeper() -> Iterator[int]:
     yield pid
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def busybox() -> bytes:
+    """The bytes of a statically linked program."""
+    path = shutil.which("busybox")
+    if path is None:
+        pytest.skip("needs a static busybox: apt-get install busybox-static")
+    return Path(path).read_bytes()

@@ -1,9 +1,9 @@
 """Debian's cloud kernel, unpacked into a cache directory: nothing is installed on the host.
 
-    ~/.cache/pyrunc/vm/<package>/        (XDG_CACHE_HOME is heeded; a directory appears when it is complete)
-        vmlinuz
-        modules/<release>/
-        initrd                           finds the host's tree by virtiofs and goes on to SHARED/init
+~/.cache/pyrunc/vm/<package>/        (XDG_CACHE_HOME is heeded; a directory appears when it is complete)
+    vmlinuz
+    modules/<release>/
+    initrd                           finds the host's tree by virtiofs and goes on to SHARED/init
 """
 
 import os
@@ -113,23 +113,31 @@ def _build(package: str, into: Path) -> None:
     shutil.rmtree(scratch)
 
 
-def image() -> Image:
-    """Return Debian's present cloud kernel, from the cache if it is there.
+def place() -> Path:
+    """Return the directory in the cache for Debian's present cloud kernel, which need not exist.
 
-    Raises MachineError where apt does not know or cannot fetch it.
+    Raises MachineError where apt does not know the kernel.
     """
     lines = _output("apt-cache", "depends", "--no-recommends", _PACKAGE).splitlines()
     packages = [line.split()[-1] for line in lines if line.strip().startswith("Depends: linux-image-")]
     if not packages:
         raise MachineError(f"apt knows no {_PACKAGE}: apt-get update")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pyrunc/vm"
-    place = cache / packages[0]
-    if not place.exists():
-        print(f"dev vm: fetching {packages[0]} into {place}", file=sys.stderr)
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as directory:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "pyrunc/vm" / packages[0]
+
+
+def image() -> Image:
+    """Return Debian's present cloud kernel, fetched into the cache if it is not there.
+
+    Raises MachineError where apt does not know or cannot fetch it.
+    """
+    final = place()
+    if not final.exists():
+        print(f"dev vm: fetching {final.name} into {final}", file=sys.stderr)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix="new-") as directory:
             new = Path(directory) / "image"
             new.mkdir(mode=0o755)
-            _build(packages[0], new)
-            new.rename(place)
-    return Image(str(place / "vmlinuz"), str(place / "initrd"), str(place / "modules"))
+            _build(final.name, new)
+            new.rename(final)
+    return Image(str(final / "vmlinuz"), str(final / "initrd"), str(final / "modules"))

@@ -13,14 +13,17 @@ What the command finds:
 The verdict goes as one line of JSON to a terminal of its own: {"exit_code": N} or {"error": "..."}.
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import termios
+import threading
 from typing import TypedDict
 
 from . import linux
@@ -38,7 +41,8 @@ class Job(TypedDict):
     """What to do, as the host wrote it.
 
     *keep* are trees that must stay visible, *modules* the directory above the kernel release's one, *output*
-    and *status* terminals, *disk* a block device.
+    and *status* terminals, *is_terminal* whether the command shall see that its output is one, *disk* a block
+    device.
     """
 
     argv: list[str]
@@ -48,6 +52,7 @@ class Job(TypedDict):
     modules: str
     output: str
     status: str
+    is_terminal: bool
     disk: str
 
 
@@ -88,6 +93,8 @@ def _scratch(paths: tuple[str, ...], keep: list[str]) -> None:
 def _kernel_filesystems(disk: str) -> None:
     """Mount what the kernel itself serves, and give *disk* its name."""
     linux.mount("sysfs", "/sys", "sysfs", _SEALED)
+    if os.path.isdir("/sys/kernel/security"):
+        linux.mount("securityfs", "/sys/kernel/security", "securityfs", _SEALED)
     linux.mount("devtmpfs", "/dev", "devtmpfs", linux.MS_NOSUID)
     for name in ("pts", "shm", "mqueue"):
         os.makedirs(f"/dev/{name}", exist_ok=True)
@@ -147,24 +154,40 @@ def _reap_until(pid: int) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
+def _copy(source: int, target: int) -> None:
+    """Copy from *source* to *target* until the end."""
+    while data := os.read(source, 1 << 16):
+        while data:
+            data = data[os.write(target, data) :]
+
+
 def _run(job: Job) -> int:
     """Run the command and return its exit code as sh has it: 128 + N for a signal, 126, 127 for no start."""
     output = _open_raw(job["output"])
+    reading, writing = os.pipe()
+    target = output if job["is_terminal"] else writing
+    copier = threading.Thread(target=_copy, args=(reading, output))
+    copier.start()
     try:
         process = subprocess.Popen(
             job["argv"],
             cwd=job["cwd"],
             env=job["env"],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=target,
+            stderr=target,
             start_new_session=True,
         )
     except OSError as error:
-        os.write(output, f"{job['argv'][0]}: {error.strerror}\n".encode())
+        os.write(target, f"{job['argv'][0]}: {error.strerror}\n".encode())
         code = 127 if isinstance(error, FileNotFoundError) else 126
     else:
         code = _reap_until(process.pid)
+    # What the command left running may still hold the pipe. As pid 1 this process is not among "all".
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    os.close(writing)
+    copier.join()
     termios.tcdrain(output)
     return code if code >= 0 else 128 - code
 

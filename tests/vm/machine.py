@@ -80,6 +80,7 @@ def _spec(program: Program, request: Request, channels: Channels) -> Spec:
         "modules": program.modules,
         "output": program.output,
         "status": program.status,
+        "is_terminal": os.isatty(1),
         "disk": program.disk,
     }
     # The kernel's command line has no room for spaces in a path, so init is a script at a known place.

@@ -1,6 +1,6 @@
 """QEMU without KVM on Debian's cloud kernel: slower than UML, but with every v2 controller and nf_tables.
 
-It sees the host's tree by virtiofs, which needs root. Debian's packages `qemu-system-x86` and `busybox-static`.
+It sees the host's tree by virtiofs, which needs root. Debian: `qemu-system-x86`, `busybox-static`.
 """
 
 import os
@@ -20,7 +20,9 @@ def program(channels: Channels, memory_mib: int, append: list[str]) -> Program:
     """
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None or not os.path.exists(_VIRTIOFSD):
-        raise MachineError("qemu-system-x86_64 not found: apt-get install --no-install-recommends qemu-system-x86")
+        raise MachineError(
+            "qemu-system-x86_64 not found: apt-get install --no-install-recommends qemu-system-x86"
+        )
     if os.geteuid() != 0:
         raise MachineError("virtiofsd needs root")
     image = debian.image()
@@ -36,7 +38,12 @@ def program(channels: Channels, memory_mib: int, append: list[str]) -> Program:
     ]
     serial_ports = []
     for number, fd in enumerate(channels):
-        serial_ports += ["-chardev", f"file,id=port{number},path=/dev/fd/{fd}", "-serial", f"chardev:port{number}"]
+        serial_ports += [
+            "-chardev",
+            f"file,id=port{number},path=/dev/fd/{fd}",
+            "-serial",
+            f"chardev:port{number}",
+        ]
     argv = [
         qemu,
         *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(min(os.cpu_count() or 1, 4))),

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from . import linux
+from . import debian, linux, machine
 from .child import in_child
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -20,6 +21,14 @@ _PATIENCE_S = 20.0
 pytestmark = pytest.mark.skipif(
     shutil.which("linux.uml") is None, reason="needs User-mode Linux: apt-get install user-mode-linux"
 )
+
+
+def _qemu_is_ready() -> bool:
+    """Say whether QEMU would start without fetching anything."""
+    try:
+        return shutil.which("qemu-system-x86_64") is not None and debian.place().exists()
+    except machine.MachineError:
+        return False
 
 
 def _command(*arguments: str) -> list[str]:
@@ -35,6 +44,7 @@ def nothing_of_the_host_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Neither a mount nor a file where programs put temporary files and settings."""
     home = tmp_path / "home"
     home.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"))
     for name in ("HOME", "TMPDIR", "XDG_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(home))
     mounts = Path("/proc/self/mountinfo").read_bytes()
@@ -67,6 +77,64 @@ def test_exit_code_and_output_pass_unchanged() -> None:
         assert (done.stdout, done.stderr, done.returncode) == (b"a\tb\n\033[1m\377 no newline", b"", 7)
 
     _and_no_process_is_left(check)
+
+
+@pytest.mark.skipif(not _qemu_is_ready(), reason="needs QEMU and its kernel: ./dev vm --kernel qemu -- true")
+def test_qemu_runs_a_command_on_the_same_tree() -> None:
+    def check() -> None:
+        done = _vm("--kernel", "qemu", "--", "sh", "-c", f"test -e '{__file__}' && uname -r; exit 7")
+        assert (done.stderr, done.returncode) == (b"", 7)
+        assert done.stdout.endswith(b"-cloud-amd64\n")
+
+    _and_no_process_is_left(check)
+
+
+def test_a_reader_who_leaves_ends_the_machine() -> None:
+    def check() -> None:
+        with subprocess.Popen(
+            _command("--", "yes"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as harness:
+            assert harness.stdout is not None
+            assert harness.stderr is not None
+            assert harness.stdout.read(4) == b"y\ny\n"
+            harness.stdout.close()
+            assert harness.wait(_PATIENCE_S) == 128 + signal.SIGPIPE
+            assert harness.stderr.read() == b""
+
+    _and_no_process_is_left(check)
+
+
+def test_a_checkout_and_an_interpreter_below_tmp_stay_visible(tmp_path: Path) -> None:
+    """Where the guest has file systems of its own; with a space in the path, too."""
+    checkout, environment = tmp_path / "a checkout", tmp_path / "an environment"
+    shutil.copytree(Path(__file__).parent, checkout / "tests/vm")
+    venv.create(environment)
+    done = subprocess.run(
+        [environment / "bin/python", "-m", "tests.vm", "--", "sh", "-c", "pwd; touch new; ls -d new tests"],
+        check=False,
+        cwd=checkout,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert (done.stdout.decode(), done.stderr, done.returncode) == (f"{checkout}\nnew\ntests\n", b"", 0)
+    assert not (checkout / "new").exists()
+
+
+def test_output_is_a_terminal_only_where_the_host_has_one() -> None:
+    script = "test -t 1 && echo terminal || echo pipe"
+    assert _vm("--", "sh", "-c", script).stdout == b"pipe\n"
+    main, peer = os.openpty()
+    with open(main, "rb", buffering=0) as terminal:
+        with open(peer, "wb") as stdout:
+            subprocess.run(
+                _command("--", "sh", "-c", script), check=True, stdin=subprocess.DEVNULL, stdout=stdout
+            )
+        assert terminal.read(64) == b"terminal\r\n"
+
+
+def test_what_the_command_leaves_running_does_not_hold_the_machine() -> None:
+    done = _vm("--", "sh", "-c", "sleep 1000 & echo done; exit 5")
+    assert (done.stdout, done.returncode) == (b"done\n", 5)
 
 
 def test_death_by_signal_and_missing_program() -> None:
