@@ -1,4 +1,4 @@
-"""A picture of the report as SVG: latency on the left, rate on the right."""
+"""Bars as SVG text: columns of panels of groups of bars."""
 
 from html import escape
 from typing import NamedTuple
@@ -10,7 +10,9 @@ BAR_HEIGHT = 18
 GROUP_GAP = 16
 LABEL_WIDTH = 70
 VALUE_WIDTH = 105
-TOP = 64
+HEAD_HEIGHT = 40
+MARGIN = 20.0
+COLUMN_GAP = 30
 
 
 class Bar(NamedTuple):
@@ -25,18 +27,29 @@ class Bar(NamedTuple):
 Group = tuple[str, list[Bar]]
 
 
+class Panel(NamedTuple):
+    """Bars of one unit and one scale, in groups with a heading each (empty: none)."""
+
+    title: str
+    subtitle: str
+    groups: list[Group]
+
+
 def _text(x: float, y: float, words: str, extra: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}"{extra}>{escape(words)}</text>'
 
 
-def _panel(left: float, title: str, subtitle: str, groups: list[Group]) -> tuple[list[str], float]:
+def _panel(left: float, top: float, panel: Panel) -> tuple[list[str], float]:
     """Draw one panel of horizontal bars; returns its elements and its lower edge."""
-    bars = [bar for _, members in groups for bar in members]
+    bars = [bar for _, members in panel.groups for bar in members]
     longest = max((max(bar.value, bar.reach or 0) for bar in bars), default=1) or 1
     scale = (PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH) / longest
-    parts = [_text(left, 26, title, ' class="title"'), _text(left, 44, subtitle, ' class="note"')]
-    y = float(TOP)
-    for heading, members in groups:
+    parts = [
+        _text(left, top + 8, panel.title, ' class="title"'),
+        _text(left, top + 26, panel.subtitle, ' class="note"'),
+    ]
+    y = top + HEAD_HEIGHT
+    for heading, members in panel.groups:
         if heading:
             parts.append(_text(left, y + 10, heading, ' class="heading"'))
             y += 18
@@ -62,26 +75,20 @@ def _panel(left: float, title: str, subtitle: str, groups: list[Group]) -> tuple
     return parts, y
 
 
-def picture(latency: list[Bar], rates: list[Group], caption: str) -> str:
-    """Return the SVG document.
-
-    *latency* holds one bar a contender in milliseconds, reaching to its 95th percentile; *rates* one group for each
-    number at once, in containers a second; *caption* is a line about the machine.
-    """
-    gap = 30
-    left, left_end = _panel(
-        20,
-        "Latency of one start",
-        "milliseconds, median; the line reaches to p95; shorter is better",
-        [("", latency)],
-    )
-    right, right_end = _panel(
-        20 + PANEL_WIDTH + gap, "Rate", "containers per second; longer is better", rates
-    )
-    height = max(left_end, right_end) + 22
-    width = 2 * PANEL_WIDTH + gap + 40
+def picture(columns: list[list[Panel]], caption: str) -> str:
+    """Return the SVG document: *columns* from left to right, each of panels from top to bottom, and a last line."""
+    parts: list[str] = []
+    bottom = 0.0
+    for number, panels in enumerate(columns):
+        y = MARGIN
+        for panel in panels:
+            elements, y = _panel(MARGIN + number * (PANEL_WIDTH + COLUMN_GAP), y, panel)
+            parts += elements
+        bottom = max(bottom, y)
+    height = bottom + MARGIN
+    width = len(columns) * (PANEL_WIDTH + COLUMN_GAP) - COLUMN_GAP + 2 * MARGIN
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img">'
     )
     style = (
@@ -89,5 +96,5 @@ def picture(latency: list[Bar], rates: list[Group], caption: str) -> str:
         ".note{fill:#616e7c;font-size:11px}.heading{font-weight:bold}</style>"
     )
     background = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    foot = _text(20, height - 12, caption, ' class="note"')
-    return "\n".join([head, style, background, *left, *right, foot, "</svg>", ""])
+    foot = _text(MARGIN, height - 10, caption, ' class="note"')
+    return "\n".join([head, style, background, *parts, foot, "</svg>", ""])

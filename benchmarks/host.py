@@ -22,7 +22,7 @@ PR_SET_CHILD_SUBREAPER = 36
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 HYBRID_CONTROLLERS = CGROUP_ROOT / "unified" / "cgroup.controllers"
 FLOOR_SOURCE = Path(__file__).with_name("floor.c")
-APPLETS = ("true", "sh", "cat", "sleep")
+APPLETS = ("true", "sh", "cat", "readlink", "hostname")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,6 +93,27 @@ def machine_facts() -> dict[str, str | int | float | None]:
     }
 
 
+def make_rootfs(path: Path) -> None:
+    """Make a root file system of a static busybox at *path*; raises Unable when there is no busybox."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise Unable("busybox is missing: apt-get install busybox-static")
+    for name in ("bin", "proc", "dev", "sys", "etc", "tmp"):
+        (path / name).mkdir(parents=True)
+    shutil.copy(busybox, path / "bin" / "busybox")
+    for name in APPLETS:
+        (path / "bin" / name).symlink_to("busybox")
+
+
+def build_floor(target: Path) -> None:
+    """Compile floor.c to *target*, statically, with $CC, musl-gcc or cc; raises Unable when there is no compiler."""
+    found = next((name for name in ("musl-gcc", "cc", "gcc") if shutil.which(name)), None)
+    compiler = os.environ.get("CC") or found
+    if compiler is None:
+        raise Unable("a C compiler is missing: apt-get install musl-tools")
+    subprocess.run([*compiler.split(), "-O2", "-static", "-o", str(target), str(FLOOR_SOURCE)], check=True)
+
+
 class Workspace:
     """A scratch directory on a private tmpfs with the rootfs, the bundle and the floor's executable in it.
 
@@ -108,7 +129,7 @@ class Workspace:
         self._place(Path(tempfile.mkdtemp(prefix="pyrunc-bench-")))
         try:
             _mount("tmpfs", str(self.path), "tmpfs", 0, "mode=755")
-            self._make_rootfs()
+            make_rootfs(self.rootfs)
             self._make_bundle()
             self._hide_hybrid_controllers()
         except BaseException:
@@ -126,16 +147,6 @@ class Workspace:
         self.path = path
         self.bundle = path / "bundle"
         self.rootfs = self.bundle / "rootfs"
-
-    def _make_rootfs(self) -> None:
-        busybox = shutil.which("busybox")
-        if busybox is None:
-            raise Unable("busybox is missing: apt-get install busybox-static")
-        for name in ("bin", "proc", "dev", "sys", "etc", "tmp"):
-            (self.rootfs / name).mkdir(parents=True)
-        shutil.copy(busybox, self.rootfs / "bin" / "busybox")
-        for name in APPLETS:
-            (self.rootfs / "bin" / name).symlink_to("busybox")
 
     def _make_bundle(self) -> None:
         """Let runc write its default config.json and change only what the command is."""
@@ -158,17 +169,11 @@ class Workspace:
             empty.touch()
             _mount(str(empty), str(HYBRID_CONTROLLERS), None, MS_BIND)
 
-    def build_floor(self) -> Path:
-        """Compile floor.c, statically, with $CC or musl-gcc or cc; raises Unable when there is no compiler."""
+    def floor(self) -> Path:
+        """Return the floor's executable, compiled when it is first asked for."""
         target = self.path / "floor"
         if not target.exists():
-            compiler = os.environ.get("CC") or next(
-                (c for c in ("musl-gcc", "cc", "gcc") if shutil.which(c)), None
-            )
-            if compiler is None:
-                raise Unable("a C compiler is missing: apt-get install musl-tools")
-            command = [*compiler.split(), "-O2", "-static", "-o", str(target), str(FLOOR_SOURCE)]
-            subprocess.run(command, check=True)
+            build_floor(target)
         return target
 
     def directory(self, name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.draw import Bar, Group, picture
+from benchmarks.draw import Bar, Group, Panel, picture
 
 Report = dict[str, Any]
 
@@ -97,20 +97,33 @@ def caption(report: Report) -> str:
 
 
 def svg(report: Report) -> str:
-    """Return the picture of the report."""
+    """Return the picture of the report: what one start costs on the left, how many start in a second on the right."""
+    peers = report["peers"]
+    floor = peers.get("floor", {}).get("latency", {}).get("median_ms")
     latency = []
-    floor = report["peers"].get("floor", {}).get("latency", {}).get("median_ms")
-    for name, peer in report["peers"].items():
+    for name, peer in peers.items():
         middle = peer["latency"]["median_ms"]
         text = f"{middle:.2f}" + (f" ({middle / floor:.1f}x)" if floor else "")
         latency.append(Bar(name, middle, peer["latency"]["p95_ms"], text))
+    cpu = [Bar(name, peer["cpu_ms"], None, f"{peer['cpu_ms']:.2f}") for name, peer in peers.items()]
+    calls = [
+        Bar(name, peer["syscalls"], None, f"{peer['syscalls']:.0f}")
+        for name, peer in peers.items()
+        if peer["syscalls"] is not None
+    ]
     rates: list[Group] = []
     for width in report["settings"]["widths"]:
         bars = [
             # Without isolation nothing bounds the rate; its bar would only flatten the others.
             Bar(name, peer["rate_per_s"][str(width)], None, f"{peer['rate_per_s'][str(width)]:.0f}")
-            for name, peer in report["peers"].items()
+            for name, peer in peers.items()
             if name != "exec"
         ]
         rates.append((f"{width} at once", bars))
-    return picture(latency, rates, caption(report))
+    cost = [
+        Panel("Latency of one start", "milliseconds, median; the line reaches to p95", [("", latency)]),
+        Panel("CPU of one start", "milliseconds, user and system, all processes", [("", cpu)]),
+    ]
+    if calls:
+        cost.append(Panel("System calls of one start", "number, all processes", [("", calls)]))
+    return picture([cost, [Panel("Rate", "containers per second", rates)]], caption(report))
