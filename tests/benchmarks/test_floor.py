@@ -86,6 +86,27 @@ def test_a_failed_start_is_told_and_leaves_nothing(
     assert traces.left() == CLEAN
 
 
+def test_uses_one_cgroup_where_only_v2_is_mounted(floor: Path, rootfs: Path, traces: Traces) -> None:
+    (rootfs / "bin" / "true").unlink()
+    (rootfs / "bin" / "true").write_text("#!/bin/sh\n/bin/cat /proc/self/cgroup >&2\n")
+    (rootfs / "bin" / "true").chmod(0o755)
+    script = 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *command(floor, rootfs, traces)],
+        input="1 1\n2 2\n",
+        env=traces.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    head = json.loads(done.stdout.splitlines()[0])
+    assert (head["cgroup"], head["hierarchies"]) == ("v2", 1)
+    assert [line for line in done.stderr.splitlines() if line.startswith("0::")] == ["0::/"] * 3
+    assert traces.left() == CLEAN
+
+
 def test_refuses_what_is_not_a_command(floor: Path, rootfs: Path, traces: Traces) -> None:
     done = run(floor, rootfs, traces, "many please\n")
     assert done.returncode == 2
