@@ -10,7 +10,7 @@
  *   "N J\n"         start N containers, J at once, by J resident workers (J = 1: by this process itself)
  *   answer          {"wall_ns": W, "retries": R, "starts": [[ns of each stage], ...]}   stages add up to the start
  *   "C N J\n"       the same in fewer words, for a rate: {"wall_ns": W, "retries": R, "done": N}
- *   end of input    workers end, every cgroup and directory that was made is removed
+ *   "Q\n", or the end of input: workers end, every cgroup and directory that was made is removed
  *
  * Not counted, as any runtime can keep them between starts: the parent cgroups, and one upper and work directory a
  * worker. Everything else that clone_and_wait() does is counted. Source of the list: the OCI runtime specification
@@ -500,6 +500,8 @@ int main(int argc, char **argv)
 	while (fgets(line, sizeof line, stdin)) {
 		long count;
 		int width, brief = line[0] == 'C';
+		if (line[0] == 'Q')
+			break;
 		if (sscanf(line + brief, "%ld %d", &count, &width) != 2 || width < 1 || width > MAX_WORKERS) {
 			fprintf(stderr, "floor: not a command: %s", line);
 			return 2;

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ class Settings(NamedTuple):
     traced_starts: int
 
 
-QUICK = Settings(rounds=5, widths=WIDTHS, slices=1, slice_s=0.02, cpu_starts=5, traced_starts=1)
+QUICK = Settings(rounds=5, widths=WIDTHS, slices=1, slice_s=0.02, cpu_starts=40, traced_starts=1)
 FULL = Settings(rounds=200, widths=WIDTHS, slices=5, slice_s=0.5, cpu_starts=200, traced_starts=5)
 
 
@@ -134,6 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("report: starting containers needs root", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
+    # A default SIGTERM would skip the clean-up below.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     enter_private_namespace()
     try:
         workspace = Workspace()

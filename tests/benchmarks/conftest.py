@@ -23,6 +23,7 @@ class Traces:
         directory.mkdir()
         self._directory = directory
         self._mark = uuid.uuid4().hex
+        self._known = set(self._orphaned_cgroups())
         self.environment = {**os.environ, "TMPDIR": str(directory), MARK: self._mark}
 
     def processes(self) -> list[str]:
@@ -37,7 +38,11 @@ class Traces:
         return found
 
     def cgroups(self) -> list[str]:
-        """Return the benchmarks' cgroups whose maker is no more."""
+        """Return the benchmarks' cgroups whose maker is no more, but for those that were there before."""
+        return sorted(set(self._orphaned_cgroups()) - self._known)
+
+    @staticmethod
+    def _orphaned_cgroups() -> list[str]:
         return [
             f"{directory}/{name}"
             for directory, names, _ in os.walk(CGROUP_ROOT)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,10 @@ STRACE_TABLE = """\
 """
 NEEDED = ("runc", "crun", "busybox", "strace", "cc")
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="starting containers needs root")
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="starting containers needs root")
+
+@needs_root
 def test_quick_report_measures_floor_crun_and_runc(tmp_path: Path, traces: Traces) -> None:
     if absent := [name for name in NEEDED if shutil.which(name) is None]:
         pytest.skip(f"missing: {', '.join(absent)}")
@@ -62,6 +65,25 @@ def test_quick_report_measures_floor_crun_and_runc(tmp_path: Path, traces: Trace
     assert picture.tag == "{http://www.w3.org/2000/svg}svg"
     labels = {element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")}
     assert {"floor", "crun", "runc", "8 at once"} <= labels
+
+
+@needs_root
+def test_a_terminated_report_leaves_nothing(tmp_path: Path, traces: Traces) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.report", "--rounds", "100000", "--out", str(tmp_path)],
+        cwd=REPOSITORY,
+        env=traces.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("latency") for line in process.stderr), "it came as far as to measure"
+        assert traces.left() != CLEAN
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert traces.left() == CLEAN
+    assert not (tmp_path / "report.json").exists()
 
 
 def report_of(**medians: float) -> dict[str, Any]:
