@@ -34,15 +34,39 @@ class Settings(NamedTuple):
 
 
 QUICK = Settings(rounds=5, widths=WIDTHS, slices=1, slice_s=0.02, cpu_starts=40, traced_starts=1)
-FULL = Settings(rounds=200, widths=WIDTHS, slices=5, slice_s=0.5, cpu_starts=200, traced_starts=5)
+FULL = Settings(rounds=200, widths=WIDTHS, slices=10, slice_s=0.25, cpu_starts=200, traced_starts=5)
 
 
-def measure_latency(peers: list[Peer], rounds: int) -> tuple[dict[str, list[int]], dict[str, dict[str, int]]]:
-    """Start each contender once a round; returns nanoseconds by name, and median stages of those that tell them."""
+class Interruption:
+    """Turns SIGTERM and SIGINT into an end between two measurements: in the middle of one, containers would be left."""
+
+    def __init__(self) -> None:
+        """Take over both signals."""
+        self._number = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self._number = number
+
+    def check(self) -> None:
+        """Raise SystemExit if a signal has come."""
+        if self._number:
+            raise SystemExit(128 + self._number)
+
+
+def measure_latency(
+    peers: list[Peer], rounds: int, pause: Callable[[], None]
+) -> tuple[dict[str, list[int]], dict[str, dict[str, int]]]:
+    """Start each contender once a round, and call *pause* before.
+
+    Returns nanoseconds by name, and the median stages of those that tell them.
+    """
     samples: dict[str, list[int]] = {peer.name: [] for peer in peers}
     stages: dict[str, dict[str, list[int]]] = {}
     for order in measure.turns(peers, rounds, SEED):
         for peer in order:
+            pause()
             elapsed, parts = peer.start()
             samples[peer.name].append(elapsed)
             for stage, ns in parts.items():
@@ -55,8 +79,13 @@ def measure_latency(peers: list[Peer], rounds: int) -> tuple[dict[str, list[int]
     return samples, medians
 
 
-def measure_rates(peers: list[Peer], width: int, slices: int, slice_s: float) -> dict[str, float]:
-    """Return containers per second, *width* at once, from slices in which the contenders take turns."""
+def measure_rates(
+    peers: list[Peer], width: int, slices: int, slice_s: float, pause: Callable[[], None]
+) -> dict[str, float]:
+    """Return containers per second, *width* at once, from slices in which the contenders take turns.
+
+    Calls *pause* before each slice.
+    """
     pace = {}
     for peer in peers:
         probe = measure.slice_count(0, slice_s, width)
@@ -65,14 +94,22 @@ def measure_rates(peers: list[Peer], width: int, slices: int, slice_s: float) ->
     spent = dict.fromkeys(pace, 0)
     for order in measure.turns(peers, slices, SEED + width):
         for peer in order:
+            pause()
             count = measure.slice_count(pace[peer.name], slice_s, width)
             spent[peer.name] += peer.many(count, width)
             done[peer.name] += count
     return {name: done[name] / spent[name] * 1e9 for name in done}
 
 
-def run(settings: Settings, workspace: Workspace, say: Callable[[str], None]) -> words.Report:
-    """Measure all that can be measured here and return the report in its JSON form."""
+def run(settings: Settings, workspace: Workspace, pause: Callable[[], None]) -> words.Report:
+    """Measure all that can be measured here and return the report in its JSON form.
+
+    *pause* is called between measurements and may end them by an exception.
+    """
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     peers: list[Peer] = []
     missing: dict[str, str] = {}
     machine = machine_facts()
@@ -84,11 +121,12 @@ def run(settings: Settings, workspace: Workspace, say: Callable[[str], None]) ->
                 missing[name] = str(reason)
                 say(f"not measured: {name}: {reason}")
         say(f"latency, {settings.rounds} rounds")
-        samples, stages = measure_latency(peers, settings.rounds)
+        samples, stages = measure_latency(peers, settings.rounds, pause)
         rates: dict[str, dict[str, float]] = {peer.name: {} for peer in peers}
         for width in settings.widths:
             say(f"rate, {width} at once")
-            for name, rate in measure_rates(peers, width, settings.slices, settings.slice_s).items():
+            found = measure_rates(peers, width, settings.slices, settings.slice_s, pause)
+            for name, rate in found.items():
                 rates[name][str(width)] = rate
         say("CPU time and syscalls")
         traceable = shutil.which("strace") is not None
@@ -96,6 +134,7 @@ def run(settings: Settings, workspace: Workspace, say: Callable[[str], None]) ->
             missing["syscalls"] = "strace is missing: apt-get install strace"
         table: dict[str, Any] = {}
         for peer in peers:
+            pause()
             table[peer.name] = {
                 "title": peer.title,
                 "latency": measure.summarize(samples[peer.name])._asdict(),
@@ -135,8 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("report: starting containers needs root", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    # A default SIGTERM would skip the clean-up below.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    interruption = Interruption()
     enter_private_namespace()
     try:
         workspace = Workspace()
@@ -144,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"report: {reason}", file=sys.stderr)
         return 1
     try:
-        report = run(settings, workspace, lambda line: print(line, file=sys.stderr, flush=True))
+        report = run(settings, workspace, interruption.check)
     finally:
         workspace.close()
     text = words.markdown(report)
