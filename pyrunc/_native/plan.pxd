@@ -88,6 +88,7 @@ cdef enum:
     F_CHARDEV = 64
     F_V2 = 128
     F_SEED_CPUSET = 256
+    F_MISSING = 1024                # a file that the kernel lacks is no error
     F_EXISTING = 512                # an existing cgroup is joined and not removed
 
     NEEDS_SLOT_A = 1

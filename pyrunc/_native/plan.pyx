@@ -18,6 +18,7 @@ FLAGS = {
     "recursive": F_RECURSIVE, "create": F_CREATE, "file": F_FILE, "real": F_REAL,
     "optional": F_OPTIONAL, "tty": F_TTY, "chardev": F_CHARDEV, "v2": F_V2,
     "seed_cpuset": F_SEED_CPUSET, "existing": F_EXISTING,
+    "missing": F_MISSING,
 }
 
 MAGIC = PLAN_MAGIC

@@ -16,6 +16,9 @@ cdef struct walk:
     char **argv                     # NULL-terminated, built before clone
     char **env
     int slots[PLAN_MAX_SLOTS]
+    int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
+    uint32_t cached_slot
+    uint32_t cached_name
     int progress_fd                 # this side's end of the pair between supervisor and init
     int root                        # the root's mount, once attached
     uint64_t stage_ns[STAGES]
@@ -53,6 +56,24 @@ cdef inline int write_at(int dirfd, const char *name, const char *value) noexcep
     rc = write_all(fd, value)
     close(fd)
     return rc
+
+
+cdef inline void forget_file(walk *w) noexcept nogil:
+    if w.cached_fd >= 0:
+        close(w.cached_fd)
+    w.cached_fd = -1
+
+
+cdef inline int write_at_step(walk *w, const plan_step *step) noexcept nogil:
+    """Write a cgroup's file; one that is written again and again, as devices.allow is, stays open."""
+    if w.cached_fd < 0 or w.cached_slot != step.slot_a or w.cached_name != step.s0:
+        forget_file(w)
+        w.cached_fd = <int>_rc(openat(w.slots[step.slot_a], text(w, step.s0), O_WRONLY | O_CLOEXEC | O_NOFOLLOW))
+        if w.cached_fd < 0:
+            return w.cached_fd
+        w.cached_slot = step.slot_a
+        w.cached_name = step.s0
+    return write_all(w.cached_fd, text(w, step.s1))
 
 
 cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:

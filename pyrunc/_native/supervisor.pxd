@@ -90,7 +90,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
         made[0] = created
         return put_slot(w, step.slot_a, rc)
     if op == OP_WRITE_AT:
-        return write_at(w.slots[step.slot_a], text(w, step.s0), text(w, step.s1))
+        rc = write_at_step(w, step)
+        return 0 if rc == -ENOENT and step.flags & F_MISSING else rc
     if op == OP_OPEN_AT:
         return put_slot(w, step.slot_b, _rc(openat(
             w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
@@ -276,6 +277,7 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
     w.root = -1
+    w.cached_fd = -1
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_PLAN
@@ -299,6 +301,7 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
             report.step = i
             break
         rc = 0
+    forget_file(&w)
     report.stage_ns[STAGE_CLONE] = now_ns()
     if rc == 0:
         rc = <int>_rc(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))

@@ -1,14 +1,11 @@
-"""What can be wrong with the `linux.resources` of a container.
+"""What can be wrong with the `linux.resources` of a container, as one file of names for the cgroup modules."""
 
-ValueError
-├── InvalidResources      the document contradicts itself, the OCI specification or the kernel's rules
-└── UnsupportedResource   it is well formed, but this host has nothing that could honour it
-"""
+from pyrunc.errors import InvalidSpec, Unsupported
 
 
-class InvalidResources(ValueError):
+class InvalidResources(InvalidSpec):
     """A value that no host accepts; the message begins with the name of the field."""
 
 
-class UnsupportedResource(ValueError):
+class UnsupportedResource(Unsupported, ValueError):
     """A value that this host cannot honour; the message names the field and what is missing."""

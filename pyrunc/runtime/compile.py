@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.runtime import cgroup_layout, cgroups
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
 from pyrunc.spec import capabilities, defaults
@@ -29,7 +30,7 @@ RLIMITS = (
 DEFAULT_PATH = defaults.PATH
 _FLAG = native.FLAGS
 _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
-_OPTIONAL, _CHARDEV, _TTY = _FLAG["optional"], _FLAG["chardev"], _FLAG["tty"]
+_CHARDEV, _OPTIONAL_FILE = _FLAG["chardev"], _FLAG["missing"]
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
 _DEVICES = (
@@ -104,29 +105,46 @@ class _Compiler:
 
     def _cgroups(self) -> None:
         """Make the cgroups on the host; init joins them as its first act."""
-        from pyrunc.runtime import cgroups
-
         plan = self.plan
-        path = self.linux.get("cgroupsPath") or f"/pyrunc/{ID}"
+        layout = cgroup_layout.detect()
+        resources: Mapping[str, Any] = self.linux.get("resources") or {}
+        wanted = cgroups.plan_cgroup(layout, self.linux.get("cgroupsPath") or f"/pyrunc/{ID}", resources)
         joins = []
-        self.cgroups = []
-        for directory in cgroups.plan_cgroup(path, self.linux.get("resources") or {}):
+        self.cgroups: list[tuple[cgroups.CgroupDir, int]] = []
+        for directory in wanted.dirs:
             slot = plan.slot()
             self.cgroups.append((directory, slot))
+            plan.cgroup_path = f"/{directory.path}"
             plan.add(
-                "cgroup_mkdir", HOST, "host", a=slot, s0=directory.hierarchy, s1=directory.path,
-                s2=directory.enable or None, flags=_FLAG["seed_cpuset"] if directory.seed_cpuset else 0,
+                "cgroup_mkdir", HOST, "host", a=slot, s0=directory.mountpoint, s1=plan.cgroup_path,
+                s2=" ".join(f"+{name}" for name in directory.enable) or None,
+                flags=_FLAG["seed_cpuset"] if directory.seed_cpuset else 0,
             )  # fmt: skip
-            for name, value in directory.writes:
-                plan.add("write_at", HOST, "host", a=slot, s0=name, s1=value)
-            if directory.v2:
-                plan.cgroup_slot = slot
-            else:
-                tasks = plan.slot()
-                plan.add("open_at", HOST, "host", a=slot, s0="tasks", n0=os.O_WRONLY, b=tasks)
-                joins.append(tasks)
+            for write in directory.writes:
+                flags = _OPTIONAL_FILE if write.on_missing else 0
+                plan.add("write_at", HOST, "host", a=slot, s0=write.file, s1=write.value, flags=flags)
+            self._join_cgroup(directory, slot, joins)
+            if resources.get("memory") and "memory" in (*directory.enable, *self._controllers(layout, directory)):
+                plan.memory_slot = slot
+        if wanted.device_bpf:
+            blob = plan.blob(wanted.device_bpf)
+            plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
         for tasks in joins:
             plan.add("join_tasks", INIT, "namespaces", a=tasks)
+
+    def _join_cgroup(self, directory: cgroups.CgroupDir, slot: int, joins: list[int]) -> None:
+        if directory.version == 2:
+            self.plan.cgroup_slot = slot
+            return
+        tasks = self.plan.slot()
+        self.plan.add("open_at", HOST, "host", a=slot, s0="tasks", n0=os.O_WRONLY, b=tasks)
+        joins.append(tasks)
+
+    @staticmethod
+    def _controllers(layout: cgroup_layout.Layout, directory: cgroups.CgroupDir) -> tuple[str, ...]:
+        """The v1 controllers of the hierarchy that *directory* is in; none for v2, where they are enabled."""
+        found = (h for h in layout.hierarchies if h.mountpoint == directory.mountpoint and h.version == 1)
+        return next((h.controllers for h in found), ())
 
     def _join_namespaces(self) -> None:
         plan = self.plan
@@ -285,23 +303,26 @@ class _Compiler:
         """
         plan = self.plan
         attributes = options.attr_set
-        own = []
+        layout = cgroup_layout.detect()
+        own: list[tuple[str, tuple[str, ...], int]] = []
         for directory, slot in self.cgroups:
-            if directory.v2 and len(self.cgroups) > 1:
-                continue            # hybrid: as runc, only the hierarchies that have controllers
+            if directory.version == 2 and len(self.cgroups) > 1:
+                continue  # hybrid: as runc, only the hierarchies that have controllers
             bind = plan.slot()
-            plan.add("open_tree", HOST, "host", a=bind, b=slot, s0=directory.hierarchy)
+            plan.add("open_tree", HOST, "host", a=bind, b=slot, s0=directory.mountpoint)
             plan.add("mount_attr", HOST, "host", a=bind, n0=attributes, n2=mo.MS_PRIVATE)
-            own.append((os.path.basename(directory.hierarchy), directory, bind))
-        if len(own) == 1 and own[0][1].v2:
-            plan.add("attach", INIT, "mounts", a=own[0][2], s0=destination, flags=_CREATE | _REAL)
+            own.append((os.path.basename(directory.mountpoint), self._controllers(layout, directory), bind))
+        if layout.mode == "v2":
+            for _, _, bind in own:
+                plan.add("attach", INIT, "mounts", a=bind, s0=destination, flags=_CREATE | _REAL)
             return
         base = plan.slot()
         self._new_mount("tmpfs", base, (("mode", "0755"),), attributes & ~mo.RDONLY, "mounts")
-        for name, directory, _ in own:
+        for name, controllers, _ in own:
             plan.add("mkdir", INIT, "mounts", s0=name, a=base, n0=0o755)
-            for alias in directory.aliases:
-                plan.add("symlink", INIT, "mounts", s0=alias, a=base, s1=name)
+            for alias in controllers:
+                if alias != name:
+                    plan.add("symlink", INIT, "mounts", s0=alias, a=base, s1=name)
         plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
         for name, _, bind in own:
             plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}")

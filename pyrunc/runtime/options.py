@@ -215,7 +215,7 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
     for text in options.get("devices", ()):
         node, rule = _device(text)
         linux["devices"].append(node)
-        linux["resources"]["devices"].append(rule)
+        linux["resources"]["devices"].append(rule)  # after the denial of all
     parent = options.get("cgroup_parent")
     if parent:
         from pyrunc.runtime.plan import ID
@@ -262,8 +262,6 @@ def resources(options: SandboxOptions) -> dict[str, Any]:
 
     Source: OCI config-linux.md "Control groups"; --cpus as Docker converts it.
     """
-    from pyrunc.runtime.cgroup_devices import DEFAULT_DEVICE_RULES
-
     memory = _given(options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes")
     cpu = _given(options, shares="cpu_shares", quota="cpu_quota_us", period="cpu_period_us", cpus="cpuset_cpus", mems="cpuset_mems")  # fmt: skip
     if "cpus" in options:
@@ -272,7 +270,7 @@ def resources(options: SandboxOptions) -> dict[str, Any]:
         if not options["cpus"] > 0:
             raise InvalidArgument(f"cpus must be above 0, not {options['cpus']}")
         cpu["period"], cpu["quota"] = 100_000, int(options["cpus"] * 100_000)
-    found: dict[str, Any] = {"devices": [*map(dict, DEFAULT_DEVICE_RULES)]}
+    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     for text in options.get("device_cgroup_rules", ()):
         found["devices"].append(_device_rule(text))
     if memory:

@@ -110,11 +110,12 @@ class Supervised:
 
     def _clean_up(self) -> None:
         """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
-        from pyrunc.runtime import cgroups
+        from pyrunc.runtime import cgroup_control, cgroup_layout
 
         path = self._template.cgroup_path.replace(ID, self._id)
-        cgroups.kill(cgroups.detect(), path)
-        cgroups.remove(cgroups.detect(), path)
+        layout = cgroup_layout.detect()
+        cgroup_control.kill(layout, path)
+        cgroup_control.remove(layout, path)
 
     def _failure(self, index: int, error: int, status: int) -> errors.StartError:
         words = os.strerror(error).lower() if error else ""
