@@ -65,10 +65,9 @@ class Layout(NamedTuple):
         return last if last is not None and last.version == 2 else None
 
     def of(self, *names: str) -> Hierarchy | None:
-        """The hierarchy that has a controller of one of these *names*; a controller is in one hierarchy at a
-        time."""
-        for hierarchy in self.hierarchies:
-            for name in names:
+        """Find the hierarchy of the first of these controllers that is mounted; each is in one at a time."""
+        for name in names:
+            for hierarchy in self.hierarchies:
                 if name in hierarchy.controllers:
                     return hierarchy
         return None

@@ -1,12 +1,14 @@
-"""Freeze, thaw, kill and remove on real cgroups, through cgroup v2 and through v1 alone; and updates of limits."""
+"""Freeze, thaw, kill and remove on real cgroups, through v2 and through v1 alone; and updates of limits."""
 
 import errno
 import os
 import random
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -231,15 +233,15 @@ def test_a_mount_over_a_cgroup_is_not_that_cgroup() -> None:
     directory.mkdir()
     try:
         script = (
-            f"mount -t tmpfs tmpfs {directory} && exec python3 -c '"
+            f"mount -t tmpfs tmpfs {directory} && exec {sys.executable} -c '"
             "import sys\n"
             "from pyrunc.runtime.cgroup_files import open_cgroup\n"
             "from pyrunc.runtime.cgroup_layout import Hierarchy\n"
             f'open_cgroup(Hierarchy("{hierarchy.mountpoint}", "/", 1, ()), "{name}")\''
         )
         command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(os.sys.path)}  # type: ignore[attr-defined]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
         assert "OSError: [Errno 18]" in result.stderr
     finally:
         directory.rmdir()
@@ -250,8 +252,23 @@ def test_a_mount_over_a_cgroup_is_not_that_cgroup() -> None:
 M = 1 << 20
 
 
+@contextmanager
+def copy_of(hierarchy: Hierarchy, path: str, directory: int) -> Iterator[int]:
+    """A second cgroup with the memory limits of the first."""
+    name = f"{path}-copy"
+    (Path(hierarchy.mountpoint) / name).mkdir()
+    copy = open_cgroup(hierarchy, name)
+    try:
+        for file in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+            write_at(copy, file, read_at(directory, file))
+        yield copy
+    finally:
+        os.close(copy)
+        remove(Layout("v1", (hierarchy,)), name)
+
+
 def test_any_memory_update_is_accepted_in_the_planned_order() -> None:
-    """The kernel refuses each step after which memory would exceed memory+swap; the planned order avoids it."""
+    """The kernel refuses a step after which memory would exceed memory+swap; the planned order avoids it."""
     layout = only(1)
     memory = layout.of("memory")
     if memory is None or not Path(memory.mountpoint, "memory.memsw.limit_in_bytes").exists():
@@ -270,7 +287,7 @@ def test_any_memory_update_is_accepted_in_the_planned_order() -> None:
             plan = plan_update(layout, name, {"memory": {"limit": limit, "swap": swap}})
             (only_dir,) = plan.dirs
             # The same two values the other way round fail now and then, so the order matters.
-            with open_copy(memory, name, directory) as copy:
+            with copy_of(memory, name, directory) as copy:
                 try:
                     for write in reversed(only_dir.writes):
                         write_at(copy, write.file, write.value)
@@ -285,25 +302,6 @@ def test_any_memory_update_is_accepted_in_the_planned_order() -> None:
         os.close(directory)
     finally:
         remove(layout, name)
-
-
-class open_copy:  # noqa: N801
-    """A second cgroup with the limits of the first."""
-
-    def __init__(self, hierarchy: Hierarchy, path: str, directory: int) -> None:
-        self.name = f"{path}-copy"
-        self.layout = Layout("v1", (hierarchy,))
-        (Path(hierarchy.mountpoint) / self.name).mkdir()
-        self.descriptor = open_cgroup(hierarchy, self.name)
-        for file in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
-            write_at(self.descriptor, file, read_at(directory, file))
-
-    def __enter__(self) -> int:
-        return self.descriptor
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
-        remove(self.layout, self.name)
 
 
 def test_any_cpu_update_is_accepted_in_the_planned_order() -> None:

@@ -66,7 +66,7 @@ def test_systemd_hybrid_has_co_mounted_controllers_and_an_empty_v2() -> None:
     assert layout.v2 is layout.hierarchies[-1]
     assert layout.of("cpuacct") is layout.of("cpu") is layout.hierarchies[0]
     assert layout.of("pids") is None
-    assert layout.of("pids", "memory") is layout.hierarchies[2]
+    assert layout.of("pids", "memory", "cpu") is layout.hierarchies[2]
 
 
 def test_v1_has_no_v2() -> None:
