@@ -47,9 +47,10 @@ cdef inline int c_join_path(const char *hierarchy, const char *path, char *buffe
 
 
 cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
-                                 char *buffer, size_t size) noexcept nogil:
+                                 char *buffer, size_t size, uint8_t *made_parents) noexcept nogil:
     """Make what is missing above the cgroup *path* and enable controllers on the way; 0 or -errno.
 
+    *made_parents* counts the lowest directories that are new.
     *enable* is written to cgroup.subtree_control of every directory above the last (v2), unless NULL.
     """
     cdef size_t i
@@ -75,6 +76,8 @@ cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const 
             return 0
         buffer[i] = 0
         rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
+        if rc == 0 and made_parents[0] < 255:
+            made_parents[0] += 1
         child = <int>_rc(open(buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
         if rc == 0 and child >= 0 and seed_cpuset:
             rc = c_seed_cpuset(parent, child)
@@ -98,7 +101,8 @@ cdef inline int write_file_at(int dirfd, const char *name, const char *value) no
 
 
 cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
-                              bint existing, char *buffer, size_t size, int *made) noexcept nogil:
+                              bint existing, char *buffer, size_t size, int *made,
+                              uint8_t *made_parents) noexcept nogil:
     """Make the cgroup *path* below *hierarchy*, with its parents if need be; returns its directory.
 
     *made* tells whether it is new. An existing one is refused with -EEXIST unless *existing*.
@@ -115,7 +119,7 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         if rc != -ENOENT:
             break
         # The first container below this parent, or the last one's end just removed it.
-        rc = c_cgroup_parents(hierarchy, path, enable, seed_cpuset, buffer, size)
+        rc = c_cgroup_parents(hierarchy, path, enable, seed_cpuset, buffer, size, made_parents)
         if rc == 0:
             rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
     if rc == 0:
@@ -153,6 +157,19 @@ cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *b
         if pause.tv_nsec < 20000000:
             pause.tv_nsec *= 2
     return 0 if rc == -ENOENT else rc
+
+
+cdef inline void c_cgroup_prune(const char *hierarchy, const char *path, uint8_t levels,
+                                char *buffer, size_t size) noexcept nogil:
+    """Remove up to *levels* directories above the cgroup *path*, as long as nobody else uses them."""
+    cdef int at = c_join_path(hierarchy, path, buffer, size)
+    while levels > 0 and at > 0:
+        while at > 0 and buffer[at] != c'/':
+            at -= 1
+        buffer[at] = 0
+        if unlinkat(AT_FDCWD, buffer, AT_REMOVEDIR) < 0:
+            return
+        levels -= 1
 
 
 cdef inline int c_cgroup_kill(int directory) noexcept nogil:

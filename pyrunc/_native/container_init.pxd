@@ -168,10 +168,9 @@ cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
             else:
                 value = value * 10 + <unsigned long>(at[i] - c'0')
             i += 1
-    if not step.flags & F_OPTIONAL:
-        rc = <int>_rc(syscall(SYS_setgroups, count, groups))
-        if rc < 0:
-            return rc
+    rc = <int>_rc(syscall(SYS_setgroups, count, groups))
+    if rc < 0:
+        return rc
     rc = <int>_rc(syscall(SYS_setresgid, step.n1, step.n1, step.n1))
     if rc < 0:
         return rc
@@ -374,7 +373,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             rc = execve_step(w, step)
         else:
             rc = init_step(w, step)
-        if rc < 0 and not (step.flags & F_OPTIONAL and step.op != OP_USER):
+        if rc < 0 and not step.flags & F_OPTIONAL:
             message.kind = PROGRESS_FAILED
             message.step = i
             message.error = rc

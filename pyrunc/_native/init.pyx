@@ -25,15 +25,15 @@ cdef inline void reset_signals() noexcept nogil:
 
 
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
-    """`pyrunc-init spawner`: serve the requests that arrive on descriptor 3."""
+    """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3."""
     cdef int keep[4]
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if argc == 2 and strcmp(argv[1], b"spawner") == 0:
+    if argc >= 2 and strcmp(argv[1], b"spawner") == 0:
         reset_signals()
         keep[0] = 0
         keep[1] = 1
         keep[2] = 2
         keep[3] = 3
         close_all_but(keep, 4)
-        return spawner(3)
+        return spawner(3, argv + 2)
     return 64

@@ -38,6 +38,7 @@ cdef enum Op:
     OP_OPEN_AT                      # slot a: directory, s0 file, n0 open flags -> slot b
     OP_OPEN                         # s0 host path, n0 open flags -> slot a
     OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
+    OP_USERNS                       # s0 uid_map, s1 gid_map: a user namespace of its own, for idmapped mounts -> slot a
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
     # host or init
     OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
@@ -89,6 +90,8 @@ cdef enum:
     F_V2 = 128
     F_SEED_CPUSET = 256
     F_MISSING = 1024                # a file that the kernel lacks is no error
+    F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
+    F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
     F_EXISTING = 512                # an existing cgroup is joined and not removed
 
     NEEDS_SLOT_A = 1
@@ -145,6 +148,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
+    if op == OP_USERNS: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OPEN_TREE: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_NEW_MOUNT: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_MOUNT_ATTR: return ON_HOST | IN_INIT | NEEDS_SLOT_A

@@ -60,8 +60,20 @@ cdef inline int spare(int sock, int taken, int host_net) noexcept nogil:
     return supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, host_net if own_net == 0 else -1)
 
 
-cdef inline int spawner(int sock) noexcept nogil:
+cdef inline void last_one_out(char **directories) noexcept nogil:
+    """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
+    cdef int i = 0
+    while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
+        pass                        # SIGCHLD is ignored: returns when no child is left
+    while directories[i] != NULL:
+        unlinkat(AT_FDCWD, directories[i], AT_REMOVEDIR)
+        i += 1
+
+
+cdef inline int spawner(int sock, char **directories) noexcept nogil:
     """Keep one spare supervisor waiting until the Python process is gone.
+
+    *directories*, a NULL-terminated list, are shared cgroups that go when nobody uses them any more.
 
     Requests go straight to the spare, so a bad one costs the spare and never the spawner; and
     what a start needs from the kernel whatever its plan says, a fork and an empty network
@@ -101,4 +113,5 @@ cdef inline int spawner(int sock) noexcept nogil:
                 read(taken[0], &byte, 1)
                 break
             if watch[1].revents & (POLLHUP | POLLERR):
+                last_one_out(directories)
                 return 0

@@ -54,14 +54,12 @@ cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
     return 0
 
 
-cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcept nogil:
-    """Write a file of the waiting init, such as its id maps, in the host's own procfs."""
+cdef inline int open_process(int pid) noexcept nogil:
+    """The directory of a child of ours in the host's own procfs."""
     cdef char path[32]
     cdef char digits[16]
     cdef int length = 0
     cdef int at = 6
-    cdef int rc
-    cdef int fd
     memcpy(path, b"/proc/", 6)
     while pid > 0:
         digits[length] = <char>(48 + pid % 10)
@@ -72,11 +70,52 @@ cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcep
         path[at] = digits[length]
         at += 1
     path[at] = 0
-    fd = <int>_rc(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC))
+    return <int>_rc(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC))
+
+
+cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcept nogil:
+    """Write a file of the waiting init, such as its id maps."""
+    cdef int rc
+    cdef int fd = open_process(pid)
     if fd < 0:
         return fd
     rc = write_at(fd, text(w, step.s0), text(w, step.s1))
     close(fd)
+    return rc
+
+
+cdef inline int userns_step(walk *w, const plan_step *step) noexcept nogil:
+    """A user namespace with the given maps, kept by a descriptor: idmapped mounts name their maps so.
+
+    It is born with a child that does nothing and goes at once; Linux has no other way.
+    """
+    cdef clone_args args
+    cdef int directory
+    cdef int status
+    cdef int rc
+    cdef int pid
+    memset(&args, 0, sizeof(args))
+    args.flags = <uint64_t>CLONE_NEWUSER
+    args.exit_signal = <uint64_t>SIGCHLD
+    pid = <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
+    if pid == 0:
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        while True:
+            poll(NULL, 0, -1)
+    if pid < 0:
+        return pid
+    directory = open_process(pid)
+    rc = directory
+    if rc >= 0:
+        rc = write_at(directory, b"uid_map", text(w, step.s0))
+        if rc == 0:
+            rc = write_at(directory, b"gid_map", text(w, step.s1))
+        if rc == 0:
+            rc = put_slot(w, step.slot_a, _rc(openat(directory, b"ns/user", O_RDONLY | O_CLOEXEC)))
+        close(directory)
+    kill(pid, SIGKILL)
+    while wait4(pid, &status, 0, NULL) < 0 and errno == EINTR:
+        pass
     return rc
 
 
@@ -86,12 +125,14 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
     cdef int rc
     if op == OP_CGROUP_MKDIR:
         rc = c_cgroup_make(text(w, step.s0), text(w, step.s1), text(w, step.s2) if step.s2 != <uint32_t>NONE else NULL,
-                           step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created)
+                           step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created,
+                           &w.made_parents[step.slot_a])
         made[0] = created
         return put_slot(w, step.slot_a, rc)
     if op == OP_WRITE_AT:
         rc = write_at_step(w, step)
-        return 0 if rc == -ENOENT and step.flags & F_MISSING else rc
+        w.skip = rc == 0 and step.flags & F_ALTERNATIVE
+        return 0 if rc == -ENOENT and step.flags & (F_MISSING | F_ALTERNATIVE) else rc
     if op == OP_OPEN_AT:
         return put_slot(w, step.slot_b, _rc(openat(
             w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
@@ -99,6 +140,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
         return put_slot(w, step.slot_a, _rc(open(text(w, step.s0), <int>step.n0 | O_CLOEXEC)))
     if op == OP_DEVICE_BPF:
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
+    if op == OP_USERNS:
+        return userns_step(w, step)
     if op == OP_WRITE_PROC:
         return proc_write_step(w, step, pid)
     return shared_step(w, step)
@@ -117,6 +160,8 @@ cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
             rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
             if rc < 0 and first == 0:
                 first = rc
+            if not step.flags & F_KEEP_PARENTS:
+                c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.made_parents[step.slot_a], w.path, sizeof(w.path))
     return first
 
 
@@ -276,8 +321,10 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
+    memset(w.made_parents, 0, sizeof(w.made_parents))
     w.root = -1
     w.cached_fd = -1
+    w.skip = False
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_PLAN
@@ -293,6 +340,9 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
         step = &w.steps[i]
         if step.section != SECTION_HOST:
             break
+        if w.skip:
+            w.skip = False
+            continue
         made = False
         rc = host_step(&w, step, &made, 0)
         if made:

@@ -30,7 +30,9 @@ RLIMITS = (
 DEFAULT_PATH = defaults.PATH
 _FLAG = native.FLAGS
 _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
-_CHARDEV, _OPTIONAL_FILE = _FLAG["chardev"], _FLAG["missing"]
+_CHARDEV = _FLAG["chardev"]
+# cgroup_resources' FAIL, SKIP, NEXT
+_ON_MISSING = (0, _FLAG["missing"], _FLAG["alternative"])
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
 _DEVICES = (
@@ -48,12 +50,13 @@ class Rootfs(NamedTuple):
 
     *layers* are directories, the lowest first; *scratch* keeps writes in a tmpfs of
     *scratch_bytes* (0: the kernel's default) that dies with the container; otherwise the single layer is used itself.
-    *files* are made in the scratch and mounted over their path: path -> content.
+    *idmap* shows the layers' owners through the container's own id maps, where it has a user namespace.
     """
 
     layers: tuple[str, ...]
     scratch: bool = False
     scratch_bytes: int = 0
+    idmap: bool = False
 
 
 def compile_spec(spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None) -> PlanTemplate:
@@ -73,12 +76,14 @@ class _Compiler:
         self.rootfs = rootfs
         self.files = files
         self.plan = PlanTemplate()
+        self.userns_slots: dict[tuple[str, str], int] = {}
         self.namespaces = self._namespaces()
         self.new = {kind for kind, path in self.namespaces.items() if not path}
 
     def compile(self) -> PlanTemplate:
         plan = self.plan
         self.stdio = [plan.descriptor() for _ in range(3)]
+        self._user_namespace()
         self._cgroups()
         self._join_namespaces()
         self._root()
@@ -103,6 +108,42 @@ class _Compiler:
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
 
+    def _user_namespace(self) -> None:
+        """A new user namespace: init waits until the supervisor has written its maps, then becomes its root."""
+        uid, gid = (self._id_map(key) for key in ("uidMappings", "gidMappings"))
+        self.id_maps = (uid, gid)
+        if "user" not in self.namespaces:
+            if uid or gid:
+                raise InvalidSpec("linux.uidMappings: needs a user namespace of its own")
+            return
+        if "user" not in self.new:
+            raise Unsupported("linux.namespaces: joining a user namespace by path is not supported yet")
+        if not uid or not gid:
+            raise InvalidSpec("linux.uidMappings, linux.gidMappings: a new user namespace needs both")
+        plan = self.plan
+        plan.add("sync", INIT, "namespaces", n0=0)
+        plan.add("write_proc", SYNC, "host", s0="uid_map", s1=uid)
+        plan.add("write_proc", SYNC, "host", s0="gid_map", s1=gid)
+        plan.add("user", INIT, "namespaces", s0="")
+
+    def _id_map(self, key: str) -> str:
+        rows = self.linux.get(key) or ()
+        return "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in rows)
+
+    def _userns_slot(self, maps: tuple[str, str]) -> int:
+        """A user namespace that idmapped mounts with these maps share, made once."""
+        if maps not in self.userns_slots:
+            slot = self.plan.slot()
+            self.plan.add("userns", HOST, "host", a=slot, s0=maps[0], s1=maps[1])
+            self.userns_slots[maps] = slot
+        return self.userns_slots[maps]
+
+    def _idmap(self, slot: int, maps: tuple[str, str], recursive: bool) -> None:
+        self.plan.add(
+            "mount_attr", HOST, "host", a=slot, b=self._userns_slot(maps), n0=mo.IDMAP,
+            flags=_RECURSIVE if recursive else 0,
+        )  # fmt: skip
+
     def _cgroups(self) -> None:
         """Make the cgroups on the host; init joins them as its first act."""
         plan = self.plan
@@ -118,10 +159,11 @@ class _Compiler:
             plan.add(
                 "cgroup_mkdir", HOST, "host", a=slot, s0=directory.mountpoint, s1=plan.cgroup_path,
                 s2=" ".join(f"+{name}" for name in directory.enable) or None,
-                flags=_FLAG["seed_cpuset"] if directory.seed_cpuset else 0,
+                flags=(_FLAG["seed_cpuset"] if directory.seed_cpuset else 0)
+                | (_FLAG["keep_parents"] if plan.cgroup_path.startswith("/pyrunc/") else 0),
             )  # fmt: skip
             for write in directory.writes:
-                flags = _OPTIONAL_FILE if write.on_missing else 0
+                flags = _ON_MISSING[write.on_missing]
                 plan.add("write_at", HOST, "host", a=slot, s0=write.file, s1=write.value, flags=flags)
             self._join_cgroup(directory, slot, joins)
             if resources.get("memory") and "memory" in (*directory.enable, *self._controllers(layout, directory)):
@@ -179,6 +221,8 @@ class _Compiler:
         if not self.rootfs.scratch:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
+            if self.rootfs.idmap and self.id_maps[0]:
+                self._idmap(self.root, self.id_maps, False)
             if self.files:
                 self._scratch()
             plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
@@ -186,8 +230,19 @@ class _Compiler:
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
-        base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
-        lower = ":".join(_escape(os.path.relpath(layer, base)) for layer in reversed(layers))
+        if self.rootfs.idmap and self.id_maps[0]:
+            # The layers are mapped, not the overlay, which refuses it.
+            base = f"{_SCRATCH}/layers"
+            names = [str(number) for number in range(len(layers))]
+            for name, layer in zip(names, layers, strict=True):
+                slot = plan.slot()
+                plan.add("open_tree", HOST, "host", a=slot, s0=layer)
+                self._idmap(slot, self.id_maps, False)
+                plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
+        else:
+            base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
+            names = [_escape(os.path.relpath(layer, base)) for layer in layers]
+        lower = ":".join(reversed(names))
         options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
         if len(options) >= 4096:
             raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
@@ -248,8 +303,6 @@ class _Compiler:
             raise InvalidSpec(f"{field}.source: a bind mount needs a path")
         if options.data:
             raise InvalidSpec(f"{field}.options: a bind mount takes no option {options.data[0][0]!r}")
-        if options.idmap:
-            raise Unsupported(f"{field}.options: idmapped mounts are not supported yet")
         try:
             status = os.stat(source)
         except OSError as exc:
@@ -257,8 +310,26 @@ class _Compiler:
         slot = plan.slot()
         plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
         self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
+        if options.idmap or entry.get("uidMappings"):
+            self._idmap(slot, self._mount_maps(entry, field), options.idmap == "ridmap")
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
         plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
+
+    def _maps_gid(self, gid: int) -> bool:
+        rows = self.linux.get("gidMappings") or ()
+        return any(row["containerID"] <= gid < row["containerID"] + row["size"] for row in rows)
+
+    def _mount_maps(self, entry: Mapping[str, Any], field: str) -> tuple[str, str]:
+        """The maps of an idmapped mount: its own, else the container's."""
+        if entry.get("uidMappings") and entry.get("gidMappings"):
+            uid, gid = (
+                "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in entry[key])
+                for key in ("uidMappings", "gidMappings")
+            )
+            return uid, gid
+        if not self.id_maps[0]:
+            raise InvalidSpec(f"{field}.options: an idmapped mount needs uidMappings and gidMappings")
+        return self.id_maps
 
     def _attributes(self, section: int, slot: int, options: mo.MountOptions, propagation: int) -> None:
         plan = self.plan
@@ -281,7 +352,11 @@ class _Compiler:
         for key, value in options.data:
             if len(value) > 255:
                 raise InvalidSpec(f"{field}.options: {key}: more than 255 bytes")
-        self._new_mount(kind, slot, options.data, options.attr_set, "mounts")
+        data = options.data
+        if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
+            # The group of terminals does not exist in this user namespace; devpts would refuse it.
+            data = tuple(pair for pair in data if pair[0] != "gid")
+        self._new_mount(kind, slot, data, options.attr_set, "mounts")
         if options.rec_set or options.rec_clear or options.propagation:
             self._attributes(INIT, slot, options._replace(attr_set=0, attr_clear=0), options.propagation)
         flags = _CREATE
@@ -332,7 +407,8 @@ class _Compiler:
     def _fill_dev(self, slot: int) -> None:
         """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""
         plan = self.plan
-        for path, major, minor in _DEVICES:
+        # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
+        for path, major, minor in _DEVICES if "user" not in self.new else ():
             plan.add("mknod", INIT, "mounts", s0=path[5:], a=slot, n0=stat.S_IFCHR | 0o666, n1=os.makedev(major, minor))
         for path, target in _LINKS:
             plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
@@ -343,8 +419,16 @@ class _Compiler:
 
     def _devices(self) -> None:
         ours = {path for path, _, _ in _DEVICES}
+        if "user" in self.new and self.dev_is_ours:
+            for path, major, minor in _DEVICES:
+                self._bind_device(path, path, os.makedev(major, minor))
         for i, device in enumerate(self.linux.get("devices") or ()):
             self._device(device, f"linux.devices[{i}]", ours)
+
+    def _bind_device(self, source: str, path: str, rdev: int) -> None:
+        slot = self.plan.slot()
+        self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
+        self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
 
     def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:
         kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
@@ -357,6 +441,9 @@ class _Compiler:
         if self.dev_is_ours and path in ours:
             return
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(device.get("major", 0), device.get("minor", 0))
+        if "user" in self.new:
+            self._bind_device(path, path, rdev)
+            return
         owner = int(device.get("uid") or 0) << 32 | int(device.get("gid") or 0)
         mode = int(device.get("fileMode", 0o666)) & 0o7777
         self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)

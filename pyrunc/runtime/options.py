@@ -126,7 +126,8 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
         if options.get(key):
             spec[key] = options[key]  # type: ignore[literal-required]
     files = _etc_files(options) if options.get("etc_files", True) else {}
-    return Request(spec, Rootfs(tuple(layers), scratch, options.get("scratch_bytes", 0)), files)
+    rootfs = Rootfs(tuple(layers), scratch, options.get("scratch_bytes", 0), idmap=True)
+    return Request(spec, rootfs, files)
 
 
 def _process(layers: Sequence[str], options: SandboxOptions) -> dict[str, Any]:

@@ -14,12 +14,14 @@ import threading
 from collections.abc import Sequence
 
 from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
+from pyrunc.runtime import cgroup_layout
 
 _REQUEST = struct.pack("=II", 0x51525950, 1)
 _MAX_DESCRIPTORS = 250
 _F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
 _KERNEL_MINIMUM = (5, 15)
+DEFAULT_PARENT = "/pyrunc"
 
 _lock = threading.Lock()
 _current: "Spawner | None" = None
@@ -78,6 +80,7 @@ class Spawner:
 
     def __init__(self) -> None:
         check_host()
+        shared = [hierarchy.mountpoint + DEFAULT_PARENT for hierarchy in cgroup_layout.detect().hierarchies]
         with open(init_path(), "rb") as file:
             image = file.read()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -89,7 +92,7 @@ class Spawner:
             # dup2 to itself would keep FD_CLOEXEC; the kernel's copy on another number drops it
             actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
             self.pid = os.posix_spawn(
-                f"/proc/self/fd/{program}", ["pyrunc-init", "spawner"], {}, file_actions=actions,
+                f"/proc/self/fd/{program}", ["pyrunc-init", "spawner", *shared], {}, file_actions=actions,
                 setsigmask=[], setsigdef=range(1, 32),
             )  # fmt: skip
         except OSError as exc:
