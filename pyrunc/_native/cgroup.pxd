@@ -60,7 +60,7 @@ cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const 
     cdef int length = c_join_path(hierarchy, path, buffer, size)
     if length < 0:
         return length
-    parent = <int>_rc(open(hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    parent = <int>_rc(openat(AT_FDCWD, hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC))
     i = strlen(hierarchy)
     while parent >= 0:
         if enable != NULL:
@@ -78,7 +78,7 @@ cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const 
         rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
         if rc == 0 and made_parents[0] < 255:
             made_parents[0] += 1
-        child = <int>_rc(open(buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
+        child = <int>_rc(openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
         if rc == 0 and child >= 0 and seed_cpuset:
             rc = c_seed_cpuset(parent, child)
             if rc < 0:
@@ -126,7 +126,7 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         made[0] = 1
     elif rc != -EEXIST or not existing:
         return rc
-    fd = <int>_rc(open(buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
+    fd = <int>_rc(openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
     if fd >= 0 and seed_cpuset and made[0]:
         parent = <int>_rc(openat(fd, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
         rc = parent

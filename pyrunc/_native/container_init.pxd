@@ -238,7 +238,7 @@ cdef inline int sync_step(walk *w, const plan_step *step) noexcept nogil:
 cdef inline int root_attach_step(walk *w, const plan_step *step) noexcept nogil:
     """Attach the root's mount over a host directory, seen in this mount namespace only: pivot_root wants it attached."""
     cdef int rc
-    cdef int target = <int>_rc(open(text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC))
+    cdef int target = <int>_rc(openat(AT_FDCWD, text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC))
     if target < 0:
         return target
     rc = c_move_mount(w.slots[step.slot_a], target)
@@ -258,7 +258,7 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
     if rc == 0:
         rc = <int>_rc(mount(b"overlay", text(w, step.s0), b"overlay", 0, text(w, step.s1)))
     if rc == 0:
-        rc = put_slot(w, step.slot_a, _rc(open(text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC)))
+        rc = put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC)))
     if rc == 0:
         w.root = w.slots[step.slot_a]
     return rc

@@ -138,7 +138,6 @@ cdef extern from *:
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
     int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC
     int openat(int dirfd, const char *path, int flags, ...) nogil
-    int open(const char *path, int flags, ...) nogil
     int close(int fd) nogil
     ssize_t read(int fd, void *buffer, size_t count) nogil
     ssize_t write(int fd, const void *buffer, size_t count) nogil

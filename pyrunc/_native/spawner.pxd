@@ -87,7 +87,7 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     cdef timespec pause
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
     signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
-    host_net = open(b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+    host_net = openat(AT_FDCWD, b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
     if host_net < 0 or pipe2(taken, O_CLOEXEC) < 0:
         return 1
     pause.tv_sec = 0

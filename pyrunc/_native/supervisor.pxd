@@ -70,7 +70,7 @@ cdef inline int open_process(int pid) noexcept nogil:
         path[at] = digits[length]
         at += 1
     path[at] = 0
-    return <int>_rc(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC))
+    return <int>_rc(openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC))
 
 
 cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcept nogil:
@@ -137,7 +137,7 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
         return put_slot(w, step.slot_b, _rc(openat(
             w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
     if op == OP_OPEN:
-        return put_slot(w, step.slot_a, _rc(open(text(w, step.s0), <int>step.n0 | O_CLOEXEC)))
+        return put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, text(w, step.s0), <int>step.n0 | O_CLOEXEC)))
     if op == OP_DEVICE_BPF:
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
     if op == OP_USERNS:
@@ -314,9 +314,12 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     keep[0] = plan_fd
     keep[1] = reply_fd
     keep[2] = host_net
+    keep[3] = 0
+    keep[4] = 1
+    keep[5] = 2                     # /dev/null all three, so that no slot takes their place
     for i in range(count):
-        keep[i + 3] = fds[i]
-    close_all_but(keep, <int>count + 3)
+        keep[i + 6] = fds[i]
+    close_all_but(keep, <int>count + 6)
     signal(SIGCHLD, SIG_DFL)
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
@@ -372,6 +375,7 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
         send_record(reply_fd, &report, -1)
         return 1
     report.pid = pid
+    report.step = FAILED_PLAN       # with no error: init died without a word
     close_passed(&w, count)
     if host_net >= 0:
         close(host_net)

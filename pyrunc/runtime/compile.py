@@ -385,10 +385,10 @@ class _Compiler:
                 continue  # hybrid: as runc, only the hierarchies that have controllers
             bind = plan.slot()
             plan.add("open_tree", HOST, "host", a=bind, b=slot, s0=directory.mountpoint)
-            plan.add("mount_attr", HOST, "host", a=bind, n0=attributes, n2=mo.MS_PRIVATE)
             own.append((os.path.basename(directory.mountpoint), self._controllers(layout, directory), bind))
         if layout.mode == "v2":
             for _, _, bind in own:
+                plan.add("mount_attr", HOST, "host", a=bind, n0=attributes, n2=mo.MS_PRIVATE)
                 plan.add("attach", INIT, "mounts", a=bind, s0=destination, flags=_CREATE | _REAL)
             return
         base = plan.slot()
@@ -401,8 +401,7 @@ class _Compiler:
         plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
         for name, _, bind in own:
             plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}")
-        if attributes & mo.RDONLY:
-            plan.add("mount_attr", INIT, "mounts", a=base, n0=mo.RDONLY)
+        plan.add("mount_attr", INIT, "mounts", a=base, n0=attributes, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
 
     def _fill_dev(self, slot: int) -> None:
         """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""

@@ -84,13 +84,15 @@ class Spawner:
         with open(init_path(), "rb") as file:
             image = file.read()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # dup2 onto its own number would leave FD_CLOEXEC set: the copies come from numbers above those they get.
+        far = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 16)
         program = sealed_memfd("pyrunc-init", image, executable=True)
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        near = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        null = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 16)
+        os.close(near)
         try:
-            actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1)]
-            actions.append((os.POSIX_SPAWN_DUP2, 2, 2))
-            # dup2 to itself would keep FD_CLOEXEC; the kernel's copy on another number drops it
-            actions.append((os.POSIX_SPAWN_DUP2, theirs.fileno(), 3))
+            actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
+            actions.append((os.POSIX_SPAWN_DUP2, far, 3))
             self.pid = os.posix_spawn(
                 f"/proc/self/fd/{program}", ["pyrunc-init", "spawner", *shared], {}, file_actions=actions,
                 setsigmask=[], setsigdef=range(1, 32),
@@ -100,6 +102,7 @@ class Spawner:
             raise Unavailable(f"cannot start pyrunc-init: {os.strerror(exc.errno or 0).lower()}") from exc
         finally:
             theirs.close()
+            os.close(far)
             os.close(program)
             os.close(null)
         self._socket = ours
