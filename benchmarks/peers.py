@@ -9,6 +9,7 @@
 """
 
 import importlib
+import json
 import itertools
 import json
 import os
@@ -157,20 +158,26 @@ class FloorPeer:
 
 
 class PyruncPeer:
-    """`pyrunc.Sandbox` in this process, as it is without further arguments; one sandbox serves every start."""
+    """`pyrunc.Sandbox` in this process; one sandbox serves every start.
 
-    name = "pyrunc"
-    title = "pyrunc `Sandbox.run`"
+    *defaults* False gives it the document of the bundle that runc and crun run; True what a
+    Sandbox is without further arguments: Docker's isolation, seccomp and a scratch overlay included.
+    """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, defaults: bool) -> None:
         """Import pyrunc; raises Unable when it cannot be imported."""
+        self.name = "pyrunc-default" if defaults else "pyrunc"
+        self.title = "pyrunc `Sandbox(rootfs).run`" if defaults else "pyrunc `Sandbox.run`, runc's bundle"
         try:
-            self._sandbox_type: Any = importlib.import_module("pyrunc").Sandbox
+            sandbox: Any = importlib.import_module("pyrunc").Sandbox
+            if defaults:
+                self._box: Any = sandbox(str(workspace.rootfs))
+            else:
+                document = json.loads((workspace.bundle / "config.json").read_text())
+                self._box = sandbox.from_spec(document, workspace.bundle)
         except (ImportError, AttributeError) as error:
             raise Unable(f"pyrunc cannot be imported: {error}") from error
-        self._rootfs = str(workspace.rootfs)
         self._pool = ThreadPoolExecutor(max_workers=64)
-        self._box: Any = self._sandbox_type(rootfs=self._rootfs).__enter__()
 
     def start(self) -> tuple[int, Stages]:
         """Run /bin/true in the sandbox that is open; raises RuntimeError when it does not exit with 0."""
@@ -188,7 +195,7 @@ class PyruncPeer:
     def close(self) -> None:
         """Close the sandbox."""
         self._pool.shutdown()
-        self._box.__exit__(None, None, None)
+        self._box.close()
 
 
 def _runtime(name: str, workspace: Workspace) -> Peer:
@@ -213,7 +220,8 @@ def _exec_only(workspace: Workspace) -> Peer:
 MAKERS: dict[str, Callable[[Workspace], Peer]] = {
     "exec": _exec_only,
     "floor": FloorPeer,
-    "pyrunc": PyruncPeer,
+    "pyrunc": lambda workspace: PyruncPeer(workspace, defaults=False),
+    "pyrunc-default": lambda workspace: PyruncPeer(workspace, defaults=True),
     "crun": lambda workspace: _runtime("crun", workspace),
     "runc": lambda workspace: _runtime("runc", workspace),
 }
