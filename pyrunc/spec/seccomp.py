@@ -7,6 +7,8 @@ Source: moby/profiles seccomp/default.json; OCI runtime specification, config-li
 
 import os
 
+from pyrunc.errors import InvalidSpec
+
 TYPE_CHECKING = False  # typing costs 9 ms at the start of a program; type checkers take this name for theirs
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,7 +32,7 @@ _ARCHITECTURES = {
 _ARCHITECTURES |= {docker: (docker, oci) for docker, oci in _ARCHITECTURES.values()}
 
 
-class InvalidProfile(ValueError):
+class InvalidProfile(InvalidSpec):
     """A seccomp policy or profile says something that cannot be meant; the message names the field."""
 
 
