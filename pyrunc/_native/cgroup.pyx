@@ -24,11 +24,12 @@ def make(
     cdef const char *e = NULL
     cdef char buffer[4096]
     cdef int made = 0
+    cdef uint8_t made_parents = 0
     cdef int rc
     if enable is not None:
         e = c_text(enable)
     with nogil:
-        rc = c_cgroup_make(h, p, e, seed_cpuset, existing, buffer, sizeof(buffer), &made)
+        rc = c_cgroup_make(h, p, e, seed_cpuset, existing, buffer, sizeof(buffer), &made, &made_parents)
     check(rc, "mkdir", hierarchy + path)
     return rc, bool(made)
 
