@@ -3,7 +3,8 @@ def make(
     path: bytes,
     *,
     enable: bytes | None = None,
-    seed_cpuset: bool = False,
+    cpuset: bool = False,
+    seed: bool = False,
     existing: bool = False,
-) -> tuple[int, bool]: ...
+) -> bool: ...
 def remove(hierarchy: bytes, path: bytes) -> None: ...

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyrunc._native import cgroup
-from tests.child import refused
+from tests.child import in_child, refused
 
 
 def hierarchies() -> dict[str, bytes]:
@@ -44,14 +44,8 @@ def base(hierarchy: bytes) -> Iterator[bytes]:
 
 def test_make_and_remove_with_parents(hierarchy: bytes, base: bytes) -> None:
     path = base + b"/a/b"
-    fd, made = cgroup.make(hierarchy, path)
-    try:
-        assert made
-        assert os.path.samestat(os.fstat(fd), os.stat(hierarchy + path))
-        assert "cgroup.procs" in os.listdir(fd)
-        assert not os.get_inheritable(fd)
-    finally:
-        os.close(fd)
+    assert cgroup.make(hierarchy, path)
+    assert b"cgroup.procs" in os.listdir(hierarchy + path)
     cgroup.remove(hierarchy, path)
     assert not os.path.exists(hierarchy + path)
     assert os.path.isdir(hierarchy + base + b"/a")
@@ -59,18 +53,14 @@ def test_make_and_remove_with_parents(hierarchy: bytes, base: bytes) -> None:
 
 
 def test_an_existing_cgroup_is_refused_or_joined(hierarchy: bytes, base: bytes) -> None:
-    fd, _ = cgroup.make(hierarchy, base)
-    os.close(fd)
+    assert cgroup.make(hierarchy, base)
     with refused(errno.EEXIST, "mkdir", (hierarchy + base).decode()):
         cgroup.make(hierarchy, base)
-    fd, made = cgroup.make(hierarchy, base, existing=True)
-    os.close(fd)
-    assert not made
+    assert not cgroup.make(hierarchy, base, existing=True)
 
 
 def test_a_cgroup_with_a_task_or_a_child_is_not_removed(hierarchy: bytes, base: bytes) -> None:
-    fd, _ = cgroup.make(hierarchy, base + b"/child")
-    os.close(fd)
+    cgroup.make(hierarchy, base + b"/child")
     ticks: list[None] = []
     end = threading.Event()
 
@@ -89,16 +79,17 @@ def test_a_cgroup_with_a_task_or_a_child_is_not_removed(hierarchy: bytes, base: 
 
 
 def test_removal_waits_for_the_last_task(hierarchy: bytes, base: bytes) -> None:
-    fd, _ = cgroup.make(hierarchy, base, seed_cpuset=b"cpuset" in hierarchy)
+    in_cpuset = b"cpuset" in hierarchy
+    cgroup.make(hierarchy, base, cpuset=in_cpuset, seed=in_cpuset)
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(writing)
         os.read(reading, 1)
         os._exit(0)
-    procs = os.open("cgroup.procs", os.O_WRONLY, dir_fd=fd)
+    procs = os.open(hierarchy + base + b"/cgroup.procs", os.O_WRONLY)
     os.write(procs, str(pid).encode())
-    for each in (procs, fd, reading):
+    for each in (procs, reading):
         os.close(each)
     killer = threading.Timer(0.05, os.close, (writing,))
     killer.start()
@@ -115,8 +106,9 @@ def test_names_that_cannot_be(hierarchy: bytes) -> None:
     for call, name in ((cgroup.make, "mkdir"), (cgroup.remove, "rmdir")):
         with refused(errno.ENAMETOOLONG, name, (hierarchy + long).decode()):
             call(hierarchy, long)
-        with pytest.raises(ValueError, match="null byte"):
-            call(hierarchy, b"/a\0b")
+        for path in (b"/a\0b", b"", b"a", b"/..", b"/a/../../b"):
+            with pytest.raises(ValueError, match=r"null byte|absolute"):
+                call(hierarchy, path)
 
 
 def test_a_missing_hierarchy_is_not_made(tmp_path: Path) -> None:
@@ -126,24 +118,30 @@ def test_a_missing_hierarchy_is_not_made(tmp_path: Path) -> None:
     assert not missing.exists()
 
 
-def test_a_new_cpuset_can_hold_tasks_only_when_seeded() -> None:
+def test_a_cpuset_can_hold_tasks_only_when_seeded() -> None:
     mounted = hierarchies()
     if "cpuset" not in mounted:
         pytest.skip("no cgroup v1 hierarchy cpuset is mounted")
     hierarchy = mounted["cpuset"]
     base = f"/pyrunc-test-{os.getpid()}".encode()
+
+    def join(path: bytes) -> None:
+        with open(hierarchy + path + b"/tasks", "wb") as tasks:
+            tasks.write(b"0")
+
     try:
-        fd, _ = cgroup.make(hierarchy, base + b"/parent/seeded", seed_cpuset=True)
-        os.close(fd)
+        cgroup.make(hierarchy, base)
+        with pytest.raises(AssertionError, match="No space left"):
+            in_child(lambda: join(base))
+        cgroup.remove(hierarchy, base)
+        cgroup.make(hierarchy, base + b"/parent/seeded", cpuset=True, seed=True)
         for path in (base, base + b"/parent", base + b"/parent/seeded"):
             for name in (b"/cpuset.cpus", b"/cpuset.mems"):
                 assert Path(os.fsdecode(hierarchy + path + name)).read_text().strip()
-        fd, _ = cgroup.make(hierarchy, base + b"/parent/bare")
-        os.close(fd)
-        assert not Path(os.fsdecode(hierarchy + base + b"/parent/bare/cpuset.cpus")).read_text().strip()
+        in_child(lambda: join(base + b"/parent/seeded"))
     finally:
         for directory, _, _ in os.walk(hierarchy + base, topdown=False):
-            os.rmdir(directory)
+            cgroup.remove(hierarchy, directory.removeprefix(hierarchy))
 
 
 def test_a_controller_that_is_not_there_cannot_be_enabled() -> None:

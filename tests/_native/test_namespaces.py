@@ -79,7 +79,8 @@ def test_the_exit_signal_can_be_none() -> None:
 def test_a_clone_is_born_in_a_cgroup() -> None:
     unified = unified_hierarchy()
     name = f"/pyrunc-test-{os.getpid()}"
-    directory, _ = cgroup.make(unified, name.encode())
+    cgroup.make(unified, name.encode())
+    directory = os.open(unified + name.encode(), os.O_RDONLY | os.O_DIRECTORY)
     try:
         reading, writing = os.pipe()
         pid, pidfd = namespaces.clone3(cgroup_fd=directory)
