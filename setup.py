@@ -3,12 +3,17 @@
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# A build front end does not put this directory on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+import setup_hello
 
 NATIVE = Path("pyrunc/_native")
 LIBRARIES = {"seccomp": ["seccomp"]}
@@ -21,13 +26,16 @@ INIT_FLAGS = [
 
 
 class BuildNative(build_ext):
-    """The extension modules, then pyrunc-init: static, without libpython, unused sections collected."""
+    """The extension modules, then pyrunc-init (static, without libpython), then the image around it."""
 
     def run(self) -> None:
+        """Build all three."""
         super().run()
         target = NATIVE / "pyrunc-init" if self.inplace else Path(self.build_temp) / "pyrunc-init"
         target.parent.mkdir(parents=True, exist_ok=True)
         build_init(NATIVE / "init.c", target)
+        images = Path("." if self.inplace else self.build_lib) / "pyrunc" / "images"
+        setup_hello.write(target, images / setup_hello.NAME)
         if not self.inplace:
             self.distribution.data_files = [("bin", [str(target)])]
 
