@@ -50,8 +50,10 @@ def build_init(source: Path, target: Path) -> None:
         f"-Wl,-Map={target}.map", "-o", str(target), str(source),
     ]  # fmt: skip
     if "musl" in compiler:
-        # Python.h of a glibc build names headers that musl lacks; they declare nothing we use.
-        command.insert(len(compiler.split()), "-D_FORTIFY_SOURCE=0")
+        # A Python built for glibc asks for what musl refuses, and Debian's pyconfig.h names a file beside its own
+        # directory: searched last, so that every header that musl has is musl's.
+        beside = str(Path(paths["include"]).parent)
+        command += ["-D_FORTIFY_SOURCE=0", "-idirafter", beside]
     subprocess.run(command, check=True)
 
 
