@@ -338,8 +338,13 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
 
 
 cdef inline void close_for_exec(walk *w) noexcept nogil:
-    """Everything above the standard descriptors closes at execve, whoever made it."""
-    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 4)     # CLOSE_RANGE_CLOEXEC, Linux 5.11
+    """Close all but the standard descriptors and the channel, which closes at execve.
+
+    O_CLOEXEC alone is too late: execve resolves its path first, and a symlink of the image, or a
+    script's interpreter, could lead through /proc/self/fd of a cgroup to the host's root (CVE-2024-21626).
+    """
+    syscall(NR_close_range, 3, <unsigned int>w.progress_fd - 1, 0)
+    syscall(NR_close_range, <unsigned int>w.progress_fd + 1, <unsigned int>0xFFFFFFFF, 0)
 
 
 cdef inline int container_init(walk *w) noexcept nogil:
