@@ -74,9 +74,14 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
     return rc
 
 
+cdef inline bint is_null(const stat_t *status) noexcept nogil:
+    return S_ISCHR(status.st_mode) and status.st_rdev == 0x103
+
+
 cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
     """Hide a path: a directory under an empty read-only tmpfs, anything else under the host's /dev/null."""
     cdef stat_t status
+    cdef mount_attr attr
     cdef int cover
     cdef int rc
     cdef int target = c_open_in_root(w.root, text(w, step.s0), O_PATH, 0)
@@ -101,9 +106,14 @@ cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
         cover = c_open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE)
         rc = cover
         if cover >= 0:
-            if fstat(cover, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != 0x103:
+            # Read-only, which writing to a device does not mind: else chmod(2) of the path changed the host's node.
+            memset(&attr, 0, sizeof(attr))
+            attr.attr_set = 0x1 | 0x2 | 0x8
+            if fstat(cover, &status) < 0 or not is_null(&status):
                 rc = -ENODEV
             else:
+                rc = c_mount_setattr(cover, False, &attr)
+            if rc >= 0:
                 rc = c_move_mount(cover, target)
             close(cover)
     close(target)
