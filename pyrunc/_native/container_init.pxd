@@ -206,7 +206,25 @@ cdef inline int chdir_step(walk *w, const plan_step *step) noexcept nogil:
 
 
 cdef inline int stdio_step(walk *w, const plan_step *step) noexcept nogil:
+    """Put a descriptor where the program expects it; the container's own /dev/null in place of the host's.
+
+    The two do the same, but fchmod(2) on the host's would change the host's node.
+    """
+    cdef stat_t status
+    cdef int rc
+    cdef int own
     cdef int fd = w.slots[step.slot_a]
+    if fstat(fd, &status) < 0:
+        return -errno
+    if is_null(&status):
+        own = openat(AT_FDCWD, b"/dev/null", O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+        if own >= 0:
+            if fstat(own, &status) == 0 and is_null(&status):
+                rc = dup2(own, <int>step.n0)
+                rc = 0 if rc >= 0 else -errno
+                close(own)
+                return rc
+            close(own)
     if fd == <int>step.n0:
         return <int>_rc(fcntl(fd, F_SETFD, 0))
     return 0 if dup2(fd, <int>step.n0) >= 0 else -errno
