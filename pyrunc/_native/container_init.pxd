@@ -293,9 +293,13 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
 
 
 cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
-    """Lead a new session, with descriptor 0 as its terminal if asked."""
+    """Lead a new session, with a keyring of its own, and with descriptor 0 as its terminal if asked."""
     cdef int rc = <int>_rc(setsid())
     if rc < 0 and rc != -EPERM:     # EPERM: leads one already
+        return rc
+    # The requester's session keyring, with the keys that it holds, would be the container's too.
+    rc = <int>_rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL))
+    if rc < 0 and rc != -ENOSYS:
         return rc
     if step.flags & F_TTY:
         return <int>_rc(ioctl(0, TIOCSCTTY, 0))
