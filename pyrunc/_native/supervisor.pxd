@@ -221,7 +221,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
                     report.error = message.error
                 elif run_sync(w, message.step, pid, report) < 0:
                     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
-            elif got <= 0 and errno != EAGAIN:
+            elif got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
                 # EOF: execve closed init's end, or init died on the way.
                 close(w.progress_fd)
                 w.progress_fd = -1
@@ -235,7 +235,8 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
                 watch[1].fd = -1
                 if not w.header.flags & PLAN_KEEP_RUNNING:
                     kill_container(w, pidfd)
-        if watch[2].revents:
+        # Not before all that init said was read: its last word may be why it failed.
+        if watch[2].revents and w.progress_fd < 0:
             return
 
 
