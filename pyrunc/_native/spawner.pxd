@@ -51,7 +51,9 @@ cdef inline int spare(int sock, int taken, int host_net) noexcept nogil:
             break
     if count < 0:
         return 0
+    signal(SIGPIPE, SIG_IGN)        # a spawner that was killed does not take its last container with it
     write(taken, &byte, 1)
+    signal(SIGPIPE, SIG_DFL)
     close(taken)
     close(sock)
     if count < 2 or message.magic != REQUEST_MAGIC or message.version != CHANNEL_VERSION:
@@ -86,18 +88,25 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     cdef int pid
     cdef timespec pause
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
+    # What a terminal sends to the requester's process group, such as Ctrl-C, is not for those who clean up.
+    setsid()
     signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
     host_net = openat(AT_FDCWD, b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
-    if host_net < 0 or pipe2(taken, O_CLOEXEC) < 0:
+    if host_net < 0:
         return 1
     pause.tv_sec = 0
     pause.tv_nsec = 10000000
     while True:
+        if pipe2(taken, O_CLOEXEC) < 0:
+            nanosleep(&pause, NULL)
+            continue
         pid = fork()
         if pid == 0:
             close(taken[0])
             _exit(spare(sock, taken[1], host_net))
+        close(taken[1])             # only the spare has it: its death is the pipe's end
         if pid < 0:
+            close(taken[0])
             nanosleep(&pause, NULL) # out of processes or memory: requests wait in the socket
             continue
         watch[0].fd = taken[0]
@@ -109,9 +118,11 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
             watch[1].revents = 0
             if poll(watch, 2, -1) < 0:
                 continue
-            if watch[0].revents & POLLIN:
-                read(taken[0], &byte, 1)
-                break
             if watch[1].revents & (POLLHUP | POLLERR):
                 last_one_out(directories)
                 return 0
+            if watch[0].revents:
+                if read(taken[0], &byte, 1) != 1:
+                    nanosleep(&pause, NULL)     # killed, or failed, and the next one may too
+                break
+        close(taken[0])
