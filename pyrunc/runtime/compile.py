@@ -140,9 +140,10 @@ class _Compiler:
             self.userns_slots[maps] = slot
         return self.userns_slots[maps]
 
-    def _idmap(self, slot: int, maps: tuple[str, str], recursive: bool) -> None:
+    def _idmap(self, slot: int, source: str, maps: tuple[str, str], recursive: bool) -> None:
+        # *source* is there to be named in an error.
         self.plan.add(
-            "mount_attr", HOST, "host", a=slot, b=self._userns_slot(maps), n0=mo.IDMAP,
+            "mount_attr", HOST, "host", a=slot, s0=source, b=self._userns_slot(maps), n0=mo.IDMAP,
             flags=_RECURSIVE if recursive else 0,
         )  # fmt: skip
 
@@ -236,7 +237,7 @@ class _Compiler:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
             if self.rootfs.idmap and self.id_maps[0]:
-                self._idmap(self.root, self.id_maps, False)
+                self._idmap(self.root, layers[0], self.id_maps, False)
             if self.files:
                 self._scratch()
             plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
@@ -251,7 +252,7 @@ class _Compiler:
             for name, layer in zip(names, layers, strict=True):
                 slot = plan.slot()
                 plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                self._idmap(slot, self.id_maps, False)
+                self._idmap(slot, layer, self.id_maps, False)
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
             base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
@@ -342,7 +343,7 @@ class _Compiler:
         plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
         self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
         if options.idmap or entry.get("uidMappings"):
-            self._idmap(slot, self._mount_maps(entry, field), options.idmap == "ridmap")
+            self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
         plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pyrunc import errors
 from pyrunc.runtime import spawner
+from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
 
@@ -161,6 +162,8 @@ class Supervised:
             listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
             where = f" at {step.s2}" if step.s2 else ""
             return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+        if step.op == "mount_attr" and step.n0 == IDMAP:
+            return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":
             return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
         if step.op in ("capabilities", "ambient", "bounding"):
