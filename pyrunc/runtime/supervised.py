@@ -36,6 +36,10 @@ class Exit(NamedTuple):
     stages_ns: dict[str, int]
 
 
+class NotTaken(errors.Unavailable):
+    """Nothing of the request has happened; it may be made again."""
+
+
 class Supervised:
     """A container that was asked for; its socket is the supervisor's.
 
@@ -52,15 +56,13 @@ class Supervised:
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
+        self._plan = -1
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            memfd = spawner.sealed_memfd("pyrunc-plan", plan)
-            try:
-                spawner.request((memfd, theirs.fileno(), *descriptors))
-            finally:
-                os.close(memfd)
+            self._plan = spawner.sealed_memfd("pyrunc-plan", plan)
+            spawner.request((self._plan, theirs.fileno(), *descriptors))
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         finally:
             theirs.close()
@@ -77,7 +79,9 @@ class Supervised:
         """
         data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
         if len(data) != _RECORD.size:
-            self._clean_up()
+            if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
+                raise NotTaken("the spawner was killed before it took the request")
+            self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
         kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
         self.pid = pid
@@ -87,7 +91,8 @@ class Supervised:
             self.started = True
             return STARTED
         if leftover:
-            raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
+            # Cgroups that the container itself made inside its own: a walk is needed, which C leaves to us.
+            self._remove_cgroups()
         if kind == FAILED:
             raise self._failure(step, -error, status)
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -106,12 +111,13 @@ class Supervised:
     def close(self) -> None:
         """Hang up: what still runs is killed."""
         self._socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self._plan):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self._plan = -1
 
-    def _clean_up(self) -> None:
-        """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
+    def _remove_cgroups(self) -> None:
+        """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
         from pyrunc.runtime import cgroup_control, cgroup_layout
 
         path = self._template.cgroup_path.replace(ID, self._id)
