@@ -81,6 +81,9 @@ cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const 
         child = <int>_rc(openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
         if rc == 0 and child >= 0 and seed_cpuset:
             rc = c_seed_cpuset(parent, child)
+            if rc == 0:
+                # What is made below inherits cpus and mems: no start has to copy them again.
+                rc = write_file_at(child, b"cgroup.clone_children", b"1")
             if rc < 0:
                 close(child)
                 child = rc
@@ -100,17 +103,16 @@ cdef inline int write_file_at(int dirfd, const char *name, const char *value) no
     return rc
 
 
-cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
-                              bint existing, char *buffer, size_t size, int *made,
+cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint cpuset,
+                              bint seed, bint existing, char *buffer, size_t size, int *made,
                               uint8_t *made_parents) noexcept nogil:
-    """Make the cgroup *path* below *hierarchy*, with its parents if need be; returns its directory.
+    """Make the cgroup *path* below *hierarchy*, with its parents if need be; 0, or -errno.
 
     *made* tells whether it is new. An existing one is refused with -EEXIST unless *existing*.
+    Of a v1 *cpuset* the parents are given cpus and mems, and with *seed* the cgroup itself.
     """
     cdef int rc = c_join_path(hierarchy, path, buffer, size)
     cdef int attempt
-    cdef int fd
-    cdef int parent
     made[0] = 0
     if rc < 0:
         return rc
@@ -119,24 +121,30 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         if rc != -ENOENT:
             break
         # The first container below this parent, or the last one's end just removed it.
-        rc = c_cgroup_parents(hierarchy, path, enable, seed_cpuset, buffer, size, made_parents)
+        rc = c_cgroup_parents(hierarchy, path, enable, cpuset, buffer, size, made_parents)
         if rc == 0:
             rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
     if rc == 0:
         made[0] = 1
     elif rc != -EEXIST or not existing:
         return rc
-    fd = <int>_rc(openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
-    if fd >= 0 and seed_cpuset and made[0]:
-        parent = <int>_rc(openat(fd, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
-        rc = parent
-        if parent >= 0:
-            rc = c_seed_cpuset(parent, fd)
-            close(parent)
-        if rc < 0:
-            close(fd)
-            return rc
-    return fd
+    return c_seed_below(buffer) if seed and made[0] else 0
+
+
+cdef inline int c_seed_below(const char *directory) noexcept nogil:
+    """Give the cpuset *directory* what the one above it has, where it has nothing."""
+    cdef int rc
+    cdef int parent
+    cdef int fd = <int>_rc(openat(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
+    if fd < 0:
+        return fd
+    parent = <int>_rc(openat(fd, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    rc = parent
+    if parent >= 0:
+        rc = c_seed_cpuset(parent, fd)
+        close(parent)
+    close(fd)
+    return rc
 
 
 cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:

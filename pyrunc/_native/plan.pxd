@@ -33,7 +33,7 @@ cdef enum:
 # The order is the ABI between pyrunc/runtime/plan.py and this file: plan.pyx names them.
 cdef enum Op:
     # host
-    OP_CGROUP_MKDIR                 # s0 hierarchy, s1 path, s2 controllers to enable (v2) | slot a: directory; F_*
+    OP_CGROUP_MKDIR                 # s0 hierarchy, s1 path, s2 controllers to enable (v2); slot a, if given: its directory
     OP_WRITE_AT                     # slot a: directory, s0 file, s1 value
     OP_OPEN_AT                      # slot a: directory, s0 file, n0 open flags -> slot b
     OP_OPEN                         # s0 host path, n0 open flags -> slot a
@@ -47,7 +47,7 @@ cdef enum Op:
     OP_SETNS                        # slot a, n0 type
     # init
     OP_SYNC                         # n0 number: wait for the supervisor
-    OP_JOIN_TASKS                   # slot a: an open `tasks` or `cgroup.procs`
+    OP_JOIN_TASKS                   # slot a: an open `tasks`; s0, if given: the cpuset's directory, seeded if it turns out empty
     OP_UNSHARE                      # n0 flags
     OP_PROPAGATION                  # s0 path, n0 MS_ flags
     OP_ROOT_ATTACH                  # slot a: the root's mount, s0 host directory that it covers
@@ -88,7 +88,8 @@ cdef enum:
     F_TTY = 32
     F_CHARDEV = 64
     F_V2 = 128
-    F_SEED_CPUSET = 256
+    F_CPUSET = 8192                 # a v1 cpuset: directories made above it get cpus and mems
+    F_SEED_CPUSET = 256             # and so does this one, at once
     F_MISSING = 1024                # a file that the kernel lacks is no error
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
@@ -142,7 +143,7 @@ cdef struct plan_header:
 
 cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     """What a step of this kind must have, and where it may stand; 0 for an unknown op."""
-    if op == OP_CGROUP_MKDIR: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    if op == OP_CGROUP_MKDIR: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_WRITE_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OPEN_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0
     if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0

@@ -83,7 +83,6 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     """
     cdef int taken[2]
     cdef pollfd watch[2]
-    cdef char byte
     cdef int host_net
     cdef int pid
     cdef timespec pause
@@ -97,17 +96,17 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     pause.tv_sec = 0
     pause.tv_nsec = 10000000
     while True:
-        if pipe2(taken, O_CLOEXEC) < 0:
-            nanosleep(&pause, NULL)
-            continue
-        pid = fork()
-        if pid == 0:
-            close(taken[0])
-            _exit(spare(sock, taken[1], host_net))
-        close(taken[1])             # only the spare has it: its death is the pipe's end
+        pid = -1
+        if pipe2(taken, O_CLOEXEC) == 0:
+            pid = fork()
+            if pid == 0:
+                close(taken[0])
+                _exit(spare(sock, taken[1], host_net))
+            close(taken[1])
+            if pid < 0:
+                close(taken[0])
         if pid < 0:
-            close(taken[0])
-            nanosleep(&pause, NULL) # out of processes or memory: requests wait in the socket
+            nanosleep(&pause, NULL) # out of processes, descriptors or memory: requests wait in the socket
             continue
         watch[0].fd = taken[0]
         watch[0].events = POLLIN
@@ -122,7 +121,5 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
                 last_one_out(directories)
                 return 0
             if watch[0].revents:
-                if read(taken[0], &byte, 1) != 1:
-                    nanosleep(&pause, NULL)     # killed, or failed, and the next one may too
+                close(taken[0])     # a byte: taken; only its end: killed. Either way there is no spare now
                 break
-        close(taken[0])

@@ -124,11 +124,19 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
     cdef int created = 0
     cdef int rc
     if op == OP_CGROUP_MKDIR:
+        if w.makes >= sizeof(w.made_parents):
+            return -E2BIG
+        w.makes += 1
         rc = c_cgroup_make(text(w, step.s0), text(w, step.s1), text(w, step.s2) if step.s2 != <uint32_t>NONE else NULL,
-                           step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created,
-                           &w.made_parents[step.slot_a])
+                           step.flags & F_CPUSET, step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created,
+                           &w.made_parents[w.makes - 1])
         made[0] = created
-        return put_slot(w, step.slot_a, rc)
+        if rc < 0 or step.slot_a == <uint32_t>NONE:
+            return rc
+        rc = c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+        if rc < 0:
+            return rc
+        return put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)))
     if op == OP_WRITE_AT:
         rc = write_at_step(w, step)
         w.skip = rc == 0 and step.flags & F_ALTERNATIVE
@@ -150,18 +158,26 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
 cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
     """Remove, newest first, each cgroup that this supervisor made; the first failure or 0."""
     cdef const plan_step *step
-    cdef uint32_t i = last_made
+    cdef uint32_t i
+    cdef uint32_t ordinal = 0
     cdef int first = 0
     cdef int rc
+    for i in range(last_made):
+        if w.steps[i].op == OP_CGROUP_MKDIR:
+            ordinal += 1
+    i = last_made
     while i > 0:
         i -= 1
         step = &w.steps[i]
-        if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
+        if step.op != OP_CGROUP_MKDIR:
+            continue
+        ordinal -= 1
+        if not step.flags & F_EXISTING:
             rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
             if rc < 0 and first == 0:
                 first = rc
             if not step.flags & F_KEEP_PARENTS:
-                c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.made_parents[step.slot_a], w.path, sizeof(w.path))
+                c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.made_parents[ordinal], w.path, sizeof(w.path))
     return first
 
 
@@ -191,13 +207,42 @@ cdef inline bint obey(int reply_fd, int pidfd) noexcept nogil:
     return True
 
 
+cdef inline bint has_sync(walk *w) noexcept nogil:
+    return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
+
+
+cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
+    """Take one message of init; False when there is no more to come."""
+    cdef progress message
+    cdef ssize_t got = recv(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT)
+    if got == sizeof(message):
+        memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
+               (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
+        if message.kind == PROGRESS_READY:
+            report.ready = 1
+        elif message.kind == PROGRESS_FAILED:
+            report.step = message.step
+            report.error = message.error
+        elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
+            syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+        return True
+    if got < 0 and (errno == EAGAIN or errno == EINTR):
+        return True
+    # EOF: execve closed init's end, or init died on the way.
+    close(w.progress_fd)
+    w.progress_fd = -1
+    if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
+        report.kind = RECORD_STARTED
+        send_record(reply_fd, report, pidfd)
+    return False
+
+
 cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Serve init until it ends: its progress, the requester's commands, the requester's death."""
     cdef pollfd watch[3]
-    cdef progress message
-    cdef ssize_t got
     cdef bint owner = True
-    watch[0].fd = w.progress_fd
+    # A quiet plan without sync points is told at its end: what init said is read then, with no wake-up on the way.
+    watch[0].fd = -1 if w.header.flags & PLAN_QUIET and not has_sync(w) else w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd
     watch[0].events = POLLIN
@@ -209,34 +254,18 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
         watch[2].revents = 0
         if poll(watch, 3, -1) < 0 and errno != EINTR:
             return
-        if watch[0].revents:
-            got = recv(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT)
-            if got == sizeof(message):
-                memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
-                       (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
-                if message.kind == PROGRESS_READY:
-                    report.ready = 1
-                elif message.kind == PROGRESS_FAILED:
-                    report.step = message.step
-                    report.error = message.error
-                elif run_sync(w, message.step, pid, report) < 0:
-                    syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
-            elif got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
-                # EOF: execve closed init's end, or init died on the way.
-                close(w.progress_fd)
-                w.progress_fd = -1
-                watch[0].fd = -1
-                if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
-                    report.kind = RECORD_STARTED
-                    send_record(reply_fd, report, pidfd)
+        if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
+            watch[0].fd = -1
         if watch[1].revents and owner:
             if not obey(reply_fd, pidfd):
                 owner = False
                 watch[1].fd = -1
                 if not w.header.flags & PLAN_KEEP_RUNNING:
                     kill_container(w, pidfd)
-        # Not before all that init said was read: its last word may be why it failed.
-        if watch[2].revents and w.progress_fd < 0:
+        if watch[2].revents:
+            # all that init said: its last word may be why it failed
+            while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
+                pass
             return
 
 
@@ -252,16 +281,21 @@ cdef inline void kill_stragglers(walk *w) noexcept nogil:
     cdef const plan_step *step
     cdef timespec pause
     cdef uint32_t i
+    cdef int directory
     cdef int attempt
     pause.tv_sec = 0
     pause.tv_nsec = 1000000
     for i in range(w.header.step_count):
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
+            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) < 0:
+                return
+            directory = openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
             for attempt in range(1000):
-                if c_cgroup_kill(w.slots[step.slot_a]) <= 0:
-                    return
+                if c_cgroup_kill(directory) <= 0:
+                    break
                 nanosleep(&pause, NULL)
+            close(directory)
             return
 
 
@@ -326,6 +360,7 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
     memset(w.made_parents, 0, sizeof(w.made_parents))
+    w.makes = 0
     w.root = -1
     w.cached_fd = -1
     w.skip = False

@@ -150,37 +150,48 @@ class _Compiler:
         layout = cgroup_layout.detect()
         resources: Mapping[str, Any] = self.linux.get("resources") or {}
         wanted = cgroups.plan_cgroup(layout, self.linux.get("cgroupsPath") or f"/pyrunc/{ID}", resources)
-        joins = []
-        self.cgroups: list[tuple[cgroups.CgroupDir, int]] = []
+        joins: list[tuple[int, str | None]] = []
+        self.cgroups: list[cgroups.CgroupDir] = []
         for directory in wanted.dirs:
-            slot = plan.slot()
-            self.cgroups.append((directory, slot))
+            controllers = (*directory.enable, *self._controllers(layout, directory))
+            counts = bool(resources.get("memory")) and "memory" in controllers
+            slot = plan.slot() if directory.version == 2 or directory.writes or counts else native.ABSENT
+            self.cgroups.append(directory)
             plan.cgroup_path = f"/{directory.path}"
             plan.add(
                 "cgroup_mkdir", HOST, "host", a=slot, s0=directory.mountpoint, s1=plan.cgroup_path,
                 s2=" ".join(f"+{name}" for name in directory.enable) or None,
-                flags=(_FLAG["seed_cpuset"] if directory.seed_cpuset else 0)
-                | (_FLAG["keep_parents"] if plan.cgroup_path.startswith("/pyrunc/") else 0),
+                flags=self._cgroup_flags(directory),
             )  # fmt: skip
             for write in directory.writes:
                 flags = _ON_MISSING[write.on_missing]
                 plan.add("write_at", HOST, "host", a=slot, s0=write.file, s1=write.value, flags=flags)
             self._join_cgroup(directory, slot, joins)
-            if resources.get("memory") and "memory" in (*directory.enable, *self._controllers(layout, directory)):
+            if counts:
                 plan.memory_slot = slot
         if wanted.device_bpf:
             blob = plan.blob(wanted.device_bpf)
             plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
-        for tasks in joins:
-            plan.add("join_tasks", INIT, "namespaces", a=tasks)
+        for tasks, cpuset in joins:
+            plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
 
-    def _join_cgroup(self, directory: cgroups.CgroupDir, slot: int, joins: list[int]) -> None:
+    def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
+        flags = _FLAG["keep_parents"] if directory.path.startswith("pyrunc/") else 0
+        if directory.seed_cpuset:
+            flags |= _FLAG["cpuset"]
+            if directory.writes or "user" in self.new:
+                # Before its writes, one of which may stand alone; and a user namespace's root could not do it later.
+                flags |= _FLAG["seed_cpuset"]
+        return flags
+
+    def _join_cgroup(self, directory: cgroups.CgroupDir, slot: int, joins: list[tuple[int, str | None]]) -> None:
         if directory.version == 2:
             self.plan.cgroup_slot = slot
             return
         tasks = self.plan.slot()
-        self.plan.add("open_at", HOST, "host", a=slot, s0="tasks", n0=os.O_WRONLY, b=tasks)
-        joins.append(tasks)
+        path = f"{directory.mountpoint}/{directory.path}"
+        self.plan.add("open", HOST, "host", a=tasks, s0=f"{path}/tasks", n0=os.O_WRONLY | os.O_NOFOLLOW)
+        joins.append((tasks, path if directory.seed_cpuset else None))
 
     @staticmethod
     def _controllers(layout: cgroup_layout.Layout, directory: cgroups.CgroupDir) -> tuple[str, ...]:
@@ -380,11 +391,11 @@ class _Compiler:
         attributes = options.attr_set
         layout = cgroup_layout.detect()
         own: list[tuple[str, tuple[str, ...], int]] = []
-        for directory, slot in self.cgroups:
+        for directory in self.cgroups:
             if directory.version == 2 and len(self.cgroups) > 1:
                 continue  # hybrid: as runc, only the hierarchies that have controllers
             bind = plan.slot()
-            plan.add("open_tree", HOST, "host", a=bind, b=slot, s0=directory.mountpoint)
+            plan.add("open_tree", HOST, "host", a=bind, s0=f"{directory.mountpoint}/{directory.path}")
             own.append((os.path.basename(directory.mountpoint), self._controllers(layout, directory), bind))
         if layout.mode == "v2":
             for _, _, bind in own:
@@ -545,7 +556,11 @@ class _Compiler:
             return None
         from pyrunc.runtime import seccomp
 
-        program = seccomp.compile_profile(profile)
+        # Compiling costs 10 ms, reading what an earlier process compiled 0.2.
+        state = os.environ.get("PYRUNC_STATE", "/run/pyrunc")
+        if os.geteuid() == 0:
+            os.makedirs(state, mode=0o711, exist_ok=True)
+        program = seccomp.compile_profile(profile, f"{state}/seccomp")
         return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
 
 
