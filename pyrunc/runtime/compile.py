@@ -521,27 +521,26 @@ class _Compiler:
         plan.add("chdir", INIT, "process", s0=cwd)
         seccomp = self._seccomp()
         privileges = process.get("noNewPrivileges")
-        caps: Mapping[str, Sequence[str]] | None = process.get("capabilities")
+        # None at all is what runc and crun make of a document that does not mention them.
+        caps: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
         if privileges:
             plan.add("no_new_privs", INIT, "process")
         elif seccomp:
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
-        if caps is not None:
-            plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
+        plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         user: Mapping[str, Any] = process.get("user") or {}
         groups = ",".join(str(int(group)) for group in user.get("additionalGids") or ())
         plan.add("user", INIT, "process", n0=int(user.get("uid") or 0), n1=int(user.get("gid") or 0), s0=groups)
-        if caps is not None:
-            plan.add(
-                "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
-                n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
-            )  # fmt: skip
-            # The kernel raises an ambient capability only if it is inheritable and permitted too; the
-            # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
-            ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
-            if ambient:
-                plan.add("ambient", INIT, "process", n0=ambient)
+        plan.add(
+            "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
+            n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
+        )  # fmt: skip
+        # The kernel raises an ambient capability only if it is inheritable and permitted too; the
+        # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
+        ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
+        if ambient:
+            plan.add("ambient", INIT, "process", n0=ambient)
         plan.add("umask", INIT, "process", n0=int(user.get("umask", 0o022)))
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
