@@ -73,7 +73,7 @@ class Supervised:
         Raises StartError or one of its kind when the start failed, and
         Unavailable when the supervisor died.
         """
-        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
             self._clean_up()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
