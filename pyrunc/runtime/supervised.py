@@ -78,7 +78,7 @@ class Supervised:
         Raises StartError or one of its kind when the start failed, and
         Unavailable when the supervisor died.
         """
-        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
             if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
                 raise NotTaken("the spawner was killed before it took the request")
