@@ -1,13 +1,13 @@
 """One start: the request, the supervisor's records, and what they mean."""
 
+import _socket
 import os
-import socket
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pyrunc import errors
-from pyrunc.runtime import spawner
+from pyrunc.runtime import held, spawner
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate
 
 _RECORD = struct.Struct("=IIiiiiII3Q16Q")
@@ -37,28 +37,32 @@ class Exit(NamedTuple):
 class Supervised:
     """A container that was asked for; its socket is the supervisor's.
 
-    Closing it while the container runs ends the container.
+    Closing it while the container runs ends the container. *over* says that no record comes any more.
     """
 
     def __init__(
-        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str
-    ) -> None:
+        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str,
+        wait: bool = True,
+    ) -> None:  # fmt: skip
         self._template = template
         self._id = container_id
         self._command = command
         self.started = False
+        self.over = False
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with held.lock:
+            self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            held.note(self)
         try:
             memfd = spawner.sealed_memfd("pyrunc-plan", plan)
             try:
-                spawner.request((memfd, theirs.fileno(), *descriptors))
+                spawner.request((memfd, theirs.fileno(), *descriptors), wait)
             finally:
                 os.close(memfd)
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         finally:
             theirs.close()
@@ -73,8 +77,13 @@ class Supervised:
         Raises StartError or one of its kind when the start failed, and
         Unavailable when the supervisor died.
         """
-        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+        except ConnectionResetError:
+            # The supervisor ended before it read a command of ours; its record is behind the error.
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
         if len(data) != _RECORD.size:
+            self.over = True
             self._clean_up()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
         kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
@@ -84,6 +93,7 @@ class Supervised:
                 (self.pidfd,) = struct.unpack("=i", ancillary[0][2][:4])
             self.started = True
             return STARTED
+        self.over = True
         if leftover:
             raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
         if kind == FAILED:
@@ -103,10 +113,13 @@ class Supervised:
 
     def close(self) -> None:
         """Hang up: what still runs is killed."""
+        held.forget(self)
         self._socket.close()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+    let_go = __del__ = close
 
     def _clean_up(self) -> None:
         """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
