@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -10,9 +11,19 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+# A build front end does not put this directory on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+import setup_hello
+
 NATIVE = Path("pyrunc/_native")
 LIBRARIES = {"seccomp": ["seccomp"]}
 LIMITED_API = "0x030B0000"  # Python 3.11: one cp311-abi3 wheel serves every later version
+# Under the limited API, Cython 3.3 asks `inspect` for these at each module's import, which costs 12 ms. They are
+# part of the language's ABI: Python documents them in "Code Objects Bit Flags".
+CODE_FLAGS = {
+    "CO_OPTIMIZED": "1", "CO_NEWLOCALS": "2", "CO_VARARGS": "4", "CO_VARKEYWORDS": "8",
+    "CO_GENERATOR": "0x20", "CO_COROUTINE": "0x80", "CO_ASYNC_GENERATOR": "0x200",
+}  # fmt: skip
 # Between clone and execve nothing may depend on an optimiser's or a hardening flag's run-time support.
 INIT_FLAGS = [
     "-Os", "-std=gnu11", "-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables",
@@ -21,13 +32,16 @@ INIT_FLAGS = [
 
 
 class BuildNative(build_ext):
-    """The extension modules, then pyrunc-init: static, without libpython, unused sections collected."""
+    """The extension modules, then pyrunc-init (static, without libpython), then the image around it."""
 
     def run(self) -> None:
+        """Build all three."""
         super().run()
         target = NATIVE / "pyrunc-init" if self.inplace else Path(self.build_temp) / "pyrunc-init"
         target.parent.mkdir(parents=True, exist_ok=True)
         build_init(NATIVE / "init.c", target)
+        images = Path("." if self.inplace else self.build_lib) / "pyrunc" / "images"
+        setup_hello.write(target, images / setup_hello.NAME)
         if not self.inplace:
             self.distribution.data_files = [("bin", [str(target)])]
 
@@ -42,8 +56,10 @@ def build_init(source: Path, target: Path) -> None:
         f"-Wl,-Map={target}.map", "-o", str(target), str(source),
     ]  # fmt: skip
     if "musl" in compiler:
-        # Python.h of a glibc build names headers that musl lacks; they declare nothing we use.
-        command.insert(len(compiler.split()), "-D_FORTIFY_SOURCE=0")
+        # A Python built for glibc asks for what musl refuses, and Debian's pyconfig.h names a file beside its own
+        # directory: searched last, so that every header that musl has is musl's.
+        beside = str(Path(paths["include"]).parent)
+        command += ["-D_FORTIFY_SOURCE=0", "-idirafter", beside]
     subprocess.run(command, check=True)
 
 
@@ -54,7 +70,7 @@ def extensions() -> list[Extension]:
             f"pyrunc._native.{source.stem}",
             [str(source)],
             libraries=LIBRARIES.get(source.stem, []),
-            define_macros=[("Py_LIMITED_API", LIMITED_API)],
+            define_macros=[("Py_LIMITED_API", LIMITED_API), *CODE_FLAGS.items()],
             extra_compile_args=["-O2", "-Wno-unused-function"],
             extra_link_args=["-Wl,-s"],
             py_limited_api=True,
@@ -63,8 +79,21 @@ def extensions() -> list[Extension]:
     ]
 
 
+def slim(modules: list[Extension]) -> list[Extension]:
+    """Spare the generated modules imports that they do not need, see CODE_FLAGS."""
+    for module in modules:
+        for source in map(Path, module.sources):
+            text = source.read_text()
+            slimmer = text.replace('PyImport_ImportModule("inspect")', 'PyImport_ImportModule("sys")').replace(
+                'PyImport_ImportModule("collections.abc")', 'PyImport_ImportModule("_collections_abc")'
+            )
+            if slimmer != text:
+                source.write_text(slimmer)
+    return modules
+
+
 setup(
-    ext_modules=cythonize(extensions(), language_level=3),
+    ext_modules=slim(cythonize(extensions(), language_level=3)),
     cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

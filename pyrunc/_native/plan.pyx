@@ -36,16 +36,16 @@ HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
 
 
-def validate(const unsigned char[::1] data not None, unsigned int descriptors):
+def validate(bytes data not None, unsigned int descriptors):
     """Judge a plan as the supervisor does.
 
     *data* is the whole plan, *descriptors* the number that its request carries besides plan
     and reply. Returns 0 or a negative errno: -EPROTO (magic, version), -EMSGSIZE (size,
     descriptors), -E2BIG (counts), -EINVAL (a step, an offset).
     """
+    cdef const unsigned char *bytes_of_plan = data
+    cdef uint64_t size = len(data)
     cdef int rc
-    if data.shape[0] == 0:
-        return -EMSGSIZE
     with nogil:
-        rc = plan_validate(&data[0], <uint64_t>data.shape[0], descriptors)
+        rc = plan_validate(bytes_of_plan, size, descriptors)
     return rc

@@ -81,24 +81,28 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     """
     cdef int taken[2]
     cdef pollfd watch[2]
-    cdef char byte
     cdef int host_net
     cdef int pid
     cdef timespec pause
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
     signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
     host_net = openat(AT_FDCWD, b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
-    if host_net < 0 or pipe2(taken, O_CLOEXEC) < 0:
+    if host_net < 0:
         return 1
     pause.tv_sec = 0
     pause.tv_nsec = 10000000
     while True:
-        pid = fork()
-        if pid == 0:
-            close(taken[0])
-            _exit(spare(sock, taken[1], host_net))
+        pid = -1
+        if pipe2(taken, O_CLOEXEC) == 0:
+            pid = fork()
+            if pid == 0:
+                close(taken[0])
+                _exit(spare(sock, taken[1], host_net))
+            close(taken[1])
+            if pid < 0:
+                close(taken[0])
         if pid < 0:
-            nanosleep(&pause, NULL) # out of processes or memory: requests wait in the socket
+            nanosleep(&pause, NULL) # out of processes, descriptors or memory: requests wait in the socket
             continue
         watch[0].fd = taken[0]
         watch[0].events = POLLIN
@@ -109,8 +113,8 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
             watch[1].revents = 0
             if poll(watch, 2, -1) < 0:
                 continue
-            if watch[0].revents & POLLIN:
-                read(taken[0], &byte, 1)
+            if watch[0].revents:
+                close(taken[0])     # a byte: taken; only its end: killed. Either way there is no spare now
                 break
             if watch[1].revents & (POLLHUP | POLLERR):
                 last_one_out(directories)
