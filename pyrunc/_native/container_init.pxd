@@ -75,9 +75,14 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
     return rc
 
 
+cdef inline bint is_null(const stat_t *status) noexcept nogil:
+    return S_ISCHR(status.st_mode) and status.st_rdev == 0x103
+
+
 cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
     """Hide a path: a directory under an empty read-only tmpfs, anything else under the host's /dev/null."""
     cdef stat_t status
+    cdef mount_attr attr
     cdef int cover
     cdef int rc
     cdef int target = c_open_in_root(w.root, text(w, step.s0), O_PATH, 0)
@@ -102,9 +107,14 @@ cdef inline int mask_step(walk *w, const plan_step *step) noexcept nogil:
         cover = c_open_tree(AT_FDCWD, b"/dev/null", OPEN_TREE_CLONE)
         rc = cover
         if cover >= 0:
-            if fstat(cover, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != 0x103:
+            # Read-only, which writing to a device does not mind: else chmod(2) of the path changed the host's node.
+            memset(&attr, 0, sizeof(attr))
+            attr.attr_set = 0x1 | 0x2 | 0x8
+            if fstat(cover, &status) < 0 or not is_null(&status):
                 rc = -ENODEV
             else:
+                rc = c_mount_setattr(cover, False, &attr)
+            if rc >= 0:
                 rc = c_move_mount(cover, target)
             close(cover)
     close(target)
@@ -197,7 +207,25 @@ cdef inline int chdir_step(walk *w, const plan_step *step) noexcept nogil:
 
 
 cdef inline int stdio_step(walk *w, const plan_step *step) noexcept nogil:
+    """Put a descriptor where the program expects it; the container's own /dev/null in place of the host's.
+
+    The two do the same, but fchmod(2) on the host's would change the host's node.
+    """
+    cdef stat_t status
+    cdef int rc
+    cdef int own
     cdef int fd = w.slots[step.slot_a]
+    if fstat(fd, &status) < 0:
+        return -errno
+    if is_null(&status):
+        own = openat(AT_FDCWD, b"/dev/null", O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+        if own >= 0:
+            if fstat(own, &status) == 0 and is_null(&status):
+                rc = dup2(own, <int>step.n0)
+                rc = 0 if rc >= 0 else -errno
+                close(own)
+                return rc
+            close(own)
     if fd == <int>step.n0:
         return <int>_rc(fcntl(fd, F_SETFD, 0))
     return 0 if dup2(fd, <int>step.n0) >= 0 else -errno
@@ -285,9 +313,13 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
 
 
 cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
-    """Lead a new session, with descriptor 0 as its terminal if asked."""
+    """Lead a new session, with a keyring of its own, and with descriptor 0 as its terminal if asked."""
     cdef int rc = <int>_rc(setsid())
     if rc < 0 and rc != -EPERM:     # EPERM: leads one already
+        return rc
+    # The requester's session keyring, with the keys that it holds, would be the container's too.
+    rc = <int>_rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL))
+    if rc < 0 and rc != -ENOSYS:
         return rc
     if step.flags & F_TTY:
         return <int>_rc(ioctl(0, TIOCSCTTY, 0))
@@ -358,8 +390,13 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
 
 
 cdef inline void close_for_exec(walk *w) noexcept nogil:
-    """Everything above the standard descriptors closes at execve, whoever made it."""
-    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 4)     # CLOSE_RANGE_CLOEXEC, Linux 5.11
+    """Close all but the standard descriptors and the channel, which closes at execve.
+
+    O_CLOEXEC alone is too late: execve resolves its path first, and a symlink of the image, or a
+    script's interpreter, could lead through /proc/self/fd of a cgroup to the host's root (CVE-2024-21626).
+    """
+    syscall(NR_close_range, 3, <unsigned int>w.progress_fd - 1, 0)
+    syscall(NR_close_range, <unsigned int>w.progress_fd + 1, <unsigned int>0xFFFFFFFF, 0)
 
 
 cdef inline int container_init(walk *w) noexcept nogil:

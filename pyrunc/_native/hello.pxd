@@ -77,7 +77,7 @@ cdef inline void put_file(printer *out, const char *key, const char *path, const
     cdef size_t length = 0
     cdef ssize_t got
     cdef ssize_t i
-    cdef int fd = open(path, O_RDONLY | O_CLOEXEC)
+    cdef int fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC)
     if fd < 0:
         return
     while True:

@@ -278,7 +278,7 @@ cdef extern from *:
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC
     unsigned long TIOCSCTTY
-    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask
+    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl
 
 
 cdef enum:
@@ -306,6 +306,8 @@ cdef enum:
     SEAL_WRITE = 8
     # capset(2)
     CAPABILITY_VERSION_3 = 0x20080522
+    # keyctl(2)
+    KEYCTL_JOIN_SESSION_KEYRING = 1
     # statfs(2)
     PROC_MAGIC = 0x9FA0
     TMPFS_MAGIC = 0x01021994

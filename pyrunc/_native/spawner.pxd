@@ -51,7 +51,9 @@ cdef inline int spare(int sock, int taken, int host_net) noexcept nogil:
             break
     if count < 0:
         return 0
+    signal(SIGPIPE, SIG_IGN)        # a spawner that was killed does not take its last container with it
     write(taken, &byte, 1)
+    signal(SIGPIPE, SIG_DFL)
     close(taken)
     close(sock)
     if count < 2 or message.magic != REQUEST_MAGIC or message.version != CHANNEL_VERSION:
@@ -80,11 +82,14 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     namespace, has happened before it arrives.
     """
     cdef int taken[2]
+    cdef char byte
     cdef pollfd watch[2]
     cdef int host_net
     cdef int pid
     cdef timespec pause
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
+    # What a terminal sends to the requester's process group, such as Ctrl-C, is not for those who clean up.
+    setsid()
     signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
     host_net = openat(AT_FDCWD, b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
     if host_net < 0:
@@ -113,9 +118,11 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
             watch[1].revents = 0
             if poll(watch, 2, -1) < 0:
                 continue
-            if watch[0].revents:
-                close(taken[0])     # a byte: taken; only its end: killed. Either way there is no spare now
-                break
             if watch[1].revents & (POLLHUP | POLLERR):
                 last_one_out(directories)
                 return 0
+            if watch[0].revents:
+                if read(taken[0], &byte, 1) != 1:
+                    nanosleep(&pause, NULL)     # killed, or failed, and the next one may too
+                break
+        close(taken[0])

@@ -263,9 +263,9 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
                 if not w.header.flags & PLAN_KEEP_RUNNING:
                     kill_container(w, pidfd)
         if watch[2].revents:
-            if watch[0].fd < 0 and w.progress_fd >= 0:
-                while hear(w, reply_fd, pid, pidfd, report):
-                    pass
+            # Not before all that init said was read: its last word may be why it failed.
+            while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
+                pass
             return
 
 

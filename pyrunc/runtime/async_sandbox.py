@@ -10,7 +10,7 @@ from pyrunc._native import plan as native
 from pyrunc.errors import TimedOut
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import SandboxOptions
-from pyrunc.runtime.sandbox import Process, RunResult
+from pyrunc.runtime.sandbox import TIMEOUT, Process, RunResult
 from pyrunc.runtime.stdio import Pipes
 from pyrunc.runtime.supervised import Supervised
 
@@ -35,6 +35,8 @@ class AsyncSandboxProcess(Process):
         waiting task is cancelled. Raises Unavailable if the supervisor was killed; the
         container was then killed too.
         """
+        if timeout_s is not None:
+            TIMEOUT(timeout_s, "timeout_s")
         if not self._take():
             loop = asyncio.get_running_loop()
             if self._ended is None:
@@ -112,6 +114,8 @@ class AsyncSandbox:
         container is killed, and the task ends when nothing of it is left.
         """
         begun = time.monotonic_ns()
+        if timeout_s is not None:
+            TIMEOUT(timeout_s, "timeout_s")
         with Pipes(stdin, self._launcher.null()) as pipes:
             child = await self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
             pipes.close_theirs()
@@ -230,7 +234,7 @@ class _Conversation:
         """Let *call* act on *fd*; it returns whether there may be more."""
         try:
             more = call(*args)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - the task that waits shall have it, not the loop
             self.close()
             if not self._next.done():
                 self._next.set_exception(exc)

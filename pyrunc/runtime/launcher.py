@@ -1,15 +1,18 @@
-"""What Sandbox and AsyncSandbox share: from a root and its options, or an OCI document, to one request for each start."""
+"""What Sandbox and AsyncSandbox share: from a root and its options, or an OCI document, to the requests."""
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from pyrunc.errors import FailedPrecondition, InvalidArgument
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
+from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime import users
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
-from pyrunc.runtime.options import Request, SandboxOptions, to_request
+from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
+from pyrunc.runtime.plan import SHORT_ID
 from pyrunc.runtime.stdio import Null
 from pyrunc.runtime.supervised import Supervised
-from pyrunc.spec import defaults
 
 StrPath = str | os.PathLike[str]
 
@@ -17,10 +20,10 @@ StrPath = str | os.PathLike[str]
 class Launcher:
     """A compiled plan, and what each start adds to it."""
 
-    def __init__(self, request: Request, env: Mapping[str, str]) -> None:
+    def __init__(self, request: Request) -> None:
         self._template = compile_spec(request.spec, request.rootfs, request.files)
         self._template.freeze()
-        self._env = dict(env)
+        self._env = request.env
         self._null: Null | None = Null()
 
     @classmethod
@@ -29,11 +32,16 @@ class Launcher:
 
         Raises InvalidArgument, NotFound, InvalidSpec or Unsupported, and names the option.
         """
+        if isinstance(rootfs, bytes) or not isinstance(rootfs, str | os.PathLike | Sequence):
+            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         paths = [rootfs] if isinstance(rootfs, str | os.PathLike) else list(rootfs)
-        if not paths:
-            raise InvalidArgument("rootfs: at least one directory is needed")
-        request = to_request([os.path.abspath(path) for path in paths], options)
-        return cls(request, {"PATH": defaults.PATH, "HOSTNAME": options.get("hostname", ""), **options.get("env", {})})
+        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
+        request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
+        try:
+            return cls(request)
+        except PyruncError as exc:
+            raise in_terms_of_options(exc) from exc
 
     @classmethod
     def of_spec(cls, spec: Mapping[str, Any], bundle: StrPath) -> Self:
@@ -44,8 +52,13 @@ class Launcher:
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):
             raise InvalidArgument(f"root.path: {root}: not a directory")
-        listed = (spec.get("process") or {}).get("env") or ()
-        return cls(Request(dict(spec), Rootfs((root,)), {}), dict(entry.partition("=")[::2] for entry in listed))
+        process = spec.get("process") or {}
+        env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+        if "HOME" not in env:
+            # As runc has it, for programs that stop without one.
+            env["HOME"] = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+        mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
+        return cls(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
 
     def null(self) -> Null:
         """An open /dev/null, which outlives `close` as long as it is referred to.
@@ -65,18 +78,22 @@ class Launcher:
         *flags* are the plan's. Raises InvalidArgument, Unavailable, Unsupported, PermissionDenied;
         BlockingIOError if *wait* is False and the spawner's queue is full.
         """
-        if isinstance(argv, str) or not argv or not argv[0]:
-            raise InvalidArgument("argv must be a list of strings that begins with a program")
+        checks.arguments(argv)
         container_id = os.urandom(32).hex()
-        variables = self._env if not env else {**self._env, **env}
-        if variables.get("HOSTNAME") == "":
+        variables = self._env if not env else {**self._env, **checks.environment(env)}
+        if variables.get("HOSTNAME") == SHORT_ID:
             variables = {**variables, "HOSTNAME": container_id[:12]}
         listed = [f"{key}={value}" for key, value in variables.items()]
         try:
             plan = self._template.finish(container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags)
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
-        return Supervised(plan, self._template, container_id, stdio, argv[0], wait)
+        try:
+            return Supervised(plan, self._template, container_id, stdio, argv[0], wait)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
+            raise
 
     def plan(self, argv: Sequence[str]) -> str:
         """The plan of *argv* as text, one step a line."""
@@ -85,3 +102,12 @@ class Launcher:
     def close(self) -> None:
         """Start no more."""
         self._null = None
+
+
+def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*mount*, its source absolute: OCI lets the source of a bind mount be relative to the bundle."""
+    source = mount.get("source")
+    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+    if not bound or not isinstance(source, str) or not source or source.startswith("/"):
+        return mount
+    return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}

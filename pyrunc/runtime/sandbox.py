@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self, Unpack
 
 from pyrunc._native import plan as native
 from pyrunc.errors import FailedPrecondition, PyruncError, TimedOut
+from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes
@@ -18,7 +19,8 @@ from pyrunc.runtime.supervised import EXITED, Exit, Supervised
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
 _SIGKILL = 9
-_LONGEST_MS = 1 << 30
+
+TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
 class RunResult(NamedTuple):
@@ -109,7 +111,7 @@ class SandboxProcess(Process):
         Raises TimedOut after *timeout_s* seconds; the container goes on. Raises Unavailable if
         the supervisor was killed; the container was then killed too.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else time.monotonic() + TIMEOUT(timeout_s, "timeout_s")
         with self._lock:
             self._waiting += 1
         try:
@@ -138,7 +140,9 @@ class SandboxProcess(Process):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -179,10 +183,11 @@ class Sandbox:
         too, nothing of the container is left.
         """
         begun = time.monotonic_ns()
+        deadline = None if timeout_s is None else begun / 1e9 + TIMEOUT(timeout_s, "timeout_s")
         with Pipes(stdin, self._launcher.null()) as pipes:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
-                if not _talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
+                if not _talk(pipes, child, deadline):
                     _end(child)
                     raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
                 return RunResult.of(child.exit, pipes.drain(), begun)
@@ -224,7 +229,9 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -251,7 +258,7 @@ def _end(child: Supervised) -> None:
 
 
 def _left_ms(deadline: float | None) -> float | None:
-    return None if deadline is None else min(max(0.0, deadline - time.monotonic()) * 1000, _LONGEST_MS)
+    return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
 
 
 def _talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:

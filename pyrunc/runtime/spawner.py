@@ -175,7 +175,7 @@ def request(descriptors: Sequence[int], wait: bool = True) -> None:
 
 
 def current() -> Spawner:
-    """This process's spawner, started if there is none.
+    """The spawner of this process, started if there is none.
 
     Raises Unavailable, Unsupported or PermissionDenied.
     """

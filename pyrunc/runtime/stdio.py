@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from pyrunc.runtime import held
+from pyrunc.runtime import option_checks as checks
 
 _CHUNK = 65536
 
@@ -29,7 +30,12 @@ class Pipes:
     """
 
     def __init__(self, stdin: bytes, null: Null) -> None:
-        """*stdin* is what the program shall read; the empty input is *null*."""
+        """*stdin* is what the program shall read; the empty input is *null*.
+
+        Raises InvalidArgument if it is not bytes.
+        """
+        if not isinstance(stdin, bytes | bytearray | memoryview):
+            raise checks.refuse("stdin", "bytes", stdin)
         self._input = memoryview(stdin)
         self._theirs: list[int] = []
         self._null = null
@@ -119,5 +125,7 @@ class Pipes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
