@@ -32,9 +32,8 @@ class Launcher:
 
         Raises InvalidArgument, NotFound, InvalidSpec or Unsupported, and names the option.
         """
-        if isinstance(rootfs, bytes) or not isinstance(rootfs, str | os.PathLike | Sequence):
-            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
-        paths = [rootfs] if isinstance(rootfs, str | os.PathLike) else list(rootfs)
+        single = isinstance(rootfs, str | os.PathLike)
+        paths: list[Any] = [rootfs] if single else [*rootfs] if isinstance(rootfs, Sequence) else []
         if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
             raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
