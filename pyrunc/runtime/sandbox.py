@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -148,6 +149,7 @@ class Sandbox:
     def _set_up(self, request: Request) -> None:
         self._template = compile_spec(request.spec, request.rootfs, request.files)
         self._env = request.env
+        self._owner = _owner(request.spec)
         self._lock = threading.Lock()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
@@ -217,11 +219,19 @@ class Sandbox:
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
+            if self._owner != (0, 0):
+                self._give(stdio)
             return Supervised(plan, self._template, container_id, stdio, argv[0])
         except OSError as exc:
             if exc.errno == errno.EBADF:
                 raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
             raise
+
+    def _give(self, stdio: Sequence[int]) -> None:
+        """Let another user than root open its pipes once more, as /dev/stdout; what has a name is left alone."""
+        for fd in stdio:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, *self._owner)
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +242,20 @@ class Sandbox:
     def __del__(self) -> None:
         if getattr(self, "_null", -1) >= 0:
             self.close()
+
+
+def _owner(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Who the program is on the host: its user and group, seen through the maps of its user namespace."""
+    user, linux = (spec.get("process") or {}).get("user") or {}, spec.get("linux") or {}
+    ids = []
+    for key, maps in (("uid", "uidMappings"), ("gid", "gidMappings")):
+        inside = user.get(key) or 0
+        rows = linux.get(maps) or ({"containerID": 0, "hostID": 0, "size": 1 << 32},)
+        ids.append(next(
+            (row["hostID"] + inside - row["containerID"] for row in rows
+             if row["containerID"] <= inside < row["containerID"] + row["size"]), 0,
+        ))  # fmt: skip
+    return ids[0], ids[1]
 
 
 def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
