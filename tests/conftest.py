@@ -177,14 +177,16 @@ def descendants(pid: int) -> set[int]:
 def ours(children: set[int]) -> set[str]:
     """Cgroups named pyrunc that are empty or hold a process of ours: others' containers may come and go."""
     found = set()
-    for hierarchy in Path("/sys/fs/cgroup").iterdir():
-        for directory in hierarchy.glob("pyrunc*/**/"):
-            try:
-                tasks = {int(pid) for pid in (directory / "cgroup.procs").read_text().split()}
-            except OSError:
-                continue
-            if not tasks or tasks & children:
-                found.add(str(directory))
+    tops = (top for hierarchy in os.scandir("/sys/fs/cgroup") for top in os.scandir(hierarchy) if top.is_dir())
+    for top in tops:
+        if top.name.startswith("pyrunc"):
+            for directory, _, _ in os.walk(top.path):  # which passes over what goes away under it
+                try:
+                    tasks = {int(pid) for pid in Path(directory, "cgroup.procs").read_text().split()}
+                except OSError:
+                    continue
+                if not tasks or tasks & children:
+                    found.add(directory)
     return found
 
 

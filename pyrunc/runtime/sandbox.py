@@ -119,7 +119,7 @@ class Sandbox:
         if isinstance(rootfs, bytes) or not isinstance(rootfs, str | os.PathLike | Sequence):
             raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         paths = [rootfs] if isinstance(rootfs, str | os.PathLike) else list(rootfs)
-        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        if not paths or not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in paths):
             raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
         try:
