@@ -266,7 +266,8 @@ def _user(layers: Sequence[str], options: SandboxOptions) -> tuple[dict[str, Any
 
     found = users.resolve(options.get("user") or "0", options.get("groups", ()), layers)
     user: dict[str, Any] = {"uid": found.uid, "gid": found.gid, "umask": options.get("umask", 0o022)}
-    if options.get("user") or options.get("groups"):
+    if options.get("user") or options.get("groups") or not options.get("uid_maps"):
+        # The image's own groups may not be among those of a user namespace; what was asked for must be.
         user["additionalGids"] = list(found.groups)
     return user, found.home or "/"
 
