@@ -3,12 +3,17 @@
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# A build front end does not put this directory on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+import setup_hello
 
 NATIVE = Path("pyrunc/_native")
 LIBRARIES = {"seccomp": ["seccomp"]}
@@ -27,13 +32,16 @@ INIT_FLAGS = [
 
 
 class BuildNative(build_ext):
-    """The extension modules, then pyrunc-init: static, without libpython, unused sections collected."""
+    """The extension modules, then pyrunc-init (static, without libpython), then the image around it."""
 
     def run(self) -> None:
+        """Build all three."""
         super().run()
         target = NATIVE / "pyrunc-init" if self.inplace else Path(self.build_temp) / "pyrunc-init"
         target.parent.mkdir(parents=True, exist_ok=True)
         build_init(NATIVE / "init.c", target)
+        images = Path("." if self.inplace else self.build_lib) / "pyrunc" / "images"
+        setup_hello.write(target, images / setup_hello.NAME)
         if not self.inplace:
             self.distribution.data_files = [("bin", [str(target)])]
 
@@ -48,8 +56,10 @@ def build_init(source: Path, target: Path) -> None:
         f"-Wl,-Map={target}.map", "-o", str(target), str(source),
     ]  # fmt: skip
     if "musl" in compiler:
-        # Python.h of a glibc build names headers that musl lacks; they declare nothing we use.
-        command.insert(len(compiler.split()), "-D_FORTIFY_SOURCE=0")
+        # A Python built for glibc asks for what musl refuses, and Debian's pyconfig.h names a file beside its own
+        # directory: searched last, so that every header that musl has is musl's.
+        beside = str(Path(paths["include"]).parent)
+        command += ["-D_FORTIFY_SOURCE=0", "-idirafter", beside]
     subprocess.run(command, check=True)
 
 

@@ -2,7 +2,16 @@
 # The mount API: every mount is made detached, gets its attributes, and is then attached
 # to a descriptor, so that no path is resolved twice (Linux 5.2; mount_setattr 5.12).
 
-from pyrunc._native.linux cimport *
+from pyrunc._native.linux cimport (
+    AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
+    FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, MNT_DETACH, MOUNT_ATTR_IDMAP, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH,
+    MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, NR_fsconfig, NR_fsmount, NR_fsopen, NR_mount_setattr,
+    NR_move_mount, NR_open_tree, O_CLOEXEC, OPEN_TREE_CLONE, SYS_pivot_root, _rc, chdir, close, memset, mount_attr,
+    read, strlen, syscall, uint64_t,
+)
+# mount.pyx has functions of these names
+from pyrunc._native.linux cimport mount as libc_mount
+from pyrunc._native.linux cimport umount2 as libc_umount2
 
 
 cdef inline int c_open_tree(int dirfd, const char *path, unsigned int flags) noexcept nogil:
@@ -56,13 +65,26 @@ cdef inline int c_new_mount(const char *fstype, const char *options, uint64_t pa
     return rc
 
 
+cdef inline int c_mount(const char *source, const char *target, const char *fstype, unsigned long flags,
+                        const char *data) noexcept nogil:
+    return <int>_rc(libc_mount(source, target, fstype, flags, data))
+
+
+cdef inline int c_umount2(const char *target, int flags) noexcept nogil:
+    return <int>_rc(libc_umount2(target, flags))
+
+
+cdef inline int c_pivot_root(const char *new_root, const char *put_old) noexcept nogil:
+    return <int>_rc(syscall(SYS_pivot_root, new_root, put_old))
+
+
 cdef inline int c_pivot_root_here() noexcept nogil:
     """Make the working directory, a mount, the root and drop the old root (pivot_root(2), "pivot_root('.', '.')")."""
     cdef int rc = <int>_rc(syscall(SYS_pivot_root, b".", b"."))
     if rc < 0:
         return rc
     # The old root is now stacked on the new one at "."; detaching it leaves only ours.
-    rc = <int>_rc(umount2(b".", MNT_DETACH))
+    rc = <int>_rc(libc_umount2(b".", MNT_DETACH))
     if rc < 0:
         return rc
     return <int>_rc(chdir(b"/"))

@@ -82,6 +82,7 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     namespace, has happened before it arrives.
     """
     cdef int taken[2]
+    cdef char byte
     cdef pollfd watch[2]
     cdef int host_net
     cdef int pid

@@ -263,7 +263,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
                 if not w.header.flags & PLAN_KEEP_RUNNING:
                     kill_container(w, pidfd)
         if watch[2].revents:
-            # all that init said: its last word may be why it failed
+            # Not before all that init said was read: its last word may be why it failed.
             while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
                 pass
             return
@@ -356,6 +356,8 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
         keep[i + 6] = fds[i]
     close_all_but(keep, <int>count + 6)
     signal(SIGCHLD, SIG_DFL)
+    # The requester shares this file offset: where it is 0, its request was taken, whatever becomes of us.
+    lseek(plan_fd, 0, SEEK_SET)
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))

@@ -4,6 +4,7 @@ The order is the order of a start: cgroups and detached mounts on the host; then
 cgroups, namespaces, root, mounts, devices, masks, pivot_root, and the process itself.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout, cgroups
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
-from pyrunc.spec import capabilities, defaults
+from pyrunc.spec import capabilities, defaults, rlimits
 
 Spec = Mapping[str, Any]
 
@@ -22,17 +23,14 @@ CLONE_NEW = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
     "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000,
 }  # fmt: skip
-RLIMITS = (
-    "RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK", "RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC",
-    "RLIMIT_NOFILE", "RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE",
-    "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
-)  # fmt: skip
 DEFAULT_PATH = defaults.PATH
 _FLAG = native.FLAGS
 _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
 _CHARDEV = _FLAG["chardev"]
 # cgroup_resources' FAIL, SKIP, NEXT
 _ON_MISSING = (0, _FLAG["missing"], _FLAG["alternative"])
+_MAX_ID = 0xFFFF_FFFE
+_MAX_GROUPS = 256
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
 _DEVICES = (
@@ -77,6 +75,10 @@ class _Compiler:
         self.files = files
         self.plan = PlanTemplate()
         self.userns_slots: dict[tuple[str, str], int] = {}
+        cwd = (spec.get("process") or {}).get("cwd") or "/"
+        if not isinstance(cwd, str) or not cwd.startswith("/"):
+            raise InvalidSpec(f"process.cwd: must be absolute, not {cwd!r}")
+        self.cwd = os.path.normpath("/" + cwd.lstrip("/"))
         self.namespaces = self._namespaces()
         self.new = {kind for kind, path in self.namespaces.items() if not path}
 
@@ -138,9 +140,10 @@ class _Compiler:
             self.userns_slots[maps] = slot
         return self.userns_slots[maps]
 
-    def _idmap(self, slot: int, maps: tuple[str, str], recursive: bool) -> None:
+    def _idmap(self, slot: int, source: str, maps: tuple[str, str], recursive: bool) -> None:
+        # *source* is there to be named in an error.
         self.plan.add(
-            "mount_attr", HOST, "host", a=slot, b=self._userns_slot(maps), n0=mo.IDMAP,
+            "mount_attr", HOST, "host", a=slot, s0=source, b=self._userns_slot(maps), n0=mo.IDMAP,
             flags=_RECURSIVE if recursive else 0,
         )  # fmt: skip
 
@@ -208,7 +211,8 @@ class _Compiler:
             if path:
                 slot = plan.slot()
                 plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
-                plan.add("setns", *((HOST, "host") if kind == "pid" else (INIT, "namespaces")), a=slot, n0=CLONE_NEW[kind])
+                where = (HOST, "host") if kind == "pid" else (INIT, "namespaces")
+                plan.add("setns", *where, a=slot, s0=path, n0=CLONE_NEW[kind])
         if "cgroup" in self.new:
             # After the cgroups were joined: the other order would show the host's path inside.
             plan.add("unshare", INIT, "namespaces", n0=CLONE_NEW["cgroup"])
@@ -233,7 +237,7 @@ class _Compiler:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
             if self.rootfs.idmap and self.id_maps[0]:
-                self._idmap(self.root, self.id_maps, False)
+                self._idmap(self.root, layers[0], self.id_maps, False)
             if self.files:
                 self._scratch()
             plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
@@ -248,7 +252,7 @@ class _Compiler:
             for name, layer in zip(names, layers, strict=True):
                 slot = plan.slot()
                 plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                self._idmap(slot, self.id_maps, False)
+                self._idmap(slot, layer, self.id_maps, False)
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
             base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
@@ -273,30 +277,45 @@ class _Compiler:
             for number, content in enumerate(self.files.values()):
                 plan.add("file", INIT, "root", s0=f"/files/{number}", s1=content, n0=0o644)
 
-    def _new_mount(self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str) -> None:
+    def _new_mount(
+        self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str,
+        destination: str | None = None,
+    ) -> None:  # fmt: skip
+        """A new file system; *destination* is for the message of a refusal."""
         named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
         listed = "".join(f"{key}\0{value}\0" for key, value in named)
-        self.plan.add("new_mount", INIT, stage, a=slot, s0=kind, s1=listed, n0=len(named), n1=attributes)
+        self.plan.add(
+            "new_mount", INIT, stage, a=slot, s0=kind, s1=listed, s2=destination, n0=len(named), n1=attributes
+        )
 
     def _mounts(self) -> None:
         self.procfs = -1
         self.dev_is_ours = False
+        readonly = bool((self.spec.get("root") or {}).get("readonly"))
         for i, entry in enumerate(self.spec.get("mounts") or ()):
-            self._mount(entry, f"mounts[{i}]")
+            try:
+                self._mount(entry, f"mounts[{i}]")
+            except (InvalidSpec, Unsupported) as exc:
+                raise type(exc)(f"{exc} (mount at {entry.get('destination')})") from exc
         for number, path in enumerate(self.files):
             slot = self.plan.slot()
             self.plan.add("open_tree", INIT, "mounts", a=slot, s0=f"{_SCRATCH}/files/{number}")
+            if readonly:
+                self.plan.add("mount_attr", INIT, "mounts", a=slot, n0=mo.RDONLY)
             self.plan.add("attach", INIT, "mounts", a=slot, s0=path, flags=_FILE | _CREATE)
         self._devices()
+        if self.cwd != "/":
+            # As runc and Docker have it; it must come before the root is read-only.
+            self.plan.add("mkdir", INIT, "devices", s0=self.cwd, n0=0o755, flags=_CREATE)
         self._proc_writes()
-        if (self.spec.get("root") or {}).get("readonly"):
+        if readonly:
             self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
 
     def _mount(self, entry: Mapping[str, Any], field: str) -> None:
         destination = os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
         if not entry.get("destination") or destination == "/":
             raise InvalidSpec(f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}")
-        options = mo.parse(list(entry.get("options") or ()))
+        options = mo.parse(entry.get("options") or (), f"{field}.options")
         kind = entry.get("type") or ("bind" if options.bind else "")
         if options.bind or kind == "bind":
             self._bind(entry, options, destination, field)
@@ -317,12 +336,14 @@ class _Compiler:
         try:
             status = os.stat(source)
         except OSError as exc:
+            if options.no_fail and exc.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
             raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
         slot = plan.slot()
         plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
         self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
         if options.idmap or entry.get("uidMappings"):
-            self._idmap(slot, self._mount_maps(entry, field), options.idmap == "ridmap")
+            self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
         plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
 
@@ -360,14 +381,11 @@ class _Compiler:
         if options.copy_up:
             raise Unsupported(f"{field}.options: tmpcopyup is not supported yet")
         slot = plan.slot()
-        for key, value in options.data:
-            if len(value) > 255:
-                raise InvalidSpec(f"{field}.options: {key}: more than 255 bytes")
         data = options.data
         if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
             # The group of terminals does not exist in this user namespace; devpts would refuse it.
             data = tuple(pair for pair in data if pair[0] != "gid")
-        self._new_mount(kind, slot, data, options.attr_set, "mounts")
+        self._new_mount(kind, slot, data, options.attr_set, "mounts", destination)
         if options.rec_set or options.rec_clear or options.propagation:
             self._attributes(INIT, slot, options._replace(attr_set=0, attr_clear=0), options.propagation)
         flags = _CREATE
@@ -450,12 +468,16 @@ class _Compiler:
             raise InvalidSpec(f"{field}.path: must be absolute, not {device.get('path')!r}")
         if self.dev_is_ours and path in ours:
             return
-        rdev = 0 if kind == stat.S_IFIFO else os.makedev(device.get("major", 0), device.get("minor", 0))
+        major, minor = (
+            _number(device.get(key) or 0, f"{field}.{key}", limit) for key, limit in (("major", 0xFFF), ("minor", 0xFFFFF))
+        )
+        rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
         if "user" in self.new:
             self._bind_device(path, path, rdev)
             return
-        owner = int(device.get("uid") or 0) << 32 | int(device.get("gid") or 0)
-        mode = int(device.get("fileMode", 0o666)) & 0o7777
+        uid, gid = (_number(device.get(key) or 0, f"{field}.{key}", _MAX_ID) for key in ("uid", "gid"))
+        owner = uid << 32 | gid
+        mode = _number(device.get("fileMode", 0o666), f"{field}.fileMode", 0xFFFFFFFF) & 0o7777
         self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
 
     def _proc_writes(self) -> None:
@@ -470,7 +492,8 @@ class _Compiler:
             self._check_sysctl(key)
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="sys/" + key.replace(".", "/"), s1=str(value))
         if score is not None:
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=str(int(score)))
+            text = str(_number(score, "process.oomScoreAdj", 1000, -1000))
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
 
     def _check_sysctl(self, key: str) -> None:
         """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""
@@ -510,15 +533,13 @@ class _Compiler:
         for number, slot in enumerate(self.stdio):
             plan.add("stdio", INIT, "process", a=slot, n0=number)
         for i, limit in enumerate(process.get("rlimits") or ()):
-            if limit.get("type") not in RLIMITS:
+            if limit.get("type") not in rlimits.NAMES:
                 raise InvalidSpec(f"process.rlimits[{i}].type: unknown limit {limit.get('type')!r}")
-            plan.add(
-                "rlimit", INIT, "process", n0=RLIMITS.index(limit["type"]), n1=limit["soft"], n2=limit["hard"]
+            soft, hard = (
+                _number(limit.get(key), f"process.rlimits[{i}].{key}", (1 << 64) - 1) for key in ("soft", "hard")
             )
-        cwd = process.get("cwd") or "/"
-        if not cwd.startswith("/"):
-            raise InvalidSpec(f"process.cwd: must be absolute, not {cwd!r}")
-        plan.add("chdir", INIT, "process", s0=cwd)
+            plan.add("rlimit", INIT, "process", n0=rlimits.NAMES.index(limit["type"]), n1=soft, n2=hard)
+        plan.add("chdir", INIT, "process", s0=self.cwd)
         seccomp = self._seccomp()
         privileges = process.get("noNewPrivileges")
         # None at all is what runc and crun make of a document that does not mention them.
@@ -530,8 +551,12 @@ class _Compiler:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         user: Mapping[str, Any] = process.get("user") or {}
-        groups = ",".join(str(int(group)) for group in user.get("additionalGids") or ())
-        plan.add("user", INIT, "process", n0=int(user.get("uid") or 0), n1=int(user.get("gid") or 0), s0=groups)
+        uid, gid = (_number(user.get(key) or 0, f"process.user.{key}", _MAX_ID) for key in ("uid", "gid"))
+        listed = user.get("additionalGids") or ()
+        if len(listed) > _MAX_GROUPS:
+            raise Unsupported(f"process.user.additionalGids: at most {_MAX_GROUPS} groups are supported")
+        groups = ",".join(str(_number(group, "process.user.additionalGids", _MAX_ID)) for group in listed)
+        plan.add("user", INIT, "process", n0=uid, n1=gid, s0=groups)
         plan.add(
             "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
             n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
@@ -541,7 +566,7 @@ class _Compiler:
         ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
         if ambient:
             plan.add("ambient", INIT, "process", n0=ambient)
-        plan.add("umask", INIT, "process", n0=int(user.get("umask", 0o022)))
+        plan.add("umask", INIT, "process", n0=_number(user.get("umask", 0o022), "process.user.umask", 0o7777))
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("execve", INIT, "program", s0="")
@@ -554,13 +579,25 @@ class _Compiler:
         if not profile:
             return None
         from pyrunc.runtime import seccomp
+        from pyrunc.spec.seccomp import InvalidProfile
 
         # Compiling costs 10 ms, reading what an earlier process compiled 0.2.
         state = os.environ.get("PYRUNC_STATE", "/run/pyrunc")
         if os.geteuid() == 0:
             os.makedirs(state, mode=0o711, exist_ok=True)
-        program = seccomp.compile_profile(profile, f"{state}/seccomp")
+        try:
+            program = seccomp.compile_profile(profile, f"{state}/seccomp")
+        except InvalidProfile as exc:
+            text = str(exc)
+            raise InvalidSpec(text if text.startswith("linux.seccomp") else f"linux.seccomp: {text}") from exc
         return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
+
+
+def _number(value: object, field: str, high: int, low: int = 0) -> int:
+    """An integer that fits its place in the plan."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidSpec(f"{field}: must be an integer from {low} to {high}, not {value!r}")
+    return value
 
 
 def _escape(path: str) -> str:

@@ -4,9 +4,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from pyrunc.errors import InvalidArgument
+from pyrunc.errors import InvalidArgument, PyruncError, Unsupported
+from pyrunc.runtime import mount_options, option_resources
+from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import Rootfs
-from pyrunc.spec import capabilities, defaults
+from pyrunc.runtime.plan import ID, SHORT_ID
+from pyrunc.spec import capabilities, defaults, rlimits
 
 SCMP_UNCONFINED = "unconfined"
 
@@ -62,6 +65,7 @@ class SandboxOptions(TypedDict, total=False):
     cgroupns: Literal["private", "host"]
     uid_maps: Sequence[IdMap]  # a user namespace of its own
     gid_maps: Sequence[IdMap]  # as uid_maps unless given
+    idmap_rootfs: bool  # False: rootfs shows its owners unmapped, where its file system cannot be idmapped
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
     seccomp: str | Mapping[str, Any]  # "default", "unconfined", or an OCI linux.seccomp object
@@ -91,53 +95,183 @@ class SandboxOptions(TypedDict, total=False):
 
 
 class Request(NamedTuple):
-    """A sandbox, decided: its OCI spec, where its root comes from, and files made in memory."""
+    """A sandbox, decided: its OCI spec, where its root comes from, files made in memory, and its environment."""
 
     spec: dict[str, Any]
     rootfs: Rootfs
     files: dict[str, str]
+    env: dict[str, str]
+
+
+def _is_mount(value: object, option: str) -> Mount:
+    if not isinstance(value, Mount):
+        raise checks.refuse(option, "a Mount", value)
+    return Mount(
+        checks.path(value.target, f"{option}.target"), checks.text(value.source, f"{option}.source"),
+        checks.word(value.kind, f"{option}.kind"), checks.listed(checks.text)(value.options, f"{option}.options"),
+    )  # fmt: skip
+
+
+def _is_id_map(value: object, option: str) -> IdMap:
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise checks.refuse(option, "an IdMap", value)
+    number = checks.integer(0, checks.MAX_ID)
+    return IdMap(*(number(part, option) for part in value))
+
+
+def _is_rlimit(value: object, option: str) -> tuple[int, int]:
+    number = checks.integer(-1, (1 << 64) - 1)
+    if isinstance(value, tuple) and len(value) == 2:
+        return number(value[0], option), number(value[1], option)
+    return (number(value, option),) * 2
+
+
+def _is_seccomp(value: object, option: str) -> str | Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    if not isinstance(value, str) or value not in ("default", SCMP_UNCONFINED):
+        raise checks.refuse(option, "'default', 'unconfined' or a profile", value)
+    return value
+
+
+def _is_network(value: object, option: str) -> str:
+    if value in ("none", "host"):
+        return str(value)
+    if isinstance(value, str) and not value.startswith("/"):
+        raise Unsupported(f"{option} must be 'none', 'host' or a path, not {value!r}: networks do not exist yet")
+    found: str = checks.path(value, option)
+    return found
+
+
+_PRIVATE = checks.one_of("private", "host")
+_SIZE = checks.integer(0)
+_LIMIT = checks.integer(-1)
+_WORDS = checks.listed(checks.word)
+_PATHS = checks.listed(checks.path)
+_RATES = checks.mapped(checks.path, _SIZE)
+_CHECKS: dict[str, checks.Check] = {
+    "writable": checks.one_of("scratch", "direct", "no"), "scratch_bytes": _SIZE,
+    "mounts": checks.listed(_is_mount), "tmpfs": checks.mapped(checks.path, checks.text), "shm_bytes": checks.integer(1),
+    "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
+    "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
+    "oom_score_adj": checks.integer(-1000, 1000),
+    "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, checks.address),
+    "dns": checks.listed(checks.address), "etc_files": checks.flag,
+    "network": _is_network, "pid": _PRIVATE, "ipc": _PRIVATE, "uts": _PRIVATE, "cgroupns": _PRIVATE,
+    "uid_maps": checks.listed(_is_id_map), "gid_maps": checks.listed(_is_id_map), "idmap_rootfs": checks.flag,
+    "cap_add": _WORDS, "cap_drop": _WORDS, "seccomp": _is_seccomp, "no_new_privileges": checks.flag,
+    "masked_paths": _PATHS, "readonly_paths": _PATHS,
+    "devices": checks.listed(checks.text), "device_cgroup_rules": checks.listed(checks.text),
+    "sysctls": checks.mapped(checks.word, checks.text),
+    "memory_bytes": _LIMIT, "memory_swap_bytes": _LIMIT, "memory_reservation_bytes": _LIMIT,
+    "cpus": checks.number(0.01, 1e6), "cpu_shares": _SIZE, "cpu_quota_us": _LIMIT, "cpu_period_us": _SIZE,
+    "cpuset_cpus": checks.word, "cpuset_mems": checks.word, "pids_limit": _LIMIT,
+    "blkio_weight": checks.integer(0, 1000),
+    "read_bps": _RATES, "write_bps": _RATES, "read_iops": _RATES, "write_iops": _RATES,
+    "cgroup_parent": checks.path,
+}  # fmt: skip
+
+# What the fields of the OCI document are called here, for the errors of the modules that read it.
+_OPTION_OF = {
+    "linux.resources.memory.limit": "memory_bytes", "linux.resources.memory.swap": "memory_swap_bytes",
+    "linux.resources.memory.reservation": "memory_reservation_bytes", "linux.resources.memory": "memory_bytes",
+    "linux.resources.cpu.shares": "cpu_shares", "linux.resources.cpu.quota": "cpu_quota_us",
+    "linux.resources.cpu.period": "cpu_period_us", "linux.resources.cpu.cpus": "cpuset_cpus",
+    "linux.resources.cpu.mems": "cpuset_mems", "linux.resources.cpu": "cpus", "linux.resources.pids": "pids_limit",
+    "linux.resources.blockIO.weight": "blkio_weight", "linux.resources.blockIO.throttleReadBpsDevice": "read_bps",
+    "linux.resources.blockIO.throttleWriteBpsDevice": "write_bps",
+    "linux.resources.blockIO.throttleReadIOPSDevice": "read_iops",
+    "linux.resources.blockIO.throttleWriteIOPSDevice": "write_iops", "linux.resources.blockIO": "blkio_weight",
+    "linux.resources.devices": "device_cgroup_rules", "linux.cgroupsPath": "cgroup_parent",
+    "linux.sysctl": "sysctls", "linux.seccomp": "seccomp", "linux.maskedPaths": "masked_paths",
+    "linux.readonlyPaths": "readonly_paths", "linux.uidMappings": "uid_maps", "linux.gidMappings": "gid_maps",
+    "linux.devices": "devices",
+}  # fmt: skip
+
+
+def in_terms_of_options(error: PyruncError) -> PyruncError:
+    """*error* about a field of the OCI document, once more with the name that Sandbox has for it in front."""
+    text = str(error)
+    for field, option in _OPTION_OF.items():
+        if text.startswith(field):
+            return type(error)(f"{option}: {text}")
+    return error
+
+
+def checked(options: SandboxOptions) -> SandboxOptions:
+    """*options*, each of its type and within its bounds; None stands for an option that is left out.
+
+    Raises InvalidArgument or Unsupported and names the option; TypeError for one that does not exist.
+    """
+    found: dict[str, Any] = {}
+    for option, value in options.items():
+        if option not in _CHECKS:
+            raise TypeError(f"Sandbox() got an unexpected keyword argument {option!r}")
+        if value is not None:
+            found[option] = _CHECKS[option](value, option)
+    return found  # type: ignore[return-value]
 
 
 def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
     """The OCI spec for a root made of *layers* (directories, the lowest first) and *options*.
 
-    Raises InvalidArgument, NotFound or InvalidSpec and names the option.
+    Raises InvalidArgument, NotFound, InvalidSpec or Unsupported and names the option.
     """
-    unknown = set(options) - SandboxOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"Sandbox() got an unexpected keyword argument {min(unknown)!r}")
+    options = checked(options)
     writable = options.get("writable", "scratch")
-    if writable not in ("scratch", "direct", "no"):
-        raise InvalidArgument(f"writable must be 'scratch', 'direct' or 'no', not {writable!r}")
     if len(layers) > 1 and writable == "direct":
-        raise InvalidArgument("several layers cannot be written directly; writable must be 'scratch' or 'no'")
+        raise InvalidArgument("writable: several layers cannot be written directly; it must be 'scratch' or 'no'")
     for layer in layers:
+        checks.text(layer, "rootfs")
         if not os.path.isdir(layer):
             raise InvalidArgument(f"rootfs {layer}: not a directory")
-    scratch = writable == "scratch" or len(layers) > 1
+    user, home = _user(layers, options)
+    name = _name(options)
     spec: dict[str, Any] = {
         "ociVersion": "1.2.0",
         "root": {"path": layers[-1], "readonly": writable == "no"},
-        "process": _process(layers, options),
+        "process": _process(user, options),
         "mounts": _mounts(options),
         "linux": _linux(options),
     }
     for key in ("hostname", "domainname"):
         if options.get(key):
-            spec[key] = options[key]  # type: ignore[literal-required]
-    files = _etc_files(options) if options.get("etc_files", True) else {}
-    rootfs = Rootfs(tuple(layers), scratch, options.get("scratch_bytes", 0), idmap=True)
-    return Request(spec, rootfs, files)
+            spec[key] = options[key]
+    files = _etc_files(options, name) if options.get("etc_files", True) else {}
+    # Read-only has a scratch too: the mount points that the root lacks are made there, not in the caller's directory.
+    rootfs = Rootfs(tuple(layers), writable != "direct", options.get("scratch_bytes", 0), idmap=options.get("idmap_rootfs", True))
+    env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
+    env.setdefault("HOME", home)
+    return Request(spec, rootfs, files, env)
 
 
-def _process(layers: Sequence[str], options: SandboxOptions) -> dict[str, Any]:
-    user: dict[str, Any] = {"uid": 0, "gid": 0, "umask": options.get("umask", 0o022)}
-    wanted, groups = options.get("user", ""), options.get("groups", ())
-    if wanted or groups:
-        from pyrunc.runtime import users
+def _name(options: SandboxOptions) -> str:
+    """What /etc/hostname and $HOSTNAME say; the placeholder of the id's first digits unless the name is known."""
+    if options.get("uts") == "host":
+        for key in ("hostname", "domainname"):
+            if options.get(key):
+                raise InvalidArgument(f"{key}: cannot be set with uts='host'")
+        name = os.uname().nodename
+    else:
+        name = options.get("hostname", "")
+        if not name and options.get("network") == "host":
+            # As Docker has it: who shares the host's network answers to its name there.
+            name = options["hostname"] = os.uname().nodename
+    return name or SHORT_ID
 
-        found = users.resolve(wanted or "0", groups, layers)
-        user.update(uid=found.uid, gid=found.gid, additionalGids=list(found.groups))
+
+def _user(layers: Sequence[str], options: SandboxOptions) -> tuple[dict[str, Any], str]:
+    """`process.user`, and the home directory that the image's passwd names, "/" where it names none."""
+    from pyrunc.runtime import users
+
+    found = users.resolve(options.get("user") or "0", options.get("groups", ()), layers)
+    user: dict[str, Any] = {"uid": found.uid, "gid": found.gid, "umask": options.get("umask", 0o022)}
+    if options.get("user") or options.get("groups"):
+        user["additionalGids"] = list(found.groups)
+    return user, found.home or "/"
+
+
+def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
     caps = _capabilities(options)
     held = caps if user["uid"] == 0 else []
     process: dict[str, Any] = {
@@ -153,20 +287,36 @@ def _process(layers: Sequence[str], options: SandboxOptions) -> dict[str, Any]:
 
 
 def _capabilities(options: SandboxOptions) -> list[str]:
-    """Docker's set with --cap-add and --cap-drop applied: ALL first, then single names."""
-    add = [_capability(name) for name in options.get("cap_add", ())]
-    drop = [_capability(name) for name in options.get("cap_drop", ())]
-    held = set(capabilities.ALL) if "CAP_ALL" in add else set(defaults.CAPABILITIES)
-    if "CAP_ALL" in drop:
-        held = set()
-    held = (held | set(add)) - set(drop) - {"CAP_ALL"}
+    """Docker's set with --cap-add and --cap-drop applied, in its order of precedence.
+
+    To add ALL wins over everything but single names to drop; to drop ALL leaves what is added; otherwise
+    a name that is both dropped and added is held.
+    """
+    add = {_capability(name, "cap_add") for name in options.get("cap_add", ())}
+    drop = {_capability(name, "cap_drop") for name in options.get("cap_drop", ())}
+    if "CAP_ALL" in add:
+        held = _own_capabilities() - drop
+    elif "CAP_ALL" in drop:
+        held = add
+    else:
+        held = set(defaults.CAPABILITIES) - drop | add
+    if add - {"CAP_ALL"} - set(defaults.CAPABILITIES):
+        for name in sorted(add - {"CAP_ALL"} - _own_capabilities()):
+            raise Unsupported(f"cap_add: {name} is not among this process's own capabilities")
     return [name for name in capabilities.ALL if name in held]
 
 
-def _capability(name: str) -> str:
+def _own_capabilities() -> set[str]:
+    """What this process holds, and so can pass on."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
+    return {name for name, number in capabilities.NUMBER.items() if bits >> number & 1}
+
+
+def _capability(name: str, option: str) -> str:
     full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
     if full != "CAP_ALL" and full not in capabilities.NUMBER:
-        raise InvalidArgument(f"unknown capability {name!r}")
+        raise InvalidArgument(f"{option}: unknown capability {name!r}")
     return full
 
 
@@ -176,22 +326,25 @@ def _rlimits(limits: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]
         soft, hard = value if isinstance(value, tuple) else (value, value)
         infinity = (1 << 64) - 1
         soft, hard = (infinity if number == -1 else number for number in (soft, hard))
+        kind = f"RLIMIT_{name.upper()}"
+        if kind not in rlimits.NAMES:
+            raise InvalidArgument(f"rlimits: unknown limit {name!r}")
         if soft > hard:
-            raise InvalidArgument(f"rlimit {name}: the soft limit {soft} is above the hard limit {hard}")
-        rows.append({"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard})
+            raise InvalidArgument(f"rlimits: {name}: the soft limit {soft} is above the hard limit {hard}")
+        rows.append({"type": kind, "soft": soft, "hard": hard})
     return rows
 
 
 def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
     rows = defaults.mounts(options.get("shm_bytes", defaults.SHM_BYTES))
-    wanted: list[dict[str, Any]] = []
-    for mount in options.get("mounts", ()):
-        flags = list(mount.options)
-        if mount.kind == "bind" and not {"bind", "rbind"} & set(flags):
-            flags.insert(0, "rbind")
-        wanted.append({"destination": mount.target, "type": mount.kind, "source": mount.source, "options": flags})
+    if options.get("ipc") == "host":
+        if "shm_bytes" in options:
+            raise InvalidArgument("shm_bytes: cannot be set with ipc='host', which shares the host's /dev/shm")
+        rows[-1] = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind"]}
+    wanted = [_mount(mount, f"mounts[{i}]") for i, mount in enumerate(options.get("mounts", ()))]
     for path, text in options.get("tmpfs", {}).items():
         flags = ["noexec", "nosuid", "nodev", *(part for part in text.split(",") if part)]
+        mount_options.parse(flags, f"tmpfs[{path!r}]")
         wanted.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": flags})
     # As Docker has it: what the user mounts takes the place of a default one at the same path.
     taken = {os.path.normpath(row["destination"]) for row in wanted}
@@ -200,13 +353,30 @@ def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
     return rows + sorted(wanted, key=lambda row: os.path.normpath(row["destination"]).count("/"))
 
 
+def _mount(mount: Mount, option: str) -> dict[str, Any]:
+    flags = list(mount.options)
+    if os.path.normpath(mount.target) == "/":
+        raise InvalidArgument(f"{option}.target must be below the root, not {mount.target!r}")
+    if not mount.kind:
+        raise InvalidArgument(f"{option}.kind must be 'bind' or a file system type")
+    if mount.kind == "bind" and not {"bind", "rbind"} & set(flags):
+        flags.insert(0, "rbind")
+    mount_options.parse(flags, f"{option}.options")
+    if mount.kind == "bind":
+        if not mount.source.startswith("/"):
+            raise InvalidArgument(f"{option}.source must be an absolute path, not {mount.source!r}")
+        if not os.path.lexists(mount.source) and "nofail" not in flags:
+            raise InvalidArgument(f"{option}.source: {mount.source}: no such file or directory")
+    return {"destination": mount.target, "type": mount.kind, "source": mount.source, "options": flags}
+
+
 def _linux(options: SandboxOptions) -> dict[str, Any]:
     linux: dict[str, Any] = {
         "namespaces": _namespaces(options),
-        "maskedPaths": list(options.get("masked_paths", defaults.MASKED_PATHS)),
+        "maskedPaths": list(options.get("masked_paths", defaults.masked_paths())),
         "readonlyPaths": list(options.get("readonly_paths", defaults.READONLY_PATHS)),
-        "sysctl": dict(options.get("sysctls", {})),
-        "resources": resources(options),
+        "sysctl": {**_sysctls(options), **options.get("sysctls", {})},
+        "resources": option_resources.resources(options),
         "devices": [],
     }
     if options.get("uid_maps"):
@@ -214,16 +384,11 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
         for key, maps in (("uidMappings", uid_maps), ("gidMappings", options.get("gid_maps") or uid_maps)):
             linux[key] = [{"containerID": m.container, "hostID": m.host, "size": m.size} for m in maps]
     for text in options.get("devices", ()):
-        node, rule = _device(text)
+        node, rule = option_resources.device(text)
         linux["devices"].append(node)
         linux["resources"]["devices"].append(rule)  # after the denial of all
-    parent = options.get("cgroup_parent")
-    if parent:
-        from pyrunc.runtime.plan import ID
-
-        if not parent.startswith("/"):
-            raise InvalidArgument(f"cgroup_parent must be absolute, not {parent!r}")
-        linux["cgroupsPath"] = f"{parent.rstrip('/')}/{ID}"
+    if "cgroup_parent" in options:
+        linux["cgroupsPath"] = f"{options['cgroup_parent'].rstrip('/')}/{ID}"
     profile = options.get("seccomp", "default")
     if isinstance(profile, Mapping):
         linux["seccomp"] = profile
@@ -233,9 +398,17 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
         release = os.uname().release.split(".")
         kernel = (int(release[0]), int(release[1].split("-")[0]))
         linux["seccomp"] = seccomp.docker_profile(_capabilities(options), os.uname().machine, kernel)
-    elif profile != SCMP_UNCONFINED:
-        raise InvalidArgument(f"seccomp must be 'default', 'unconfined' or a profile, not {profile!r}")
     return linux
+
+
+def _sysctls(options: SandboxOptions) -> dict[str, str]:
+    """Docker's two for a network of the container's own: low ports and ping need no capability there."""
+    if options.get("network", "none") == "host":
+        return {}
+    found = {"net.ipv4.ip_unprivileged_port_start": "0"}
+    if not options.get("uid_maps"):
+        found["net.ipv4.ping_group_range"] = "0 2147483647"
+    return found
 
 
 def _namespaces(options: SandboxOptions) -> list[dict[str, Any]]:
@@ -243,127 +416,40 @@ def _namespaces(options: SandboxOptions) -> list[dict[str, Any]]:
     if options.get("uid_maps"):
         rows.append({"type": "user"})
     for kind, key in (("pid", "pid"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroupns")):
-        value = options.get(key, "private")
-        if value not in ("private", "host"):
-            raise InvalidArgument(f"{key} must be 'private' or 'host', not {value!r}")
-        if value == "private":
+        if options.get(key, "private") == "private":
             rows.append({"type": kind})
     network = options.get("network", "none")
     if network == "none":
         rows.append({"type": "network"})
     elif network.startswith("/"):
         rows.append({"type": "network", "path": network})
-    elif network != "host":
-        raise InvalidArgument(f"network must be 'none', 'host' or a path, not {network!r}: networks do not exist yet")
     return rows
 
 
-def resources(options: SandboxOptions) -> dict[str, Any]:
-    """`linux.resources` of the limits in *options*.
-
-    Source: OCI config-linux.md "Control groups"; --cpus as Docker converts it.
-    """
-    memory = _given(options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes")
-    cpu = _given(options, shares="cpu_shares", quota="cpu_quota_us", period="cpu_period_us", cpus="cpuset_cpus", mems="cpuset_mems")  # fmt: skip
-    if "cpus" in options:
-        if "quota" in cpu or "period" in cpu:
-            raise InvalidArgument("cpus cannot be combined with cpu_quota_us or cpu_period_us")
-        if not options["cpus"] > 0:
-            raise InvalidArgument(f"cpus must be above 0, not {options['cpus']}")
-        cpu["period"], cpu["quota"] = 100_000, int(options["cpus"] * 100_000)
-    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
-    for text in options.get("device_cgroup_rules", ()):
-        found["devices"].append(_device_rule(text))
-    if memory:
-        found["memory"] = memory
-    if cpu:
-        found["cpu"] = cpu
-    if "pids_limit" in options:
-        found["pids"] = {"limit": options["pids_limit"]}
-    blkio = _given(options, weight="blkio_weight")
-    for key, field in (
-        ("read_bps", "throttleReadBpsDevice"), ("write_bps", "throttleWriteBpsDevice"),
-        ("read_iops", "throttleReadIOPSDevice"), ("write_iops", "throttleWriteIOPSDevice"),
-    ):  # fmt: skip
-        rates: Mapping[str, int] = options.get(key, {})  # type: ignore[assignment]
-        if rates:
-            blkio[field] = [{**_numbers(path, key), "rate": rate} for path, rate in rates.items()]
-    if blkio:
-        found["blockIO"] = blkio
-    return found
-
-
-def _given(options: SandboxOptions, **names: str) -> dict[str, Any]:
-    return {field: options[key] for field, key in names.items() if key in options}  # type: ignore[literal-required]
-
-
-def _numbers(path: str, option: str) -> dict[str, int]:
-    try:
-        rdev = os.stat(path).st_rdev
-    except OSError as exc:
-        raise InvalidArgument(f"{option}: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
-    return {"major": os.major(rdev), "minor": os.minor(rdev)}
-
-
-def _device(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``host[:container[:rwm]]`` as a node and the rule that lets it be used."""
-    import stat
-
-    parts = text.split(":")
-    host = parts[0]
-    access = parts[2] if len(parts) > 2 else "rwm"
-    target = parts[1] if len(parts) > 1 and parts[1] else host
-    if len(parts) == 2 and set(parts[1]) <= set("rwm"):
-        target, access = host, parts[1]
-    if len(parts) > 3 or not access or not set(access) <= set("rwm"):
-        raise InvalidArgument(f"device {text!r} must be host[:container[:rwm]]")
-    try:
-        status = os.stat(host)
-    except OSError as exc:
-        raise InvalidArgument(f"device {host}: {os.strerror(exc.errno or 0).lower()}") from exc
-    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise InvalidArgument(f"device {host}: not a device node")
-    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
-    numbers = {"type": kind, "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-    node = {**numbers, "path": target, "fileMode": status.st_mode & 0o777, "uid": status.st_uid, "gid": status.st_gid}
-    return node, {**numbers, "allow": True, "access": access}
-
-
-def _device_rule(text: str) -> dict[str, Any]:
-    """Docker's ``TYPE MAJOR:MINOR ACCESS``, with ``*`` for any number."""
-    kind, _, rest = text.partition(" ")
-    numbers, _, access = rest.partition(" ")
-    major, _, minor = numbers.partition(":")
-    if kind not in ("a", "b", "c") or not access or not set(access) <= set("rwm"):
-        raise InvalidArgument(f"device_cgroup_rules: {text!r} must be like 'c 13:* rwm'")
-    rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
-    for key, value in (("major", major), ("minor", minor)):
-        if value != "*":
-            if not value.isdigit():
-                raise InvalidArgument(f"device_cgroup_rules: {text!r}: {key} must be a number or *")
-            rule[key] = int(value)
-    return rule
-
-
-def _etc_files(options: SandboxOptions) -> dict[str, str]:
+def _etc_files(options: SandboxOptions, name: str) -> dict[str, str]:
     """The three files that Docker makes for each container."""
-    from pyrunc.runtime.plan import SHORT_ID
-
-    name = options.get("hostname") or SHORT_ID
-    hosts = (
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-    )
+    if options.get("network") == "host":
+        hosts = _host_file("/etc/hosts")
+    else:
+        hosts = (
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+            "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
+        )
     for host, address in options.get("hosts", {}).items():
-        if any(c.isspace() for c in host + address) or not host or not address:
-            raise InvalidArgument(f"hosts: {host!r}: {address!r} must be a name and an address")
+        if not host:
+            raise InvalidArgument("hosts: a name must not be empty")
         hosts += f"{address}\t{host}\n"
     if "dns" in options:
         resolv = "".join(f"nameserver {address}\n" for address in options["dns"])
     else:
-        try:
-            with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
-                resolv = file.read(65536)
-        except OSError:
-            resolv = ""
+        resolv = _host_file("/etc/resolv.conf")
     return {"/etc/hostname": name + "\n", "/etc/hosts": hosts, "/etc/resolv.conf": resolv}
+
+
+def _host_file(path: str) -> str:
+    """A small text file of the host's; "" where there is none. NULs would end it early in a plan."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(65536).replace("\0", "")
+    except OSError:
+        return ""

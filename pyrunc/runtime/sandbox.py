@@ -1,5 +1,6 @@
 """The public Sandbox: isolated processes from a root directory, with no image, store or daemon."""
 
+import errno
 import os
 import select
 import threading
@@ -9,17 +10,20 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, Unpack
 
 from pyrunc._native import plan as native
-from pyrunc.errors import FailedPrecondition, InvalidArgument, TimedOut
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, TimedOut
+from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime import users
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
-from pyrunc.runtime.options import IdMap, Mount, Request, SandboxOptions, to_request
+from pyrunc.runtime.options import IdMap, Mount, Request, SandboxOptions, in_terms_of_options, to_request
+from pyrunc.runtime.plan import SHORT_ID
 from pyrunc.runtime.supervised import EXITED, Exit, Supervised
-from pyrunc.spec import defaults
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
 StrPath = str | os.PathLike[str]
 _CHUNK = 65536
 _SIGKILL = 9
+_TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
 class RunResult(NamedTuple):
@@ -72,7 +76,7 @@ class SandboxProcess:
 
         Raises TimedOut after *timeout_s* seconds; the container goes on.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = None if timeout_s is None else time.monotonic() + _TIMEOUT(timeout_s, "timeout_s")
         while self._child.exit is None:
             poller = select.poll()
             poller.register(self._child, select.POLLIN)
@@ -111,12 +115,16 @@ class Sandbox:
     """
 
     def __init__(self, rootfs: StrPath | Sequence[StrPath], **options: Unpack[SandboxOptions]) -> None:
+        if isinstance(rootfs, bytes) or not isinstance(rootfs, str | os.PathLike | Sequence):
+            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         paths = [rootfs] if isinstance(rootfs, str | os.PathLike) else list(rootfs)
-        if not paths:
-            raise InvalidArgument("rootfs: at least one directory is needed")
-        request = to_request([os.path.abspath(path) for path in paths], options)
-        env = {"PATH": defaults.PATH, "HOSTNAME": options.get("hostname", ""), **options.get("env", {})}
-        self._set_up(request, env)
+        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
+        request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
+        try:
+            self._set_up(request)
+        except PyruncError as exc:
+            raise in_terms_of_options(exc) from exc
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], bundle: StrPath = ".") -> Self:
@@ -128,13 +136,18 @@ class Sandbox:
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):
             raise InvalidArgument(f"root.path: {root}: not a directory")
-        listed = (spec.get("process") or {}).get("env") or ()
-        self._set_up(Request(dict(spec), Rootfs((root,)), {}), dict(entry.partition("=")[::2] for entry in listed))
+        process = spec.get("process") or {}
+        env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+        if "HOME" not in env:
+            # As runc has it, for programs that stop without one.
+            env["HOME"] = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+        mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
+        self._set_up(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
         return self
 
-    def _set_up(self, request: Request, env: Mapping[str, str]) -> None:
+    def _set_up(self, request: Request) -> None:
         self._template = compile_spec(request.spec, request.rootfs, request.files)
-        self._env = dict(env)
+        self._env = request.env
         self._lock = threading.Lock()
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
@@ -149,6 +162,10 @@ class Sandbox:
         Raises StartError or one of its kind if it cannot start.
         """
         begun = time.monotonic_ns()
+        if timeout_s is not None:
+            _TIMEOUT(timeout_s, "timeout_s")
+        if not isinstance(stdin, bytes | bytearray | memoryview):
+            raise checks.refuse("stdin", "bytes", stdin)
         with Pipes(stdin, self._null) as pipes:
             child = self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
@@ -187,20 +204,24 @@ class Sandbox:
     def _request(
         self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int
     ) -> Supervised:
-        if isinstance(argv, str) or not argv or not argv[0]:
-            raise InvalidArgument("argv must be a list of strings that begins with a program")
+        checks.arguments(argv)
         if self._null < 0:
             raise FailedPrecondition("the sandbox is closed")
         container_id = os.urandom(32).hex()
-        variables = self._env if not env else {**self._env, **env}
-        if variables.get("HOSTNAME") == "":
+        variables = self._env if not env else {**self._env, **checks.environment(env)}
+        if variables.get("HOSTNAME") == SHORT_ID:
             variables = {**variables, "HOSTNAME": container_id[:12]}
         listed = [f"{key}={value}" for key, value in variables.items()]
         try:
             plan = self._template.finish(container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags)
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
-        return Supervised(plan, self._template, container_id, stdio, argv[0])
+        try:
+            return Supervised(plan, self._template, container_id, stdio, argv[0])
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +232,15 @@ class Sandbox:
     def __del__(self) -> None:
         if getattr(self, "_null", -1) >= 0:
             self.close()
+
+
+def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*mount*, its source absolute: OCI lets the source of a bind mount be relative to the bundle."""
+    source = mount.get("source")
+    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+    if not bound or not isinstance(source, str) or not source or source.startswith("/"):
+        return mount
+    return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}
 
 
 class Pipes:

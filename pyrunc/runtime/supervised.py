@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from pyrunc import errors
 from pyrunc.runtime import spawner
-from pyrunc.runtime.plan import ID, STAGES, PlanTemplate
+from pyrunc.runtime.mount_options import IDMAP
+from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
+from pyrunc.spec.rlimits import NAMES as RLIMITS
 
 _RECORD = struct.Struct("=IIiiiiII3Q16Q")
 _COMMAND = struct.Struct("=Ii")
@@ -16,6 +18,7 @@ STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM = 2, 12, 13, 20, 8, 1
 _SIGKILL, _SIGSYS = 9, 31
+_INFINITY = (1 << 64) - 1
 
 
 class Exit(NamedTuple):
@@ -34,6 +37,10 @@ class Exit(NamedTuple):
     stages_ns: dict[str, int]
 
 
+class NotTaken(errors.Unavailable):
+    """Nothing of the request has happened; it may be made again."""
+
+
 class Supervised:
     """A container that was asked for; its socket is the supervisor's.
 
@@ -50,15 +57,13 @@ class Supervised:
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
+        self._plan = -1
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            memfd = spawner.sealed_memfd("pyrunc-plan", plan)
-            try:
-                spawner.request((memfd, theirs.fileno(), *descriptors))
-            finally:
-                os.close(memfd)
+            self._plan = spawner.sealed_memfd("pyrunc-plan", plan)
+            spawner.request((self._plan, theirs.fileno(), *descriptors))
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         finally:
             theirs.close()
@@ -75,7 +80,9 @@ class Supervised:
         """
         data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
-            self._clean_up()
+            if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
+                raise NotTaken("the spawner was killed before it took the request")
+            self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
         kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
         self.pid = pid
@@ -85,7 +92,8 @@ class Supervised:
             self.started = True
             return STARTED
         if leftover:
-            raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
+            # Cgroups that the container itself made inside its own: a walk is needed, which C leaves to us.
+            self._remove_cgroups()
         if kind == FAILED:
             raise self._failure(step, -error, status)
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -104,12 +112,13 @@ class Supervised:
     def close(self) -> None:
         """Hang up: what still runs is killed."""
         self._socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self._plan):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self._plan = -1
 
-    def _clean_up(self) -> None:
-        """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
+    def _remove_cgroups(self) -> None:
+        """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
         from pyrunc.runtime import cgroup_control, cgroup_layout
 
         path = self._template.cgroup_path.replace(ID, self._id)
@@ -131,14 +140,41 @@ class Supervised:
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)
+        what, kind = self._attempt(step)
+        return kind(f"{what}: {words}", step=step.op, path=path, errno=error)
+
+    def _attempt(self, step: Step) -> tuple[str, type[errors.StartError]]:
+        """What a failed step was about, in the words of who asked for it, and the error that it is."""
+        path = (step.s0 or "").replace(ID, self._id)
         if step.op == "write_at":
-            message = f"cannot set {step.s0} to {step.s1}: {words}"
-            return errors.LimitRefused(message, step=step.op, path=path, errno=error)
+            return f"cannot set {path} to {step.s1}", errors.LimitRefused
         if step.op == "rlimit":
-            message = f"cannot set rlimit {step.n0} to {step.n1}:{step.n2}: {words}"
-            return errors.LimitRefused(message, step=step.op, errno=error)
-        what = path.replace("\0", " ").strip() or step.op
-        return errors.StartError(f"{step.op} {what}: {words}", step=step.op, path=path, errno=error)
+            name = RLIMITS[step.n0].removeprefix("RLIMIT_").lower()
+            soft, hard = ("unlimited" if number == _INFINITY else number for number in (step.n1, step.n2))
+            return f"cannot set rlimit {name} to {soft}:{hard}", errors.LimitRefused
+        if step.op == "write_procfs" and path == "self/oom_score_adj":
+            return f"cannot set oom_score_adj to {step.s1}", errors.LimitRefused
+        if step.op == "write_procfs":
+            return f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}", errors.StartError
+        if step.op == "new_mount":
+            words = (step.s1 or "").split("\0")
+            pairs = zip(words[:-1:2], words[1::2], strict=True)
+            listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
+            where = f" at {step.s2}" if step.s2 else ""
+            return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+        if step.op == "mount_attr" and step.n0 == IDMAP:
+            return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
+        if step.op == "cgroup_mkdir":
+            return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
+        if step.op in ("capabilities", "ambient", "bounding"):
+            return f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack", errors.StartError
+        if step.op == "user":
+            return f"cannot become user {step.n0}:{step.n1} with groups {path or 'none'}", errors.StartError
+        if step.op == "chdir":
+            return f"cannot enter the working directory {path}", errors.StartError
+        if step.op == "attach":
+            return f"cannot attach a mount at {path}", errors.StartError
+        return f"{step.op} {path.replace(chr(0), ' ')}".strip(), errors.StartError
 
     def _not_executed(self, error: int) -> errors.StartError:
         command = self._command

@@ -1,6 +1,8 @@
 """Users and groups by name, as the container's own /etc/passwd and /etc/group know them."""
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,8 +32,8 @@ def resolve(user: str, groups: Sequence[str], layers: Sequence[str]) -> User:
     name, colon, group = user.partition(":")
     if not name or (colon and not group) or any(c in user for c in "\0\n,/"):
         raise InvalidArgument(f"user {user!r} must be a name or number, optionally with :group")
-    passwd = _table(_read(layers, "/etc/passwd"), 7)
-    known_groups = _table(_read(layers, "/etc/group"), 4)
+    passwd = _table(_read(layers, b"/etc/passwd"), 7)
+    known_groups = _table(_read(layers, b"/etc/group"), 4)
     entry = next((row for row in passwd if row[0] == name), None)
     uid = _number(name)
     if entry is None and uid is not None:
@@ -45,7 +47,8 @@ def resolve(user: str, groups: Sequence[str], layers: Sequence[str]) -> User:
     extra = [_group(wanted, known_groups) for wanted in groups]
     if entry is not None and not group:
         # As initgroups(3) does: a group named with the user stands for all of its memberships.
-        extra += [_id(row[2], row[0]) for row in known_groups if entry[0] in row[3].split(",")]
+        # One with a malformed id was not asked for by name, and is passed over.
+        extra += [int(row[2]) for row in known_groups if entry[0] in row[3].split(",") and _is_id(row[2])]
     return User(uid, gid, tuple(sorted(set(extra))), entry[5] if entry else "")
 
 
@@ -67,30 +70,38 @@ def _number(text: str) -> int | None:
 
 
 def _id(text: str, name: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > _MAX_ID:
+    if not _is_id(text):
         raise InvalidArgument(f"id of {name} is not a number between 0 and {_MAX_ID}: {text!r}")
     return int(text)
 
 
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= _MAX_ID
+
+
 def _table(data: bytes, columns: int) -> list[list[str]]:
     rows = []
-    for line in data.decode("utf-8", "surrogateescape").splitlines():
+    for line in data.decode("utf-8", "surrogateescape").split("\n"):
         row = line.strip().split(":")
         if len(row) >= columns and row[0] and not row[0].startswith("#"):
             rows.append(row)
     return rows
 
 
-def _read(layers: Sequence[str], path: str) -> bytes:
+def _read(layers: Sequence[str], path: bytes) -> bytes:
     """The file of the topmost layer that has it, never leaving that layer; b"" where there is none."""
     for layer in reversed(layers):
         root = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fd = openat2.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return b""  # a whiteout: this layer has removed it
             continue
         finally:
             os.close(root)
-        with open(fd, "rb") as file:
-            return file.read(_MAX_FILE)
+        try:
+            return os.read(fd, _MAX_FILE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
     return b""

@@ -4,6 +4,8 @@ Source: what `docker run` asks of its runtime (Engine API v1.51, HostConfig), wi
 cgroup namespace and no network, since pyrunc has none yet.
 """
 
+import os
+from functools import cache
 from typing import Any
 
 CAPABILITIES = (
@@ -19,7 +21,18 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHM_BYTES = 64 << 20
+_CPUS = "/sys/devices/system/cpu"
 NAMESPACES = ("mount", "pid", "network", "ipc", "uts", "cgroup")
+
+
+@cache
+def masked_paths() -> tuple[str, ...]:
+    """MASKED_PATHS, and the thermal counters of each CPU where the kernel has them: they tell of the host's load."""
+    found = []
+    if os.path.exists(f"{_CPUS}/cpu0/thermal_throttle"):
+        names = (name for name in os.listdir(_CPUS) if name[:3] == "cpu" and name[3:].isdigit())
+        found = [f"{_CPUS}/{name}/thermal_throttle" for name in sorted(names)]
+    return (*MASKED_PATHS, *found)
 
 
 def mounts(shm_bytes: int = SHM_BYTES) -> list[dict[str, Any]]:

@@ -1,0 +1,17 @@
+STEP_NAMES: tuple[str, ...]
+FLAGS: dict[str, int]
+MAGIC: int
+VERSION: int
+MAX_SIZE: int
+MAX_STEPS: int
+MAX_SLOTS: int
+ABSENT: int
+FLAG_QUIET: int
+FLAG_KEEP_RUNNING: int
+HOST: int
+INIT: int
+SYNC: int
+HEADER_SIZE: int
+STEP_SIZE: int
+
+def validate(data: bytes | bytearray | memoryview, descriptors: int) -> int: ...

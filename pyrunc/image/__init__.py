@@ -1,0 +1,1 @@
+"""Images: what is read from an OCI layout and becomes a root directory."""
