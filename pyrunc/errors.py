@@ -20,7 +20,12 @@
 Messages are lower case, without a full stop, and name the object.
 """
 
+import errno
 import os
+
+TYPE_CHECKING = False  # typing costs milliseconds at the start of a program; type checkers take this name for theirs
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class PyruncError(Exception):
@@ -58,14 +63,22 @@ class Unavailable(PyruncError):
 
 
 class PermissionDenied(PyruncError, PermissionError):
-    """The caller lacks the privilege."""
+    """The caller lacks the privilege; *errno* is EPERM."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EPERM
 
 
 class TimedOut(PyruncError, TimeoutError):
-    """A deadline passed; *stdout* and *stderr* are what was written until then, where that is known."""
+    """A deadline passed; *stdout* and *stderr* are what was written until then, where that is known.
+
+    *errno* is ETIMEDOUT.
+    """
 
     def __init__(self, message: str, stdout: bytes = b"", stderr: bytes = b"") -> None:
         super().__init__(message)
+        self.errno = errno.ETIMEDOUT
         self.stdout = stdout
         self.stderr = stderr
 
@@ -74,19 +87,33 @@ class StartError(PyruncError):
     """A container did not get as far as its program.
 
     *step* is the plan step that failed (such as ``attach``), *path* what it acted on,
-    *errno* the kernel's answer.
+    *errno* the kernel's answer (0 if it gave none), *strerror* the same in words;
+    *filename* is *path*, as in OSError.
     """
+
+    errno: int | None
+    strerror: str | None
+    filename: "Any"
 
     def __init__(self, message: str, *, step: str = "", path: str = "", errno: int = 0) -> None:
         super().__init__(message)
         self.step = step
         self.path = path
         self.errno = errno
+        self.strerror = os.strerror(errno) if errno else ""
+        self.filename = path or None
 
-    @property
-    def strerror(self) -> str:
-        """The kernel's answer in words."""
-        return os.strerror(self.errno) if self.errno else ""
+    def __str__(self) -> str:
+        # OSError would print errno, strerror and filename, and not the message.
+        return str(self.args[0])
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        # Across processes, as from a pool; OSError keeps errno where pickle does not look.
+        return _restore, (type(self), self.args[0], self.step, self.path, self.errno)
+
+
+def _restore(kind: type[StartError], message: str, step: str, path: str, number: int) -> StartError:
+    return kind(message, step=step, path=path, errno=number)
 
 
 class CommandNotFound(StartError, FileNotFoundError):

@@ -245,14 +245,16 @@ class _Compiler:
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
-        if self.rootfs.idmap and self.id_maps[0]:
-            # The layers are mapped, not the overlay, which refuses it.
+        if "user" in self.new:
+            # Attached by descriptor, since the namespace's root may not be able to walk to them; and
+            # the layers are idmapped, not the overlay, which refuses it.
             base = f"{_SCRATCH}/layers"
             names = [str(number) for number in range(len(layers))]
             for name, layer in zip(names, layers, strict=True):
                 slot = plan.slot()
                 plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                self._idmap(slot, layer, self.id_maps, False)
+                if self.rootfs.idmap:
+                    self._idmap(slot, layer, self.id_maps, False)
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
             base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)

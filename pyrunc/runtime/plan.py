@@ -112,8 +112,8 @@ class PlanTemplate:
         self.steps.append(Step(op, section, STAGE_NUMBER[stage], flags, s0, s1, s2, a, b, n0, n1, n2))
         self._base = None
 
-    def _freeze(self) -> bytes:
-        """Lay out header, steps, blobs and the strings known so far."""
+    def freeze(self) -> bytes:
+        """Lay out header, steps, blobs and the strings known so far; before several threads call `finish`."""
         self.steps.sort(key=lambda step: step.section)
         strings = bytearray(b"\0")
         offsets: dict[str, int] = {"": 0}
@@ -155,7 +155,7 @@ class PlanTemplate:
         *candidates* are the paths that execve tries in turn; *flags* are the header's.
         Raises ValueError for text with a NUL or a plan beyond its bounds.
         """
-        base = self._base or self._freeze()
+        base = self._base or self.freeze()
         data = bytearray(base)
         new = container_id.encode()
         for offset, length in self._id_offsets:

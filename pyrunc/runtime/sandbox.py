@@ -1,29 +1,27 @@
 """The public Sandbox: isolated processes from a root directory, with no image, store or daemon."""
 
-import errno
-import os
 import select
-import threading
 import time
+from _operator import itemgetter
+from _thread import allocate_lock
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, Unpack
 
 from pyrunc._native import plan as native
-from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, TimedOut
+from pyrunc.errors import FailedPrecondition, PyruncError, TimedOut
 from pyrunc.runtime import option_checks as checks
-from pyrunc.runtime import users
-from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
-from pyrunc.runtime.options import IdMap, Mount, Request, SandboxOptions, in_terms_of_options, to_request
-from pyrunc.runtime.plan import SHORT_ID
-from pyrunc.runtime.supervised import EXITED, Exit, Supervised
+from pyrunc.runtime.launcher import Launcher, StrPath
+from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
+from pyrunc.runtime.stdio import Pipes
+from pyrunc.runtime.supervised import Exit, EXITED, NotTaken, Supervised
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
-StrPath = str | os.PathLike[str]
-_CHUNK = 65536
 _SIGKILL = 9
-_TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
+_ATTEMPTS = 3  # for a request that a dying spawner did not take
+
+TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
 class RunResult(NamedTuple):
@@ -43,14 +41,27 @@ class RunResult(NamedTuple):
     stime_us: int
     maxrss_bytes: int
 
+    @classmethod
+    def of(cls, end: Exit | None, output: tuple[bytes, bytes], begun: int) -> Self:
+        """From the supervisor's record, what the pipes gave, and when (monotonic nanoseconds) the run was asked for."""
+        assert end is not None
+        timings = {}
+        name, since = "request", begun
+        for stage, at in sorted(end.stages_ns.items(), key=itemgetter(1)):
+            timings[name] = at - since
+            name, since = stage, at
+        timings[name] = time.monotonic_ns() - since
+        ooms = end.oom_kills > 0
+        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes)
 
-class SandboxProcess:
-    """A running container; leaving its ``with`` block, or dropping it, kills it."""
+
+class Process:
+    """What SandboxProcess and AsyncSandboxProcess have in common: a container that was asked for."""
 
     def __init__(self, child: Supervised) -> None:
         self._child = child
-        while child.exit is None and not child.started:
-            child.take()
+        self._lock = allocate_lock()
+        self._error: PyruncError | None = None
 
     @property
     def pid(self) -> int:
@@ -59,8 +70,11 @@ class SandboxProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """As RunResult has it, or None while the container runs."""
-        return self._child.exit.exit_code if self._child.exit else None
+        """As RunResult has it, or None while the container runs.
+
+        Raises Unavailable if the supervisor was killed.
+        """
+        return self._child.exit.exit_code if self._take() and self._child.exit else None
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when the container has ended."""
@@ -71,35 +85,65 @@ class SandboxProcess:
         if self._child.exit is None:
             self._child.kill(signal)
 
+    def _take(self) -> bool:
+        """Take the record of the end if it has come; whether the container has ended."""
+        with self._lock:  # of several threads that wait, one takes it
+            if self._error is None and self._child.exit is None and _readable(self._child, 0):
+                try:
+                    self._child.take()
+                except PyruncError as exc:
+                    self._error = exc
+            if self._error is not None:
+                raise self._error
+            return self._child.exit is not None
+
+
+class SandboxProcess(Process):
+    """A running container; leaving its ``with`` block, or dropping it, kills it."""
+
+    def __init__(self, child: Supervised) -> None:
+        super().__init__(child)
+        self._waiting = 0
+        self._closing = False
+
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the end and return the exit code.
 
-        Raises TimedOut after *timeout_s* seconds; the container goes on.
+        Raises TimedOut after *timeout_s* seconds; the container goes on. Raises Unavailable if
+        the supervisor was killed; the container was then killed too.
         """
-        deadline = None if timeout_s is None else time.monotonic() + _TIMEOUT(timeout_s, "timeout_s")
-        while self._child.exit is None:
-            poller = select.poll()
-            poller.register(self._child, select.POLLIN)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-            if not poller.poll(left):
-                raise TimedOut(f"the container still runs after {timeout_s} s")
-            self._child.take()
+        deadline = None if timeout_s is None else time.monotonic() + TIMEOUT(timeout_s, "timeout_s")
+        with self._lock:
+            self._waiting += 1
+        try:
+            while not self._take():
+                if not _readable(self._child, deadline) and not self._take():
+                    raise TimedOut(f"the container still runs after {timeout_s} s")
+        finally:
+            with self._lock:
+                self._waiting -= 1
+                self._close_if_last()
+        assert self._child.exit is not None
         return self._child.exit.exit_code
 
     def close(self) -> None:
         """Kill what still runs, and wait until nothing of it is left."""
-        if self._child.exit is None:
-            self._child.kill(_SIGKILL)
-            try:
-                self.wait()
-            finally:
-                self._child.close()
-        self._child.close()
+        self._closing = True
+        if self._error is None:
+            self.kill()
+            self.wait()
+
+    def _close_if_last(self) -> None:
+        # Another thread may be about to wait for the descriptor, whose number must not be another's by then.
+        if not self._waiting and (self._closing or self._error is not None):
+            self._child.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -115,41 +159,18 @@ class Sandbox:
     """
 
     def __init__(self, rootfs: StrPath | Sequence[StrPath], **options: Unpack[SandboxOptions]) -> None:
-        if isinstance(rootfs, bytes) or not isinstance(rootfs, str | os.PathLike | Sequence):
-            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
-        paths = [rootfs] if isinstance(rootfs, str | os.PathLike) else list(rootfs)
-        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
-            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
-        request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
-        try:
-            self._set_up(request)
-        except PyruncError as exc:
-            raise in_terms_of_options(exc) from exc
+        self._launcher = Launcher.of_options(rootfs, options)
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], bundle: StrPath = ".") -> Self:
         """A sandbox with the isolation of an OCI runtime document; *bundle* is what its root.path is relative to.
 
         Raises InvalidSpec or Unsupported, naming the field.
+        Source: OCI runtime-spec config.md.
         """
         self = cls.__new__(cls)
-        root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
-        if not os.path.isdir(root):
-            raise InvalidArgument(f"root.path: {root}: not a directory")
-        process = spec.get("process") or {}
-        env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
-        if "HOME" not in env:
-            # As runc has it, for programs that stop without one.
-            env["HOME"] = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
-        mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
-        self._set_up(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
+        self._launcher = Launcher.of_spec(spec, bundle)
         return self
-
-    def _set_up(self, request: Request) -> None:
-        self._template = compile_spec(request.spec, request.rootfs, request.files)
-        self._env = request.env
-        self._lock = threading.Lock()
-        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def run(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: bytes = b"",
@@ -159,24 +180,34 @@ class Sandbox:
 
         *env* is added to the sandbox's; *stdin* is what the program can read. After
         *timeout_s* seconds it is killed and TimedOut raised, with what it wrote in ``.stdout`` and ``.stderr``.
-        Raises StartError or one of its kind if it cannot start.
+        Raises StartError or one of its kind if it cannot start. However it ends, by KeyboardInterrupt
+        too, nothing of the container is left.
         """
         begun = time.monotonic_ns()
-        if timeout_s is not None:
-            _TIMEOUT(timeout_s, "timeout_s")
-        if not isinstance(stdin, bytes | bytearray | memoryview):
-            raise checks.refuse("stdin", "bytes", stdin)
-        with Pipes(stdin, self._null) as pipes:
-            child = self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
+        deadline = None if timeout_s is None else begun / 1e9 + TIMEOUT(timeout_s, "timeout_s")
+        for _ in range(_ATTEMPTS - 1):
             try:
-                pipes.close_theirs()
-                if not pipes.talk(child, None if timeout_s is None else begun / 1e9 + timeout_s):
-                    child.kill(_SIGKILL)
-                    pipes.talk(child, None)
-                    raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.output())
+                return self._run(argv, env, stdin, begun, deadline)
+            except NotTaken:
+                pass
+        return self._run(argv, env, stdin, begun, deadline)
+
+    def _run(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, deadline: float | None
+    ) -> RunResult:
+        with Pipes(stdin, self._launcher.null()) as pipes:
+            child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
+            try:
+                if not _talk(pipes, child, deadline):
+                    _end(child)
+                    seconds = round((deadline or 0) - begun / 1e9, 3)
+                    raise TimedOut(f"{argv[0]}: killed after {seconds:g} s", *pipes.drain())
+                return RunResult.of(child.exit, pipes.drain(), begun)
+            except BaseException:
+                _end(child)
+                raise
             finally:
                 child.close()
-            return _result(child.exit, pipes.output(), begun)
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -184,171 +215,92 @@ class Sandbox:
     ) -> SandboxProcess:  # fmt: skip
         """Start a program and return as soon as it runs.
 
-        *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null.
+        *env* is added to the sandbox's; *stdin*, *stdout* and *stderr* are descriptors of the
+        caller's, who keeps them; None is /dev/null.
         Raises StartError or one of its kind if it cannot start.
         """
-        chosen = tuple(self._null if fd is None else fd for fd in (stdin, stdout, stderr))
-        return SandboxProcess(self._request(argv, env, chosen, 0))
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._start(argv, env, (stdin, stdout, stderr))
+            except NotTaken:
+                pass
+        return self._start(argv, env, (stdin, stdout, stderr))
+
+    def _start(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, chosen: Sequence[int | None]
+    ) -> SandboxProcess:
+        null = self._launcher.null()
+        stdio = tuple(null.fd if fd is None else fd for fd in chosen)
+        child = self._launcher.request(argv, env, stdio, 0)
+        try:
+            child.take()
+        except BaseException:
+            _end(child)
+            child.close()
+            raise
+        return SandboxProcess(child)
 
     def plan(self, argv: Sequence[str]) -> str:
-        """What a start does, one step a line, as `pyrunc run --plan` prints it."""
-        return f"{self._template.describe()}\nargv {list(argv)}"
+        """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""
+        return self._launcher.plan(argv)
 
     def close(self) -> None:
-        """Give up the sandbox's own descriptor; what was started goes on."""
-        with self._lock:
-            null, self._null = self._null, -1
-        if null >= 0:
-            os.close(null)
-
-    def _request(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int
-    ) -> Supervised:
-        checks.arguments(argv)
-        if self._null < 0:
-            raise FailedPrecondition("the sandbox is closed")
-        container_id = os.urandom(32).hex()
-        variables = self._env if not env else {**self._env, **checks.environment(env)}
-        if variables.get("HOSTNAME") == SHORT_ID:
-            variables = {**variables, "HOSTNAME": container_id[:12]}
-        listed = [f"{key}={value}" for key, value in variables.items()]
-        try:
-            plan = self._template.finish(container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags)
-        except ValueError as exc:
-            raise InvalidArgument(str(exc)) from exc
-        try:
-            return Supervised(plan, self._template, container_id, stdio, argv[0])
-        except OSError as exc:
-            if exc.errno == errno.EBADF:
-                raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
-            raise
+        """Start no more; what was started goes on, in other threads too."""
+        self._launcher.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_null", -1) >= 0:
-            self.close()
-
-
-def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
-    """*mount*, its source absolute: OCI lets the source of a bind mount be relative to the bundle."""
-    source = mount.get("source")
-    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
-    if not bound or not isinstance(source, str) or not source or source.startswith("/"):
-        return mount
-    return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}
-
-
-class Pipes:
-    """The three pipes of one run, and the conversation over them."""
-
-    def __init__(self, stdin: bytes, null: int) -> None:
-        self._ours: list[int] = []
-        self._theirs: list[int] = []
-        self._input = memoryview(stdin)
-        self._in = -1
-        try:
-            first = null
-            if stdin:
-                first, self._in = self._pair()
-                os.set_blocking(self._in, False)
-                self._ours.append(self._in)
-                self._theirs.append(first)
-            self._out, out = self._pair()
-            self._ours.append(self._out)
-            self._theirs.append(out)
-            self._err, err = self._pair()
-            self._ours.append(self._err)
-            self._theirs.append(err)
-        except BaseException:
-            self.close()
-            raise
-        self.theirs = (first, out, err)
-        self._chunks: dict[int, list[bytes]] = {self._out: [], self._err: []}
-        self._poller = select.poll()
-        self._poller.register(self._out, select.POLLIN)
-        self._poller.register(self._err, select.POLLIN)
-        self._open = 2
-        if stdin:
-            self._poller.register(self._in, select.POLLOUT)
-
-    @staticmethod
-    def _pair() -> tuple[int, int]:
-        return os.pipe2(os.O_CLOEXEC)
-
-    def close_theirs(self) -> None:
-        """Give up the container's ends, so that its end is the end of the pipe."""
-        while self._theirs:
-            os.close(self._theirs.pop())
-
-    def talk(self, child: Supervised, deadline: float | None) -> bool:
-        """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
-        if child.exit is None:
-            self._poller.register(child, select.POLLIN)
-        while child.exit is None or self._open:
-            left = None
-            if deadline is not None:
-                left = max(0.0, deadline - time.monotonic()) * 1000
-            ready = self._poller.poll(left)
-            if not ready:
-                self._poller.unregister(child)
-                return False
-            for fd, _ in ready:
-                if fd in self._chunks:
-                    self._read(fd)
-                elif fd == self._in:
-                    self._write()
-                else:
-                    if child.take() == EXITED:
-                        self._poller.unregister(fd)
-        return True
-
-    def _read(self, fd: int) -> None:
-        data = os.read(fd, _CHUNK)
-        if data:
-            self._chunks[fd].append(data)
-        else:
-            self._poller.unregister(fd)
-            self._open -= 1
-
-    def _write(self) -> None:
-        try:
-            sent = os.write(self._in, self._input[:_CHUNK])
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            sent = len(self._input)  # nobody reads it: as a shell's pipe, no error
-        self._input = self._input[sent:]
-        if not self._input:
-            self._poller.unregister(self._in)
-            self._ours.remove(self._in)
-            os.close(self._in)
-
-    def output(self) -> tuple[bytes, bytes]:
-        """What the program wrote so far."""
-        return b"".join(self._chunks[self._out]), b"".join(self._chunks[self._err])
-
-    def close(self) -> None:
-        """Close whatever is still open."""
-        self.close_theirs()
-        while self._ours:
-            os.close(self._ours.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
-def _result(end: Exit | None, output: tuple[bytes, bytes], begun: int) -> RunResult:
-    assert end is not None
-    marks = [("request", begun), *sorted(end.stages_ns.items(), key=lambda mark: mark[1]), ("", time.monotonic_ns())]
-    timings = {name: marks[i + 1][1] - at for i, (name, at) in enumerate(marks[:-1])}
-    return RunResult(
-        end.exit_code, *output, end.oom_kills > 0, timings, end.utime_us, end.stime_us, end.maxrss_bytes
-    )
+def _readable(child: Supervised, deadline: float | None) -> bool:
+    """Wait until there is a record to take, or until *deadline* (monotonic seconds), and say which.
+
+    Raises FailedPrecondition for a descriptor that is closed, such as one that a forked child inherited.
+    """
+    if child.fileno() < 0:
+        raise FailedPrecondition("the process is closed, or another process's that this one was forked from")
+    poller = select.poll()
+    poller.register(child, select.POLLIN)
+    return bool(poller.poll(_left_ms(deadline)))
+
+
+def _end(child: Supervised) -> None:
+    """Kill a container whose requester gives up, and wait until nothing of it is left."""
+    try:
+        while not child.over:
+            child.kill(_SIGKILL)
+            child.take()
+    except PyruncError:
+        pass  # such as init killed before its program ran
+
+
+def _left_ms(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+
+
+def _talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
+    """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
+    poller = select.poll()
+    poller.register(child, select.POLLIN)
+    poller.register(pipes.output, select.POLLIN)
+    poller.register(pipes.errors, select.POLLIN)
+    if pipes.input >= 0:
+        poller.register(pipes.input, select.POLLOUT)
+    while True:
+        ready = poller.poll(_left_ms(deadline))
+        if not ready:
+            return False
+        for fd, _ in ready:
+            if fd == pipes.output or fd == pipes.errors:
+                pipes.receive(fd)  # it has no end as long as we hold the other end too
+            elif fd == pipes.input:
+                if not pipes.feed():
+                    poller.unregister(fd)
+                    pipes.close_input()
+            elif child.take() == EXITED:
+                return True

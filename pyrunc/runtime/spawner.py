@@ -4,26 +4,28 @@ It is started with the first request, forks a supervisor for each further one, a
 its socket closes, however this process dies. A forked child of this process gets its own.
 """
 
+import _socket  # without what the socket module adds: its import costs milliseconds
 import atexit
 import fcntl
 import os
-import socket
+import select
 import struct
 import sys
-import threading
+from _thread import allocate_lock
 from collections.abc import Sequence
 
 from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
-from pyrunc.runtime import cgroup_layout
+from pyrunc.runtime import cgroup_layout, held
 
 _REQUEST = struct.pack("=II", 0x51525950, 1)
 _MAX_DESCRIPTORS = 250
 _F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
 _KERNEL_MINIMUM = (5, 15)
+_END_WAIT_MS = 5000
 DEFAULT_PARENT = "/pyrunc"
 
-_lock = threading.Lock()
+_lock = allocate_lock()
 _current: "Spawner | None" = None
 
 
@@ -83,7 +85,7 @@ class Spawner:
         shared = [hierarchy.mountpoint + DEFAULT_PARENT for hierarchy in cgroup_layout.detect().hierarchies]
         with open(init_path(), "rb") as file:
             image = file.read()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         # dup2 onto its own number would leave FD_CLOEXEC set: the copies come from numbers above those they get.
         far = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 16)
         program = sealed_memfd("pyrunc-init", image, executable=True)
@@ -95,8 +97,9 @@ class Spawner:
             actions.append((os.POSIX_SPAWN_DUP2, far, 3))
             self.pid = os.posix_spawn(
                 f"/proc/self/fd/{program}", ["pyrunc-init", "spawner", *shared], {}, file_actions=actions,
-                setsigmask=[], setsigdef=range(1, 32),
+                setsigmask=[], setsigdef=range(1, 32), setsid=True,  # Ctrl-C is for the host program
             )  # fmt: skip
+            self._pidfd = os.pidfd_open(self.pid)
         except OSError as exc:
             ours.close()
             raise Unavailable(f"cannot start pyrunc-init: {os.strerror(exc.errno or 0).lower()}") from exc
@@ -107,66 +110,108 @@ class Spawner:
             os.close(null)
         self._socket = ours
 
-    def send(self, descriptors: Sequence[int]) -> None:
+    def send(self, descriptors: Sequence[int], wait: bool) -> None:
         """Send one request: plan, reply socket, then the plan's own descriptors.
 
-        Raises BrokenPipeError or ConnectionResetError when the spawner is dead.
+        Raises BrokenPipeError or ConnectionResetError when the spawner is dead, and
+        BlockingIOError when its queue is full and *wait* is False.
         """
         if len(descriptors) > _MAX_DESCRIPTORS:
             raise ValueError(f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request")
         rights = struct.pack(f"={len(descriptors)}i", *descriptors)
-        self._socket.sendmsg([_REQUEST], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+        flags = _socket.MSG_NOSIGNAL if wait else _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
+        self._socket.sendmsg([_REQUEST], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], flags)
+
+    def hang_up(self) -> None:
+        """Let the spawner end; who is about to send to it gets BrokenPipeError."""
+        try:
+            self._socket.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is dead already
+
+    def reap(self, timeout_ms: int = _END_WAIT_MS) -> None:
+        """Wait for its end, but not for ever: it ends after the last of its supervisors."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if poller.poll(timeout_ms):
+            try:
+                # By descriptor: a host program that reaps every child may have a new one of that number.
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            except ChildProcessError:
+                pass
 
     def close(self) -> None:
-        """Let the spawner end, and reap it."""
+        """Close the descriptors; what was sent is not affected."""
         self._socket.close()
-        try:
-            os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            pass  # the host program reaps every child
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def __del__(self) -> None:
+        # Not sooner: the number of a closed socket could be another's while a thread sends.
+        if hasattr(self, "_pidfd"):
+            self.close()
 
 
-def request(descriptors: Sequence[int]) -> None:
+def request(descriptors: Sequence[int], wait: bool = True) -> None:
     """Send one request to this process's spawner, which is started, or started anew, as needed.
 
-    Raises Unavailable when none can be started.
+    Raises Unavailable when none can be started, and BlockingIOError when its queue is full and *wait* is False.
     """
     global _current
-    for _ in range(2):
-        spawner = _current
-        if spawner is None:
-            with _lock:
-                if _current is None:
-                    _current = Spawner()
-                spawner = _current
+    for _ in range(3):
+        spawner = current()
         try:
-            spawner.send(descriptors)
+            spawner.send(descriptors, wait)
             return
         except (BrokenPipeError, ConnectionResetError):
-            # Killed: nothing of this request was taken, so another spawner may have it.
+            # Killed, or shut down by another thread: nothing of this request was taken.
             with _lock:
                 if _current is spawner:
                     _current = None
-                    spawner.close()
+            spawner.hang_up()
+            spawner.reap(0)
     raise Unavailable("the spawner dies as soon as it is started")
 
 
+def current() -> Spawner:
+    """The spawner of this process, started if there is none.
+
+    Raises Unavailable, Unsupported or PermissionDenied.
+    """
+    global _current
+    spawner = _current
+    if spawner is None:
+        with _lock:
+            if _current is None:
+                _current = Spawner()
+            spawner = _current
+    return spawner
+
+
 def shut_down() -> None:
-    """End this process's spawner; the next request starts another."""
+    """End this process's spawner, when the last container has ended; the next request starts another."""
     global _current
     with _lock:
         spawner, _current = _current, None
     if spawner is not None:
-        spawner.close()
+        spawner.hang_up()
+        spawner.reap()
+
+
+def _at_exit() -> None:
+    # What still runs ends now: its supervisors, for which the spawner waits, would wait for this process.
+    held.let_go_of_all()
+    shut_down()
 
 
 def _forget() -> None:
     global _current, _lock
-    _lock = threading.Lock()
+    _lock = allocate_lock()
     if _current is not None:
-        _current._socket.close()
+        _current.close()
         _current = None
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(shut_down)
+atexit.register(_at_exit)

@@ -1,13 +1,13 @@
 """One start: the request, the supervisor's records, and what they mean."""
 
+import _socket
 import os
-import socket
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pyrunc import errors
-from pyrunc.runtime import spawner
+from pyrunc.runtime import held, spawner
 from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
@@ -44,24 +44,28 @@ class NotTaken(errors.Unavailable):
 class Supervised:
     """A container that was asked for; its socket is the supervisor's.
 
-    Closing it while the container runs ends the container.
+    Closing it while the container runs ends the container. *over* says that no record comes any more.
     """
 
     def __init__(
-        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str
-    ) -> None:
+        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str,
+        wait: bool = True,
+    ) -> None:  # fmt: skip
         self._template = template
         self._id = container_id
         self._command = command
         self.started = False
+        self.over = False
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
         self._plan = -1
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with held.lock:
+            self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            held.note(self)
         try:
             self._plan = spawner.sealed_memfd("pyrunc-plan", plan)
-            spawner.request((self._plan, theirs.fileno(), *descriptors))
+            spawner.request((self._plan, theirs.fileno(), *descriptors), wait)
         except BaseException:
             self.close()
             raise
@@ -78,8 +82,13 @@ class Supervised:
         Raises StartError or one of its kind when the start failed, and
         Unavailable when the supervisor died.
         """
-        data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # The supervisor ended before it read a command of ours; its record is behind the error.
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
+            self.over = True
             if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
@@ -91,6 +100,7 @@ class Supervised:
                 (self.pidfd,) = struct.unpack("=i", ancillary[0][2][:4])
             self.started = True
             return STARTED
+        self.over = True
         if leftover:
             # Cgroups that the container itself made inside its own: a walk is needed, which C leaves to us.
             self._remove_cgroups()
@@ -111,11 +121,14 @@ class Supervised:
 
     def close(self) -> None:
         """Hang up: what still runs is killed."""
+        held.forget(self)
         self._socket.close()
         for fd in (self.pidfd, self._plan):
             if fd >= 0:
                 os.close(fd)
         self.pidfd = self._plan = -1
+
+    let_go = __del__ = close
 
     def _remove_cgroups(self) -> None:
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""

@@ -1,0 +1,51 @@
+"""What this process alone may hold: a forked child would keep containers, or their input, open.
+
+A container is ended by the end of its requester's socket, and a program's input by the end of
+our pipe, so neither may have a second holder. A forked child lets go of what it inherited; so
+does this process before it waits, at its end, for the supervisors.
+"""
+
+import os
+from _thread import RLock
+from _weakref import ref
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """What has descriptors that are this process's alone."""
+
+    def let_go(self) -> None:
+        """Close them."""
+
+
+# Held while descriptors are made and noted, so that a fork in another thread comes before or
+# after both. Reentrant: a signal handler may fork in between.
+lock = RLock()
+_held: dict[int, ref[Holder]] = {}
+
+
+def note(holder: Holder) -> None:
+    """Remember *holder* until `forget`; call it with `lock` held since its descriptors were made."""
+    _held[id(holder)] = ref(holder)
+
+
+def forget(holder: Holder) -> None:
+    """*holder* holds nothing any more."""
+    _held.pop(id(holder), None)
+
+
+def let_go_of_all() -> None:
+    """Close what is held: in a forked child, and at the end of this process."""
+    while _held:
+        _, reference = _held.popitem()
+        holder = reference()
+        if holder is not None:
+            holder.let_go()
+
+
+def _in_child() -> None:
+    lock.release()
+    let_go_of_all()
+
+
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=_in_child)

@@ -1,0 +1,112 @@
+"""What Sandbox and AsyncSandbox share: from a root and its options, or an OCI document, to the requests."""
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
+from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime import users
+from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
+from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
+from pyrunc.runtime.plan import SHORT_ID
+from pyrunc.runtime.stdio import Null
+from pyrunc.runtime.supervised import Supervised
+
+StrPath = str | os.PathLike[str]
+
+
+class Launcher:
+    """A compiled plan, and what each start adds to it."""
+
+    def __init__(self, request: Request) -> None:
+        self._template = compile_spec(request.spec, request.rootfs, request.files)
+        self._template.freeze()
+        self._env = request.env
+        self._null: Null | None = Null()
+
+    @classmethod
+    def of_options(cls, rootfs: StrPath | Sequence[StrPath], options: SandboxOptions) -> Self:
+        """For the arguments of Sandbox.
+
+        Raises InvalidArgument, NotFound, InvalidSpec or Unsupported, and names the option.
+        """
+        single = isinstance(rootfs, str | os.PathLike)
+        paths: list[Any] = [rootfs] if single else [*rootfs] if isinstance(rootfs, Sequence) else []
+        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+            raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
+        request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
+        try:
+            return cls(request)
+        except PyruncError as exc:
+            raise in_terms_of_options(exc) from exc
+
+    @classmethod
+    def of_spec(cls, spec: Mapping[str, Any], bundle: StrPath) -> Self:
+        """For an OCI runtime document in the directory *bundle*.
+
+        Raises InvalidSpec, InvalidArgument or Unsupported, naming the field.
+        """
+        root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
+        if not os.path.isdir(root):
+            raise InvalidArgument(f"root.path: {root}: not a directory")
+        process = spec.get("process") or {}
+        env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+        if "HOME" not in env:
+            # As runc has it, for programs that stop without one.
+            env["HOME"] = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+        mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
+        return cls(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
+
+    def null(self) -> Null:
+        """An open /dev/null, which outlives `close` as long as it is referred to.
+
+        Raises FailedPrecondition after `close`.
+        """
+        null = self._null
+        if null is None:
+            raise FailedPrecondition("the sandbox is closed")
+        return null
+
+    def request(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int, wait: bool = True
+    ) -> Supervised:
+        """Ask the spawner for a container that runs *argv* with *env* added and the three descriptors *stdio*.
+
+        *flags* are the plan's. Raises InvalidArgument, Unavailable, Unsupported, PermissionDenied;
+        BlockingIOError if *wait* is False and the spawner's queue is full.
+        """
+        checks.arguments(argv)
+        container_id = os.urandom(32).hex()
+        variables = self._env if not env else {**self._env, **checks.environment(env)}
+        if variables.get("HOSTNAME") == SHORT_ID:
+            variables = {**variables, "HOSTNAME": container_id[:12]}
+        listed = [f"{key}={value}" for key, value in variables.items()]
+        try:
+            plan = self._template.finish(container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags)
+        except ValueError as exc:
+            raise InvalidArgument(str(exc)) from exc
+        try:
+            return Supervised(plan, self._template, container_id, stdio, argv[0], wait)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
+            raise
+
+    def plan(self, argv: Sequence[str]) -> str:
+        """The plan of *argv* as text, one step a line."""
+        return f"{self._template.describe()}\nargv {list(argv)}"
+
+    def close(self) -> None:
+        """Start no more."""
+        self._null = None
+
+
+def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*mount*, its source absolute: OCI lets the source of a bind mount be relative to the bundle."""
+    source = mount.get("source")
+    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+    if not bound or not isinstance(source, str) or not source or source.startswith("/"):
+        return mount
+    return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}
