@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import Mount, Sandbox
+from pyrunc import Mount, Sandbox, errors
 from pyrunc._native import mount, namespaces
 from pyrunc._native import plan as native
 from pyrunc.runtime import spawner
@@ -48,7 +48,7 @@ def python(source: str, *args: str) -> list[str]:
 
 def patch(box: Sandbox, change: Callable[[Step], Step | None]) -> Sandbox:
     """Make *box* careless: each step of its plan becomes what *change* makes of it, None for nothing."""
-    template = box._template
+    template = box._launcher._template
     template.steps[:] = [step for step in map(change, template.steps) if step is not None]
     template._base = None
     return box
@@ -212,3 +212,12 @@ def fds_below(pid: int, places: Sequence[str]) -> list[str]:
         if target.startswith(tuple(places)):
             found.append(target)
     return found
+
+
+def failure_of(function: Callable[[], object]) -> errors.StartError | None:
+    """The StartError that *function* raises, if it does."""
+    try:
+        function()
+    except errors.StartError as error:
+        return error
+    return None

@@ -90,13 +90,12 @@ def symlinks(victim: Path) -> list[tuple[str, str]]:
         (str(victim), "/link/made"),
         (f"{chain}{str(victim)[1:]}", "/link/made"),
         (f"/proc/self/root{victim}", "/link/made"),
-        (f"/proc/1/root{victim}", "/link/made"),
         (str(victim / "file"), "/link"),
         (str(victim), "/link"),
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("writable", ["scratch", "direct"])
 def test_a_destination_does_not_leave_the_root(
     rootfs: Path, sandbox: Make, victim: Path, tmp_path: Path, number: int, writable: str
@@ -109,11 +108,9 @@ def test_a_destination_does_not_leave_the_root(
     if destination == "/link" and spelling.endswith("/file"):
         source = source / "flag"
     before = listing(victim)
-    try:
-        result = sandbox(writable=writable, mounts=[Mount(destination, str(source))]).run(["/bin/ls", "/"])
-        assert result.exit_code == 0
-    except errors.StartError as failure:
-        assert failure.path == destination
+    box = sandbox(writable=writable, mounts=[Mount(destination, str(source))])
+    failure = support.failure_of(lambda: box.run(["/bin/true"]))
+    assert failure is None or failure.path == destination
     assert listing(victim) == before
 
     def careless() -> None:
@@ -137,10 +134,9 @@ def test_the_files_that_a_container_gets_do_not_leave_the_root(
         (rootfs / path[1:]).unlink(missing_ok=True)
         (rootfs / path[1:]).symlink_to(spelling)
         for writable in ("scratch", "direct"):
-            try:
-                sandbox(writable=writable, hostname="marker").run(["/bin/true"])
-            except errors.StartError as failure:
-                assert failure.path == path
+            box = sandbox(writable=writable, hostname="marker")
+            failure = support.failure_of(lambda box=box: box.run(["/bin/true"]))  # type: ignore[misc]
+            assert failure is None or failure.path == path
             assert listing(victim) == ["file the host's"]
 
     with open(rootfs / path[1:], "w") as careless:  # a runtime that writes the file where the image has it
@@ -152,10 +148,8 @@ def test_devices_and_directories_are_not_made_outside(rootfs: Path, sandbox: Mak
     (rootfs / "link").symlink_to(victim)
     for options in ({"devices": ["/dev/null:/link/null"]}, {"tmpfs": {"/link/deep/er": ""}}, {"cwd": "/link/cwd"}):
         for writable in ("scratch", "direct"):
-            try:
-                sandbox(writable=writable, **options).run(["/bin/true"])
-            except errors.StartError:
-                pass
+            box = sandbox(writable=writable, **options)
+            support.failure_of(lambda box=box: box.run(["/bin/true"]))  # type: ignore[misc]
             assert listing(victim) == ["file the host's"], options
     os.mknod(rootfs / "link" / "null", 0o020666, os.makedev(1, 3))
     assert (victim / "null").exists()
@@ -211,6 +205,7 @@ def test_exchanged_mount_targets(
     duration = _RACE_S * 20 if request.config.getoption("-m") == "soak" else _RACE_S
     deadline = time.monotonic() + duration
     outcomes = {"mounted": 0, "elsewhere": 0, "refused": 0}
+    steps = set()
     lock = threading.Lock()
 
     def starts() -> None:
@@ -219,8 +214,8 @@ def test_exchanged_mount_targets(
                 text = box.run(["/bin/cat", f"/volume/place{below}/flag"]).stdout
                 outcome = "mounted" if text == b"flag" else "elsewhere"
             except errors.StartError as failure:
-                assert failure.step == "attach"
                 outcome = "refused"
+                steps.add(failure.step)
             with lock:
                 outcomes[outcome] += 1
 
@@ -232,6 +227,7 @@ def test_exchanged_mount_targets(
             thread.join()
     print(f"{sum(outcomes.values())} starts, {swaps[0]} swaps: {outcomes}")
     assert sum(outcomes.values()) > 100
+    assert steps == {"attach"}
     assert outcomes["mounted"] > 0, "never did anything"
     assert outcomes["refused"] > 0, "the symlink was never met"
     assert listing(victim) == ["file the host's"]
@@ -243,25 +239,25 @@ def test_exchanged_mount_targets(
         support.bind(volume, root / "volume")
         place = Path(f"{root}/volume/place")
         until = time.monotonic() + 30
-        with exchanging(volume / "place", volume / "link"):
-            while time.monotonic() < until:
-                if os.path.islink(place):
-                    continue
-                try:
-                    if below:
-                        os.makedirs(f"{place}{below}", exist_ok=True)
-                    support.bind(source, f"{place}{below}")
-                except OSError:
-                    continue
-                if any(str(victim) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
-                    return
+        while time.monotonic() < until:
+            if os.path.islink(place):
+                continue
+            try:
+                if below:
+                    os.makedirs(f"{place}{below}", exist_ok=True)
+                support.bind(source, f"{place}{below}")
+            except OSError:
+                continue
+            if any(str(victim) in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+                return
+            try:
                 mount.umount2(os.fsencode(f"{place}{below}"), 2)
+            except OSError:
+                pass  # swapped again: another mount more
         raise AssertionError("the race was never won")
 
-    # The names may have ended up either way round.
-    if os.path.islink(volume / "place"):
-        support.exchange(volume / "place", volume / "link")
-    support.in_a_mount_namespace(careless)
+    with exchanging(volume / "place", volume / "link"):  # outside, as a container that shares the volume is
+        support.in_a_mount_namespace(careless)
 
 
 # --- masks
