@@ -148,6 +148,8 @@ cdef extern from *:
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
+    off_t lseek(int fd, off_t offset, int whence) nogil
+    int SEEK_SET
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil

@@ -356,6 +356,8 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
         keep[i + 6] = fds[i]
     close_all_but(keep, <int>count + 6)
     signal(SIGCHLD, SIG_DFL)
+    # The requester shares this file offset: where it is 0, its request was taken, whatever becomes of us.
+    lseek(plan_fd, 0, SEEK_SET)
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))

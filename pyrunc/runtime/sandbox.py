@@ -14,12 +14,13 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes
-from pyrunc.runtime.supervised import EXITED, Exit, Supervised
+from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
 _SIGKILL = 9
 
+ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
 TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
@@ -183,11 +184,24 @@ class Sandbox:
         too, nothing of the container is left.
         """
         begun = time.monotonic_ns()
-        deadline = None if timeout_s is None else begun / 1e9 + TIMEOUT(timeout_s, "timeout_s")
+        if timeout_s is not None:
+            TIMEOUT(timeout_s, "timeout_s")
+        attempts = 1
+        while True:
+            try:
+                return self._run(argv, env, stdin, begun, timeout_s)
+            except NotTaken:
+                if attempts == ATTEMPTS:
+                    raise
+                attempts += 1
+
+    def _run(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, timeout_s: float | None
+    ) -> RunResult:
         with Pipes(stdin, self._launcher.null()) as pipes:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
-                if not _talk(pipes, child, deadline):
+                if not _talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
                     _end(child)
                     raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
                 return RunResult.of(child.exit, pipes.drain(), begun)
@@ -209,14 +223,18 @@ class Sandbox:
         """
         null = self._launcher.null()
         stdio = tuple(null.fd if fd is None else fd for fd in (stdin, stdout, stderr))
-        child = self._launcher.request(argv, env, stdio, 0)
-        try:
-            child.take()
-        except BaseException:
-            _end(child)
-            child.close()
-            raise
-        return SandboxProcess(child)
+        attempts = 1
+        while True:
+            child = self._launcher.request(argv, env, stdio, 0)
+            try:
+                child.take()
+                return SandboxProcess(child)
+            except BaseException as exc:
+                _end(child)
+                child.close()
+                if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
+                    raise
+                attempts += 1
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""

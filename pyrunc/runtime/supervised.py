@@ -36,6 +36,10 @@ class Exit(NamedTuple):
     stages_ns: dict[str, int]
 
 
+class NotTaken(errors.Unavailable):
+    """Nothing of the request has happened; it may be made again."""
+
+
 class Supervised:
     """A container that was asked for; its socket is the supervisor's.
 
@@ -54,15 +58,13 @@ class Supervised:
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
+        self._plan = -1
         with held.lock:
             self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
             held.note(self)
         try:
-            memfd = spawner.sealed_memfd("pyrunc-plan", plan)
-            try:
-                spawner.request((memfd, theirs.fileno(), *descriptors), wait)
-            finally:
-                os.close(memfd)
+            self._plan = spawner.sealed_memfd("pyrunc-plan", plan)
+            spawner.request((self._plan, theirs.fileno(), *descriptors), wait)
         except BaseException:
             self.close()
             raise
@@ -76,8 +78,8 @@ class Supervised:
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
 
-        Raises StartError or one of its kind when the start failed, and
-        Unavailable when the supervisor died.
+        Raises StartError or one of its kind when the start failed, Unavailable when the
+        supervisor died, and NotTaken when there never was one.
         """
         try:
             data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
@@ -86,7 +88,9 @@ class Supervised:
             data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
         if len(data) != _RECORD.size:
             self.over = True
-            self._clean_up()
+            if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
+                raise NotTaken("the spawner was killed before it took the request")
+            self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
         kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
         self.pid = pid
@@ -97,7 +101,8 @@ class Supervised:
             return STARTED
         self.over = True
         if leftover:
-            raise errors.PyruncError(f"a cgroup of the container could not be removed: {os.strerror(-leftover).lower()}")
+            # Cgroups that the container itself made inside its own: a walk is needed, which C leaves to us.
+            self._remove_cgroups()
         if kind == FAILED:
             raise self._failure(step, -error, status)
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -117,14 +122,15 @@ class Supervised:
         """Hang up: what still runs is killed."""
         held.forget(self)
         self._socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        for fd in (self.pidfd, self._plan):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self._plan = -1
 
     let_go = __del__ = close
 
-    def _clean_up(self) -> None:
-        """Do what a supervisor that died can no longer do: end its container and remove its cgroups."""
+    def _remove_cgroups(self) -> None:
+        """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
         from pyrunc.runtime import cgroup_control, cgroup_layout
 
         path = self._template.cgroup_path.replace(ID, self._id)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from cgroup_support import leftovers
+from tests.runtime.cgroup_support import leftovers
 
 from pyrunc.runtime.cgroup_layout import detect
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cgroup_support import apply, needs_root, unique_name, write_all
+from tests.runtime.cgroup_support import apply, needs_root, unique_name, write_all
 
 from pyrunc.runtime.cgroup_control import freeze, kill, remove, thaw
 from pyrunc.runtime.cgroup_files import open_cgroup, read_at, write_at

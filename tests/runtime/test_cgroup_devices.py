@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from cgroup_support import as_member_of, needs_root, own_cgroup
+from tests.runtime.cgroup_support import as_member_of, needs_root, own_cgroup
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cgroup_support import apply, needs_root, remove_busy, unique_name, values
+from tests.runtime.cgroup_support import apply, needs_root, remove_busy, unique_name, values
 
 from pyrunc.runtime.cgroup_control import remove
 from pyrunc.runtime.cgroup_layout import Layout, detect
