@@ -81,8 +81,12 @@ class Process:
         return self._child.fileno()
 
     def kill(self, signal: int = _SIGKILL) -> None:
-        """Send *signal* to the container's init; one that has ended is no error."""
-        if self._child.exit is None:
+        """Send *signal* to the container's init; one that has ended is no error.
+
+        Raises FailedPrecondition in a process that this one's was forked into.
+        """
+        if self._child.exit is None and self._error is None:
+            _check_open(self._child)
             self._child.kill(signal)
 
     def _take(self) -> bool:
@@ -253,13 +257,14 @@ class Sandbox:
         self.close()
 
 
-def _readable(child: Supervised, deadline: float | None) -> bool:
-    """Wait until there is a record to take, or until *deadline* (monotonic seconds), and say which.
-
-    Raises FailedPrecondition for a descriptor that is closed, such as one that a forked child inherited.
-    """
+def _check_open(child: Supervised) -> None:
     if child.fileno() < 0:
-        raise FailedPrecondition("the process is closed, or another process's that this one was forked from")
+        raise FailedPrecondition("the container belongs to the process that this one was forked from")
+
+
+def _readable(child: Supervised, deadline: float | None) -> bool:
+    """Wait until there is a record to take, or until *deadline* (monotonic seconds), and say which."""
+    _check_open(child)
     poller = select.poll()
     poller.register(child, select.POLLIN)
     return bool(poller.poll(_left_ms(deadline)))

@@ -127,7 +127,11 @@ class Supervised:
                 os.close(fd)
         self.pidfd = self._plan = -1
 
-    let_go = __del__ = close
+    let_go = close
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self.close()
 
     def _remove_cgroups(self) -> None:
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""

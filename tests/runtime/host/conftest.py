@@ -66,7 +66,8 @@ def script(rootfs: Path, parent: str, tmp_path: Path) -> Iterator[Script]:
     head = f"""
         import os, signal, sys, threading, time
         import pyrunc
-        box = pyrunc.Sandbox({str(rootfs)!r}, cgroup_parent={parent!r})
+        ROOTFS, PARENT = {str(rootfs)!r}, {parent!r}
+        box = pyrunc.Sandbox(ROOTFS, cgroup_parent=PARENT)
     """
     started: list[subprocess.Popen[str]] = []
 

@@ -39,7 +39,7 @@ def test_a_run_has_what_a_sandbox_run_has(play: Play) -> None:
     async def scenario(box: pyrunc.AsyncSandbox) -> None:
         result = await box.run(["sh", "-c", "cat; echo $WHO >&2; exit 3"], env={"WHO": "me"}, stdin=b"in")
         assert result[:4] == (3, b"in", b"me\n", False)
-        assert list(result.timings_ns)[0] == "request"
+        assert next(iter(result.timings_ns)) == "request"
         assert result.maxrss_bytes > 0
 
     play(scenario)
