@@ -79,8 +79,8 @@ class Supervised:
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
 
-        Raises StartError or one of its kind when the start failed, and
-        Unavailable when the supervisor died.
+        Raises StartError or one of its kind when the start failed, Unavailable when the
+        supervisor died, and NotTaken when there never was one.
         """
         try:
             data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
@@ -128,7 +128,11 @@ class Supervised:
                 os.close(fd)
         self.pidfd = self._plan = -1
 
-    let_go = __del__ = close
+    let_go = close
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self.close()
 
     def _remove_cgroups(self) -> None:
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
