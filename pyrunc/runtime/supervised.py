@@ -12,7 +12,7 @@ from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
 
-_RECORD = struct.Struct("=IIiiiiII3Q16Q")
+_RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
@@ -34,6 +34,7 @@ class Exit(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    overhead_us: int
     stages_ns: dict[str, int]
 
 
@@ -93,7 +94,7 @@ class Supervised:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = _RECORD.unpack(data)
         self.pid = pid
         if kind == STARTED:
             if ancillary:
@@ -109,7 +110,7 @@ class Supervised:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
-        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, times)
+        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, times)
         return EXITED
 
     def kill(self, signal: int) -> None:
