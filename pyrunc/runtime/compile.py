@@ -179,7 +179,7 @@ class _Compiler:
             plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
 
     def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
-        flags = _FLAG["keep_parents"] if directory.path.startswith("pyrunc/") else 0
+        flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0
         if directory.seed_cpuset:
             flags |= _FLAG["cpuset"]
             if directory.writes or "user" in self.new:
