@@ -102,9 +102,12 @@ def run(rootfs: Path) -> Run:
 @pytest.fixture(scope="session")
 def own_mounts() -> None:
     """Move this process into a mount namespace of its own, where no one else's mounts come and go."""
+    from pyrunc.runtime import spawner
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNS) or libc.mount(None, b"/", None, ctypes.c_ulong(_MS_SLAVE_REC), None):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    spawner.shut_down()  # the next one is born in here
     # What loses its parent becomes ours, so that nothing hides from `descendants`.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
