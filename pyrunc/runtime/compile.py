@@ -578,7 +578,7 @@ class _Compiler:
 
     def _seccomp(self) -> tuple[int, int, int] | None:
         profile = self.linux.get("seccomp")
-        if not profile:
+        if profile is None:
             return None
         from pyrunc.runtime import seccomp
         from pyrunc.spec.seccomp import InvalidProfile
