@@ -201,6 +201,8 @@ cdef extern from *:
         timeval ru_stime
         long ru_maxrss
     pid_t wait4(pid_t pid, int *status, int options, rusage_t *usage) nogil
+    int getrusage(int who, rusage_t *usage) nogil
+    int RUSAGE_SELF
     int kill(pid_t pid, int sig) nogil
     int setgroups(size_t count, const gid_t *groups) nogil
     int sethostname(const char *name, size_t length) nogil

@@ -240,7 +240,7 @@ class _Compiler:
                 self._idmap(self.root, layers[0], self.id_maps, False)
             if self.files:
                 self._scratch()
-            plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
+            plan.add("root_attach", INIT, "root", a=self.root, s0=self._covered(layers[0]))
             return
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
@@ -263,7 +263,12 @@ class _Compiler:
         options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
         if len(options) >= 4096:
             raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
-        plan.add("root_overlay", INIT, "root", a=self.root, s0=layers[0], s1=options, s2=base)
+        plan.add("root_overlay", INIT, "root", a=self.root, s0=self._covered(layers[0]), s1=options, s2=base)
+
+    @staticmethod
+    def _covered(layer: str) -> str:
+        """The host's directory that the root is attached to; what is attached to / itself, nobody can reach."""
+        return "/proc" if os.path.samefile(layer, "/") else layer
 
     def _scratch(self) -> None:
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
