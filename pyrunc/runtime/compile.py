@@ -179,7 +179,7 @@ class _Compiler:
             plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
 
     def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
-        flags = _FLAG["keep_parents"] if directory.path.startswith("pyrunc/") else 0
+        flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0
         if directory.seed_cpuset:
             flags |= _FLAG["cpuset"]
             if directory.writes or "user" in self.new:
@@ -583,7 +583,7 @@ class _Compiler:
 
     def _seccomp(self) -> tuple[int, int, int] | None:
         profile = self.linux.get("seccomp")
-        if not profile:
+        if profile is None:
             return None
         from pyrunc.runtime import seccomp
         from pyrunc.spec.seccomp import InvalidProfile
