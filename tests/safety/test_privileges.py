@@ -75,7 +75,8 @@ def test_a_document_that_names_no_capabilities_gets_none(rootfs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "user", ["0x0", "-1", "4294967295", "4294967296", "1000:", ":", ":0", " 0", "0 ", "0\n", "\uff11", "+0", "0:-1", "../0"]
+    "user",
+    ["0x0", "-1", "4294967295", "4294967296", "1000:", ":", ":0", " 0", "0 ", "0\n", "\uff11", "+0", "0:-1", "../0"],
 )
 def test_user_strings_are_parsed_strictly(sandbox: Make, user: str) -> None:
     """CVE-2022-27650 and its kin: what is no id must not become root by the way it is parsed."""
