@@ -43,7 +43,7 @@ def shell(box: Sandbox, script: str, timeout_s: float | None = None) -> Callable
 
 @pytest.mark.parametrize("pid", ["private", "host"])
 def test_a_fork_bomb_ends_with_its_container(sandbox: Make, pid: str) -> None:
-    name = f"/pyrunc-test-{os.getpid()}"
+    name = f"/pyrunc-safety-{os.getpid()}"
     box = sandbox(pid=pid, pids_limit=200, cgroup_parent=name)
     with pytest.raises(errors.TimedOut):
         within(shell(box, "(b() { b | b & b; }; b) & sleep 60", timeout_s=1))
@@ -177,7 +177,7 @@ def test_a_container_that_freezes_itself_can_be_killed(sandbox: Make) -> None:
     frozen = "/sys/fs/cgroup/freezer/freezer.state"
     if not os.path.exists("/sys/fs/cgroup/freezer"):
         pytest.skip("needs the freezer of cgroup v1, which SIGKILL does not thaw")
-    name = f"/pyrunc-test-{os.getpid()}-frozen"
+    name = f"/pyrunc-safety-{os.getpid()}-frozen"
     box = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name)
     try:
         with pytest.raises(errors.TimedOut):
@@ -195,7 +195,7 @@ def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make
     box = sandbox()
     box.run(["/bin/true"])
     spawner_pid = support.spawner_pid()
-    group = pids / f"pyrunc-test-{os.getpid()}-few"
+    group = pids / f"pyrunc-safety-{os.getpid()}-few"
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(spawner_pid))  # the spare stays outside
@@ -227,12 +227,11 @@ def test_a_host_program_without_standard_descriptors(rootfs: Path) -> None:
 def test_an_inherited_signal_mask_does_not_protect(sandbox: Make) -> None:
     """What the host program ignores or blocks is not ignored or blocked inside."""
     show = ["/bin/grep", "Sig[BI]", "/proc/self/status"]
-    careless = subprocess.run(
-        ["/usr/bin/env", "-i", sys.executable, "-c",
-         "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
-         f"subprocess.run({show!r}, restore_signals=False)"],
-        stdout=subprocess.PIPE, check=True,
-    ).stdout  # fmt: skip
+    source = (
+        "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+        f"subprocess.run({show!r}, restore_signals=False)"
+    )
+    careless = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True).stdout
     assert {line.split()[1].strip(b"0") for line in careless.splitlines()} != {b""}
     assert {line.split()[1].strip(b"0") for line in sandbox().run(show).stdout.splitlines()} == {b""}

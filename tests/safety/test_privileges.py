@@ -282,7 +282,7 @@ def test_a_cgroup_parent_stays_in_its_hierarchy(sandbox: Make, parent: str) -> N
 
 
 def test_cgroups_made_inside_are_removed(sandbox: Make) -> None:
-    name = f"/pyrunc-test-{os.getpid()}"
+    name = f"/pyrunc-safety-{os.getpid()}"
     script = "for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do mkdir -p $d/a/b/c $d/d 2>/dev/null && echo made; done"
     result = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name).run(["/bin/sh", "-c", script])
     assert b"made" in result.stdout
