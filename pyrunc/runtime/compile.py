@@ -106,7 +106,7 @@ class _Compiler:
             if kind in found:
                 raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
             found[kind] = entry.get("path") or ""
-        if found.get("mount", None) != "":
+        if found.get("mount") != "":
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
 
@@ -515,6 +515,9 @@ class _Compiler:
             raise InvalidSpec(f"linux.sysctl: {key!r} is not in a separate kernel namespace")
         if owner not in self.namespaces:
             raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
+        path, ours = self.namespaces[owner], "net" if owner == "network" else owner
+        if path and os.path.samefile(path, f"/proc/self/ns/{ours}"):
+            raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
 
     def _masks(self) -> None:
         plan = self.plan
