@@ -147,6 +147,50 @@ cdef inline int c_seed_below(const char *directory) noexcept nogil:
     return rc
 
 
+cdef inline const char *first_directory(int directory, char *entries, size_t size) noexcept nogil:
+    """The name of any one directory in *directory*, kept in *entries*; NULL if there is none (getdents64(2))."""
+    cdef long got
+    cdef long at
+    cdef const char *name
+    lseek(directory, 0, 0)
+    while True:
+        got = syscall(SYS_getdents64, directory, entries, size)
+        if got <= 0:
+            return NULL
+        at = 0
+        while at < got:             # inode, offset: 8 bytes each; length: 2; type: 1; name
+            name = entries + at + 19
+            if entries[at + 18] == 4 and strcmp(name, b".") != 0 and strcmp(name, b"..") != 0:
+                return name
+            at += (<unsigned char>entries[at + 16]) | (<unsigned char>entries[at + 17]) << 8
+
+
+cdef inline void c_cgroup_empty(const char *path) noexcept nogil:
+    """Remove what a container that may write to its cgroup has made below it, however deep."""
+    cdef char entries[2048]
+    cdef const char *name
+    cdef int next
+    cdef int move
+    cdef int depth = 0
+    cdef int at = openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+    for move in range(4096):        # the caller tries again
+        if at < 0:
+            return
+        name = first_directory(at, entries, sizeof(entries))
+        if name == NULL and depth == 0:
+            break
+        if name != NULL and unlinkat(at, name, AT_REMOVEDIR) == 0:
+            continue
+        depth += 1
+        if name == NULL:            # nothing is left here: up again
+            name = b".."
+            depth -= 2
+        next = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+        close(at)
+        at = next
+    close(at)
+
+
 cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
     """Remove one cgroup; a v1 cgroup stays busy for a moment after its last task is reaped."""
     cdef timespec pause
@@ -161,6 +205,7 @@ cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *b
         rc = <int>_rc(unlinkat(AT_FDCWD, buffer, AT_REMOVEDIR))
         if rc != -EBUSY:
             break
+        c_cgroup_empty(buffer)
         nanosleep(&pause, NULL)
         if pause.tv_nsec < 20000000:
             pause.tv_nsec *= 2

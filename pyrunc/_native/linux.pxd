@@ -143,6 +143,7 @@ cdef extern from *:
     ssize_t write(int fd, const void *buffer, size_t count) nogil
     int mkdirat(int dirfd, const char *path, mode_t mode) nogil
     int mknodat(int dirfd, const char *path, mode_t mode, dev_t dev) nogil
+    off_t lseek(int fd, off_t offset, int whence) nogil
     int unlinkat(int dirfd, const char *path, int flags) nogil
     int symlinkat(const char *target, int dirfd, const char *path) nogil
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil
@@ -197,6 +198,8 @@ cdef extern from *:
         timeval ru_stime
         long ru_maxrss
     pid_t wait4(pid_t pid, int *status, int options, rusage_t *usage) nogil
+    int getrusage(int who, rusage_t *usage) nogil
+    int RUSAGE_SELF
     int kill(pid_t pid, int sig) nogil
     int setgroups(size_t count, const gid_t *groups) nogil
     int sethostname(const char *name, size_t length) nogil
@@ -280,7 +283,7 @@ cdef extern from *:
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC
     unsigned long TIOCSCTTY
-    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl
+    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 
 
 cdef enum:

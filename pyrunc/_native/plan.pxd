@@ -19,6 +19,7 @@ cdef enum:
     PLAN_MAX_SLOTS = 512
     PLAN_MAX_ARGS = 1 << 20
     NONE = 0xFFFFFFFF
+    PLAN_NAMESPACES = 0x7E020080    # CLONE_NEW*: all that header.clone_flags may hold
 
     # header.flags
     PLAN_QUIET = 1                  # one record at the end; no STARTED (a short run)
@@ -231,6 +232,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EMSGSIZE
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
         return -EPROTO
+    if h.clone_flags & ~<uint64_t>PLAN_NAMESPACES:
+        return -EINVAL
     if h.size != size or h.fd_count != fds:
         return -EMSGSIZE
     if h.step_count == 0 or h.step_count > PLAN_MAX_STEPS or fds > PLAN_MAX_SLOTS:

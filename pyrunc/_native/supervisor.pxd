@@ -330,6 +330,10 @@ cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
     return <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
 
 
+cdef inline uint64_t microseconds(timeval *time) noexcept nogil:
+    return <uint64_t>time.tv_sec * 1000000 + <uint64_t>time.tv_usec
+
+
 cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int host_net) noexcept nogil:
     """One container from its plan to its end; returns the supervisor's exit status."""
     cdef walk w
@@ -423,14 +427,16 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
         pass
     report.stage_ns[STAGE_CLEAN] = now_ns()
     report.wait_status = status
-    report.utime_us = <uint64_t>usage.ru_utime.tv_sec * 1000000 + <uint64_t>usage.ru_utime.tv_usec
-    report.stime_us = <uint64_t>usage.ru_stime.tv_sec * 1000000 + <uint64_t>usage.ru_stime.tv_usec
+    report.utime_us = microseconds(&usage.ru_utime)
+    report.stime_us = microseconds(&usage.ru_stime)
     report.maxrss_bytes = <uint64_t>usage.ru_maxrss * 1024
     if not w.header.clone_flags & <uint64_t>CLONE_NEWPID:
         # No pid namespace dies with init: what it left behind is found by its cgroup.
         kill_stragglers(&w)
     report.oom_kills = oom_kills(&w)
     report.leftover = remove_cgroups(&w, last_made)
+    if getrusage(RUSAGE_SELF, &usage) == 0:
+        report.overhead_us = microseconds(&usage.ru_utime) + microseconds(&usage.ru_stime)
     report.stage_ns[STAGE_END] = now_ns()
     report.kind = RECORD_EXITED if report.ready and report.error == 0 else RECORD_FAILED
     send_record(reply_fd, &report, -1)

@@ -140,9 +140,10 @@ class _Compiler:
             self.userns_slots[maps] = slot
         return self.userns_slots[maps]
 
-    def _idmap(self, slot: int, maps: tuple[str, str], recursive: bool) -> None:
+    def _idmap(self, slot: int, source: str, maps: tuple[str, str], recursive: bool) -> None:
+        # *source* is there to be named in an error.
         self.plan.add(
-            "mount_attr", HOST, "host", a=slot, b=self._userns_slot(maps), n0=mo.IDMAP,
+            "mount_attr", HOST, "host", a=slot, s0=source, b=self._userns_slot(maps), n0=mo.IDMAP,
             flags=_RECURSIVE if recursive else 0,
         )  # fmt: skip
 
@@ -236,22 +237,24 @@ class _Compiler:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
             if self.rootfs.idmap and self.id_maps[0]:
-                self._idmap(self.root, self.id_maps, False)
+                self._idmap(self.root, layers[0], self.id_maps, False)
             if self.files:
                 self._scratch()
-            plan.add("root_attach", INIT, "root", a=self.root, s0=layers[0])
+            plan.add("root_attach", INIT, "root", a=self.root, s0=self._covered(layers[0]))
             return
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
-        if self.rootfs.idmap and self.id_maps[0]:
-            # The layers are mapped, not the overlay, which refuses it.
+        if "user" in self.new:
+            # Attached by descriptor, since the namespace's root may not be able to walk to them; and
+            # the layers are idmapped, not the overlay, which refuses it.
             base = f"{_SCRATCH}/layers"
             names = [str(number) for number in range(len(layers))]
             for name, layer in zip(names, layers, strict=True):
                 slot = plan.slot()
                 plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                self._idmap(slot, self.id_maps, False)
+                if self.rootfs.idmap:
+                    self._idmap(slot, layer, self.id_maps, False)
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
             base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
@@ -260,7 +263,12 @@ class _Compiler:
         options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
         if len(options) >= 4096:
             raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
-        plan.add("root_overlay", INIT, "root", a=self.root, s0=layers[0], s1=options, s2=base)
+        plan.add("root_overlay", INIT, "root", a=self.root, s0=self._covered(layers[0]), s1=options, s2=base)
+
+    @staticmethod
+    def _covered(layer: str) -> str:
+        """The host's directory that the root is attached to; what is attached to / itself, nobody can reach."""
+        return "/proc" if os.path.samefile(layer, "/") else layer
 
     def _scratch(self) -> None:
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
@@ -342,7 +350,7 @@ class _Compiler:
         plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
         self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
         if options.idmap or entry.get("uidMappings"):
-            self._idmap(slot, self._mount_maps(entry, field), options.idmap == "ridmap")
+            self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
         plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
 
@@ -541,14 +549,14 @@ class _Compiler:
         plan.add("chdir", INIT, "process", s0=self.cwd)
         seccomp = self._seccomp()
         privileges = process.get("noNewPrivileges")
-        caps: Mapping[str, Sequence[str]] | None = process.get("capabilities")
+        # None at all is what runc and crun make of a document that does not mention them.
+        caps: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
         if privileges:
             plan.add("no_new_privs", INIT, "process")
         elif seccomp:
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
-        if caps is not None:
-            plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
+        plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         user: Mapping[str, Any] = process.get("user") or {}
         uid, gid = (_number(user.get(key) or 0, f"process.user.{key}", _MAX_ID) for key in ("uid", "gid"))
         listed = user.get("additionalGids") or ()
@@ -556,16 +564,15 @@ class _Compiler:
             raise Unsupported(f"process.user.additionalGids: at most {_MAX_GROUPS} groups are supported")
         groups = ",".join(str(_number(group, "process.user.additionalGids", _MAX_ID)) for group in listed)
         plan.add("user", INIT, "process", n0=uid, n1=gid, s0=groups)
-        if caps is not None:
-            plan.add(
-                "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
-                n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
-            )  # fmt: skip
-            # The kernel raises an ambient capability only if it is inheritable and permitted too; the
-            # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
-            ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
-            if ambient:
-                plan.add("ambient", INIT, "process", n0=ambient)
+        plan.add(
+            "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
+            n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
+        )  # fmt: skip
+        # The kernel raises an ambient capability only if it is inheritable and permitted too; the
+        # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
+        ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
+        if ambient:
+            plan.add("ambient", INIT, "process", n0=ambient)
         plan.add("umask", INIT, "process", n0=_number(user.get("umask", 0o022), "process.user.umask", 0o7777))
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])

@@ -65,6 +65,7 @@ class SandboxOptions(TypedDict, total=False):
     cgroupns: Literal["private", "host"]
     uid_maps: Sequence[IdMap]  # a user namespace of its own
     gid_maps: Sequence[IdMap]  # as uid_maps unless given
+    idmap_rootfs: bool  # False: rootfs shows its owners unmapped, where its file system cannot be idmapped
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
     seccomp: str | Mapping[str, Any]  # "default", "unconfined", or an OCI linux.seccomp object
@@ -157,7 +158,7 @@ _CHECKS: dict[str, checks.Check] = {
     "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, checks.address),
     "dns": checks.listed(checks.address), "etc_files": checks.flag,
     "network": _is_network, "pid": _PRIVATE, "ipc": _PRIVATE, "uts": _PRIVATE, "cgroupns": _PRIVATE,
-    "uid_maps": checks.listed(_is_id_map), "gid_maps": checks.listed(_is_id_map),
+    "uid_maps": checks.listed(_is_id_map), "gid_maps": checks.listed(_is_id_map), "idmap_rootfs": checks.flag,
     "cap_add": _WORDS, "cap_drop": _WORDS, "seccomp": _is_seccomp, "no_new_privileges": checks.flag,
     "masked_paths": _PATHS, "readonly_paths": _PATHS,
     "devices": checks.listed(checks.text), "device_cgroup_rules": checks.listed(checks.text),
@@ -238,7 +239,7 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
             spec[key] = options[key]
     files = _etc_files(options, name) if options.get("etc_files", True) else {}
     # Read-only has a scratch too: the mount points that the root lacks are made there, not in the caller's directory.
-    rootfs = Rootfs(tuple(layers), writable != "direct", options.get("scratch_bytes", 0), idmap=True)
+    rootfs = Rootfs(tuple(layers), writable != "direct", options.get("scratch_bytes", 0), idmap=options.get("idmap_rootfs", True))
     env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
     env.setdefault("HOME", home)
     return Request(spec, rootfs, files, env)
@@ -265,7 +266,8 @@ def _user(layers: Sequence[str], options: SandboxOptions) -> tuple[dict[str, Any
 
     found = users.resolve(options.get("user") or "0", options.get("groups", ()), layers)
     user: dict[str, Any] = {"uid": found.uid, "gid": found.gid, "umask": options.get("umask", 0o022)}
-    if options.get("user") or options.get("groups"):
+    if options.get("user") or options.get("groups") or not options.get("uid_maps"):
+        # The image's own groups may not be among those of a user namespace; what was asked for must be.
         user["additionalGids"] = list(found.groups)
     return user, found.home or "/"
 

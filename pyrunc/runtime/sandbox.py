@@ -29,7 +29,8 @@ class RunResult(NamedTuple):
 
     *exit_code* is the program's, or 128 + the signal that killed it; *oom_killed* whether
     the memory limit killed a process; *timings_ns* how long each stage took, in the order
-    in which they happened; times in microseconds, memory in bytes.
+    in which they happened. *utime_us* and *stime_us* are the CPU time of the container's processes, *overhead_us*
+    that of its supervisor.
     """
 
     exit_code: int
@@ -40,6 +41,7 @@ class RunResult(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    overhead_us: int
 
     @classmethod
     def of(cls, end: Exit | None, output: tuple[bytes, bytes], begun: int) -> Self:
@@ -52,7 +54,7 @@ class RunResult(NamedTuple):
             name, since = stage, at
         timings[name] = time.monotonic_ns() - since
         ooms = end.oom_kills > 0
-        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes)
+        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes, end.overhead_us)
 
 
 class Process:

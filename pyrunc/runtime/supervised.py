@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from pyrunc import errors
 from pyrunc.runtime import held, spawner
+from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
 
-_RECORD = struct.Struct("=IIiiiiII3Q16Q")
+_RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
@@ -33,6 +34,7 @@ class Exit(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    overhead_us: int
     stages_ns: dict[str, int]
 
 
@@ -82,17 +84,17 @@ class Supervised:
         supervisor died, and NotTaken when there never was one.
         """
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             # The supervisor ended before it read a command of ours; its record is behind the error.
-            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64)
+            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
             self.over = True
             if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = _RECORD.unpack(data)
         self.pid = pid
         if kind == STARTED:
             if ancillary:
@@ -108,7 +110,7 @@ class Supervised:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
-        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, times)
+        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, times)
         return EXITED
 
     def kill(self, signal: int) -> None:
@@ -178,6 +180,8 @@ class Supervised:
             listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
             where = f" at {step.s2}" if step.s2 else ""
             return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+        if step.op == "mount_attr" and step.n0 == IDMAP:
+            return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":
             return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
         if step.op in ("capabilities", "ambient", "bounding"):

@@ -1,0 +1,149 @@
+"""The seed plans: real ones, compiled from specs, and one that has a step of every kind.
+
+`python -m tests.fuzz.seeds` writes them anew to tests/fuzz/seeds/, which is due whenever the plan's layout
+or its list of steps changes.
+"""
+
+import itertools
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyrunc._native import plan as native
+from pyrunc.runtime.compile import Rootfs, compile_spec
+from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
+from pyrunc.spec import defaults
+
+DIRECTORY = Path(__file__).parent / "seeds"
+CONTAINER_ID = "0123456789abcdef" * 4
+ENV = ("PATH=/usr/bin:/bin", "HOME=/root", "EMPTY=")
+CAPABILITY_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+ALL_NAMESPACES = [{"type": kind} for kind in defaults.NAMESPACES]
+
+# One step of each kind: the section in which it may stand, and what it takes.
+EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("cgroup_mkdir", HOST, {"a": 4, "s0": "/sys/fs/cgroup", "s1": "/pyrunc/x", "s2": "+memory +pids"}),
+    ("write_at", HOST, {"a": 4, "s0": "memory.max", "s1": "1048576", "flags": native.FLAGS["alternative"]}),
+    ("open_at", HOST, {"a": 4, "b": 5, "s0": "cgroup.procs", "n0": 1}),
+    ("open", HOST, {"a": 6, "s0": "/proc/self/ns/net"}),
+    ("device_bpf", HOST, {"a": 4, "n0": 0, "n1": 3}),
+    ("userns", HOST, {"a": 7, "s0": "0 100000 65536\n", "s1": "0 100000 65536\n"}),
+    ("open_tree", HOST, {"a": 8, "s0": "/srv", "flags": native.FLAGS["recursive"]}),
+    ("new_mount", HOST, {"a": 9, "s0": "tmpfs", "s1": "mode\x000755\0size\x0064k\0ro\0\0", "n0": 3, "n1": 14}),
+    ("mount_attr", HOST, {"a": 8, "b": 7, "n0": 0x100000, "n1": 1, "n2": 1 << 18}),
+    ("setns", HOST, {"a": 6, "n0": 0x20000000}),
+    ("sync", INIT, {"n0": 0}),
+    ("join_tasks", INIT, {"a": 5}),
+    ("unshare", INIT, {"n0": 0x02000000}),
+    ("propagation", INIT, {"s0": "/", "n0": 1 << 18 | 16384}),
+    ("root_attach", INIT, {"a": 8, "s0": "/srv"}),
+    ("root_overlay", INIT, {"a": 10, "s0": "/srv/1", "s1": "lowerdir=2:1,upperdir=/sys/u", "s2": "/srv"}),
+    ("attach", INIT, {"a": 9, "s0": "/tmp", "flags": native.FLAGS["create"]}),
+    ("mkdir", INIT, {"s0": "/var/lib", "n0": 0o755, "flags": native.FLAGS["create"]}),
+    ("mknod", INIT, {"s0": "/dev/null", "n0": 0o020666, "n1": 0x103, "n2": 5 << 32 | 7}),
+    ("symlink", INIT, {"a": 9, "s0": "fd", "s1": "/proc/self/fd"}),
+    ("file", INIT, {"s0": "/etc/hostname", "s1": "name\n", "n0": 0o644}),
+    ("mask", INIT, {"a": 11, "s0": "/proc/kcore"}),
+    ("readonly", INIT, {"s0": "/proc/sys"}),
+    ("pivot_root", INIT, {"a": 8}),
+    ("write_procfs", INIT, {"a": 12, "s0": "self/oom_score_adj", "s1": "100"}),
+    ("hostname", INIT, {"s0": "name"}),
+    ("domainname", INIT, {"s0": "domain"}),
+    ("loopback_up", INIT, {}),
+    ("rlimit", INIT, {"n0": 7, "n1": 1024, "n2": 4096}),
+    ("stdio", INIT, {"a": 1, "n0": 1}),
+    ("session", INIT, {"flags": native.FLAGS["tty"]}),
+    ("no_new_privs", INIT, {}),
+    ("bounding", INIT, {"n0": 0xA80425FB}),
+    ("user", INIT, {"n0": 1000, "n1": 1000, "s0": "4,24,4294967294"}),
+    ("capabilities", INIT, {"n0": 1, "n1": 3, "n2": 1}),
+    ("ambient", INIT, {"n0": 1}),
+    ("umask", INIT, {"n0": 0o22}),
+    ("chdir", INIT, {"s0": "/"}),
+    ("seccomp", INIT, {"n0": 24, "n1": 2, "n2": 0}),
+    ("execve", INIT, {"s0": ""}),
+    ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
+)  # fmt: skip
+
+
+def every_step() -> PlanTemplate:
+    """A plan with a step of every kind, which nobody should walk."""
+    template = PlanTemplate()
+    for _ in range(3):
+        template.descriptor()
+    while template.slots < 13:
+        template.slot()
+    template.blob(bytes(range(24)))
+    template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
+    for op, section, operands in EVERY_STEP:
+        template.add(op, section, "process", **operands)
+    template.clone_flags = 0x20000000
+    template.cgroup_slot = template.memory_slot = 4
+    return template
+
+
+def least() -> PlanTemplate:
+    """The shortest plan that there can be."""
+    template = PlanTemplate()
+    template.add("execve", INIT, "program", s0="")
+    return template
+
+
+def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
+    """OCI documents that differ in what they ask for: (name, spec, root, files)."""
+    one = Rootfs(("/srv",))
+    yield "bare", {"process": {"args": ["x"]}, "linux": {"namespaces": [{"type": "mount"}]}}, one, {}
+    docker: dict[str, Any] = {
+        "process": {
+            "cwd": "/tmp", "noNewPrivileges": True, "user": {"uid": 7, "gid": 8, "additionalGids": [9, 10]},
+            "capabilities": {name: list(defaults.CAPABILITIES) for name in CAPABILITY_SETS},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}], "oomScoreAdj": 100,
+        },
+        "hostname": "name", "domainname": "domain", "mounts": defaults.mounts(),
+        "linux": {
+            "namespaces": ALL_NAMESPACES, "maskedPaths": list(defaults.MASKED_PATHS),
+            "readonlyPaths": list(defaults.READONLY_PATHS), "sysctl": {"net.ipv4.ip_forward": "1"},
+            "resources": {"memory": {"limit": 64 << 20}, "cpu": {"shares": 512}, "pids": {"limit": 100}},
+            "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600}],
+        },
+    }  # fmt: skip
+    yield "docker", docker, Rootfs(("/srv/1", "/srv/2", "/srv/3"), scratch=True, scratch_bytes=1 << 20), {
+        "/etc/hosts": "127.0.0.1 localhost\n", "/etc/resolv.conf": "",
+    }  # fmt: skip
+    rows = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    user = {
+        "mounts": [
+            *defaults.mounts()[:2],
+            {"destination": "/data", "type": "bind", "source": "/etc", "options": ["rbind", "ro", "nosuid"]},
+            {"destination": "/file", "type": "bind", "source": "/etc/passwd", "options": ["bind", "rslave"]},
+        ],
+        "linux": {
+            "namespaces": [*ALL_NAMESPACES, {"type": "user"}], "uidMappings": rows, "gidMappings": rows,
+            "rootfsPropagation": "rslave",
+        },
+    }  # fmt: skip
+    yield "user", user, Rootfs(("/srv",), idmap=True), {}
+    joined = [{"type": "mount"}, *({"type": kind, "path": f"/proc/1/ns/{kind}"} for kind in ("uts", "ipc"))]
+    yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
+
+
+def plans() -> dict[str, bytes]:
+    """Every seed by its name."""
+    templates = {"least": least(), "every-step": every_step()}
+    templates |= {name: compile_spec(spec, root, files) for name, spec, root, files in specs()}
+    argvs = itertools.cycle((["true"], ["sh", "-c", "exit 3"], ["x"] * 40))
+    return {
+        name: bytes(
+            template.finish(CONTAINER_ID, argv, ENV, ("/bin/true", "/usr/bin/true"), native.FLAG_QUIET)
+        )
+        for (name, template), argv in zip(templates.items(), argvs, strict=False)
+    }
+
+
+if __name__ == "__main__":
+    DIRECTORY.mkdir(exist_ok=True)
+    for old in DIRECTORY.glob("*.plan"):
+        old.unlink()
+    for name, plan in plans().items():
+        (DIRECTORY / f"{name}.plan").write_bytes(plan)
