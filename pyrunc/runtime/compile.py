@@ -106,7 +106,7 @@ class _Compiler:
             if kind in found:
                 raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
             found[kind] = entry.get("path") or ""
-        if found.get("mount", None) != "":
+        if found.get("mount") != "":
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
 
@@ -476,7 +476,8 @@ class _Compiler:
         if self.dev_is_ours and path in ours:
             return
         major, minor = (
-            _number(device.get(key) or 0, f"{field}.{key}", limit) for key, limit in (("major", 0xFFF), ("minor", 0xFFFFF))
+            _number(device.get(key) or 0, f"{field}.{key}", high)
+            for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
         )
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
         if "user" in self.new:
@@ -497,7 +498,8 @@ class _Compiler:
             raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
         for key, value in sysctl.items():
             self._check_sysctl(key)
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="sys/" + key.replace(".", "/"), s1=str(value))
+            path = "sys/" + key.replace(".", "/")
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
         if score is not None:
             text = str(_number(score, "process.oomScoreAdj", 1000, -1000))
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
