@@ -46,6 +46,20 @@ def test_ctrl_c_in_a_call(script: Script, call: str) -> None:
     assert finish(process) == "interrupted\n"
 
 
+def test_ctrl_c_that_the_host_handles_reaches_no_container(script: Script) -> None:
+    process = script("""
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        with box.start(["sleep", "1000"]) as process:
+            print("running", flush=True)
+            sys.stdin.readline()
+            assert process.exit_code is None
+    """)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process) == ""
+
+
 def test_interrupts_at_any_moment_leave_nothing(script: Script) -> None:
     finish(script("""
         from tests.runtime.host.leftovers import descriptors, eventually, marked, new_mark

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +36,18 @@ def test_32_threads_share_a_sandbox(box: pyrunc.Sandbox) -> None:
     assert in_threads(work) == [[b"%d %d" % (number, turn) for turn in range(6)] for number in range(THREADS)]
 
 
-def test_the_first_starts_of_a_sandbox_at_once(rootfs: os.PathLike[str], parent: str) -> None:
-    with pyrunc.Sandbox(rootfs, cgroup_parent=parent) as box:
-        assert in_threads(lambda number: box.run(["echo", str(number)]).stdout) == [
-            b"%d\n" % number for number in range(THREADS)
-        ]
+def test_the_first_starts_of_a_sandbox_at_once(
+    rootfs: os.PathLike[str], parent: str
+) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            with pyrunc.Sandbox(rootfs, cgroup_parent=parent) as box:
+                outputs = in_threads(lambda number: box.run(["echo", str(number)]).stdout, 16)
+                assert outputs == [b"%d\n" % number for number in range(16)]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_runs_go_on_while_the_spawner_is_killed_again_and_again(box: pyrunc.Sandbox) -> None:
@@ -77,17 +85,19 @@ def test_a_sandbox_closed_in_the_middle(rootfs: os.PathLike[str], parent: str) -
     box = pyrunc.Sandbox(rootfs, cgroup_parent=parent)
     running = threading.Semaphore(0)
 
-    def work(number: int) -> object:
+    def run_on() -> None:
+        for _ in range(1000):
+            assert box.run(["sh", "-c", "cat; echo out"]).stdout == b"out\n"
+            running.release()
+
+    def work(number: int) -> None:
         if number == 0:
             for _ in range(THREADS):
                 running.acquire()
             box.close()
-            return None
+            return
         with pytest.raises(errors.FailedPrecondition, match="the sandbox is closed"):
-            for _ in range(1000):
-                assert box.run(["sh", "-c", "cat; echo out"]).stdout == b"out\n"
-                running.release()
-        return None
+            run_on()
 
     in_threads(work, 8)
 
