@@ -67,7 +67,7 @@ def test_every_option_is_checked() -> None:
 @example({"mounts": [Mount("/x", "/etc", "tmpfs", ["a=b\0c=d"])]})
 @example({"uid_maps": [IdMap(0, 1, 1 << 40)]})
 @example({"hostname": "\ud800"})
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_only_errors_of_pyrunc_come_out_of_a_sandbox(rootfs: Path, options: dict[str, Any]) -> None:
     try:
         Sandbox(rootfs, **options).close()
