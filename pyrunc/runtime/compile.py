@@ -517,7 +517,11 @@ class _Compiler:
         if owner not in self.namespaces:
             raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
         path, ours = self.namespaces[owner], "net" if owner == "network" else owner
-        if path and os.path.samefile(path, f"/proc/self/ns/{ours}"):
+        try:
+            shared = bool(path) and os.path.samefile(path, f"/proc/self/ns/{ours}")
+        except OSError as exc:
+            raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+        if shared:
             raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
 
     def _masks(self) -> None:

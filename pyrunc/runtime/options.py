@@ -142,6 +142,8 @@ def _is_network(value: object, option: str) -> str:
             f"{option} must be 'none', 'host' or a path, not {value!r}: networks do not exist yet"
         )
     found: str = checks.path(value, option)
+    if not os.path.exists(found):
+        raise InvalidArgument(f"{option}: {found}: no such file or directory")
     return found
 
 
@@ -419,9 +421,9 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
 
 
 def _sysctls(options: SandboxOptions) -> dict[str, str]:
-    """Docker's two for a network of the container's own: low ports and ping need no capability there."""
+    """Docker's two for a network that is made for the container: low ports and ping need no capability there."""
     covered = any(os.path.normpath(path) == "/proc" for path in _targets(options))
-    if options.get("network", "none") == "host" or covered:
+    if options.get("network", "none") != "none" or covered:
         return {}
     found = {"net.ipv4.ip_unprivileged_port_start": "0"}
     if not options.get("uid_maps"):

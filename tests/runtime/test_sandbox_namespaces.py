@@ -69,12 +69,15 @@ def test_the_network_by_path(run: Run, tmp_path: Path) -> None:
         assert child.stdout is not None and child.stdout.readline() == b"\n"
         path = f"/proc/{child.pid}/ns/net"
         assert inside(run, network=path)["net"] == os.readlink(path)
+        # what is someone else's is not changed
+        assert run("cat /proc/sys/net/ipv4/ip_unprivileged_port_start", network=path) == "1024\n"
     finally:
         child.communicate(b"\n")
+    assert inside(run, network="/proc/self/ns/net")["net"] == outside()["net"]
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match=r"setns .*/file: invalid argument"):
         run("true", network=str(tmp_path / "file"))
-    with pytest.raises(StartError, match=r"open .*/none: no such file or directory"):
+    with pytest.raises(InvalidArgument, match=r"network: .*/none: no such file or directory"):
         run("true", network=str(tmp_path / "none"))
     with pytest.raises(Unsupported, match=r"network must be .* not 'bridge'"):
         run("true", network="bridge")
