@@ -475,7 +475,8 @@ class _Compiler:
         if self.dev_is_ours and path in ours:
             return
         major, minor = (
-            _number(device.get(key) or 0, f"{field}.{key}", limit) for key, limit in (("major", 0xFFF), ("minor", 0xFFFFF))
+            _number(device.get(key) or 0, f"{field}.{key}", high)
+            for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
         )
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
         if "user" in self.new:
@@ -496,7 +497,8 @@ class _Compiler:
             raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
         for key, value in sysctl.items():
             self._check_sysctl(key)
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="sys/" + key.replace(".", "/"), s1=str(value))
+            path = "sys/" + key.replace(".", "/")
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
         if score is not None:
             text = str(_number(score, "process.oomScoreAdj", 1000, -1000))
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
@@ -515,7 +517,11 @@ class _Compiler:
         if owner not in self.namespaces:
             raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
         path, ours = self.namespaces[owner], "net" if owner == "network" else owner
-        if path and os.path.samefile(path, f"/proc/self/ns/{ours}"):
+        try:
+            shared = bool(path) and os.path.samefile(path, f"/proc/self/ns/{ours}")
+        except OSError as exc:
+            raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+        if shared:
             raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
 
     def _masks(self) -> None:

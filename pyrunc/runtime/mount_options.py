@@ -1,7 +1,7 @@
 """Mount options, as OCI and mount(8) write them, in the terms of the mount API."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyrunc.errors import InvalidSpec, Unsupported
 
@@ -40,7 +40,15 @@ _IMPLIED = {
     "user": NOEXEC | NOSUID | NODEV, "users": NOEXEC | NOSUID | NODEV, "owner": NOSUID | NODEV, "group": NOSUID | NODEV,
 }  # fmt: skip
 # mount(8) acts on these itself, in ways that would be missed if they were passed over like a comment.
-_REFUSED = ("remount", "move", "X-mount.subdir", "X-mount.owner", "X-mount.group", "X-mount.mode", "X-mount.idmap")
+_REFUSED = (
+    "remount",
+    "move",
+    "X-mount.subdir",
+    "X-mount.owner",
+    "X-mount.group",
+    "X-mount.mode",
+    "X-mount.idmap",
+)
 
 
 class MountOptions(NamedTuple):
@@ -66,7 +74,7 @@ class MountOptions(NamedTuple):
     no_fail: bool
 
 
-def parse(options: Sequence[str], field: str = "options") -> MountOptions:
+def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
     """Sort the options of one OCI mount; the later of two that contradict each other wins.
 
     Raises InvalidSpec for what is no option and Unsupported for one that mount(8) knows and this does not; both
@@ -78,6 +86,8 @@ def parse(options: Sequence[str], field: str = "options") -> MountOptions:
     attr_set = attr_clear = rec_set = rec_clear = propagation = 0
     data: list[tuple[str, str]] = []
     idmap = ""
+    if isinstance(options, str) or not isinstance(options, Sequence):
+        raise InvalidSpec(f"{field}: must be a list, not {options!r}")
     for option in options:
         if not isinstance(option, str) or not option or "\0" in option:
             raise InvalidSpec(f"{field}: {option!r} is no mount option")
@@ -114,7 +124,9 @@ def parse(options: Sequence[str], field: str = "options") -> MountOptions:
         elif option not in _NO_EFFECT and option[:2] not in ("x-", "X-"):
             key, _, value = option.partition("=")
             if len(value.encode("utf-8", "surrogateescape")) > _FSCONFIG_MAX or not key:
-                raise InvalidSpec(f"{field}: {option[:64]!r} is no mount option of at most {_FSCONFIG_MAX} bytes")
+                raise InvalidSpec(
+                    f"{field}: {option[:64]!r} is no mount option of at most {_FSCONFIG_MAX} bytes"
+                )
             data.append((key, value))
     return MountOptions(
         bind, recursive, attr_set, attr_clear, rec_set, rec_clear, propagation, rec_propagation, tuple(data),

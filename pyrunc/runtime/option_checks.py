@@ -21,7 +21,9 @@ Check = Callable[[object, str], Any]
 def refuse(option: str, wanted: str, value: object) -> InvalidArgument:
     """The error for *value*, which is shown shortened."""
     shown = repr(value)
-    return InvalidArgument(f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}")
+    return InvalidArgument(
+        f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}"
+    )
 
 
 def integer(low: int, high: int = INT64) -> Check:

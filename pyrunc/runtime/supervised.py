@@ -209,7 +209,8 @@ class Supervised:
     def _died(self, status: int) -> errors.StartError:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if signal == _SIGSYS:
-            return errors.KilledBySeccomp("the seccomp filter killed the container before its program ran", step="seccomp")
+            words = "the seccomp filter killed the container before its program ran"
+            return errors.KilledBySeccomp(words, step="seccomp")
         if signal == _SIGKILL:
             return errors.OutOfMemory("the container was killed before its program ran; is its memory limit too low?")
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")
