@@ -10,46 +10,12 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pyrunc.errors import PyruncError
+import pyrunc
 from pyrunc.image import layout
-from pyrunc.runtime.compile import Rootfs
-from pyrunc.runtime.sandbox import RunResult, Sandbox
 from pyrunc.spec import capabilities
 
-# Docker's defaults but for its seccomp policy.
-_CAPABILITIES = [
-    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-]  # fmt: skip
-_SAFE = ["nosuid", "noexec", "nodev"]
-_SPEC: dict[str, Any] = {
-    "process": {
-        "cwd": "/",
-        "noNewPrivileges": True,
-        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),
-    },
-    "mounts": [
-        {"destination": "/proc", "type": "proc", "options": _SAFE},
-        {"destination": "/dev", "type": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
-        {"destination": "/dev/pts", "type": "devpts", "options": ["nosuid", "noexec", "newinstance"]},
-        {"destination": "/dev/shm", "type": "tmpfs", "options": [*_SAFE, "mode=1777"]},
-        {"destination": "/dev/mqueue", "type": "mqueue", "options": _SAFE},
-        {"destination": "/sys", "type": "sysfs", "options": [*_SAFE, "ro"]},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": [*_SAFE, "ro"]},
-    ],
-    "linux": {
-        "namespaces": [{"type": kind} for kind in ("mount", "pid", "network", "ipc", "uts", "cgroup")],
-        "maskedPaths": [
-            "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/scsi",
-            "/proc/latency_stats", "/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats",
-            "/sys/firmware",
-        ],
-        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-    },
-}  # fmt: skip
 _NAMESPACES = {
     "mnt": "mounts", "pid": "processes", "net": "network", "ipc": "IPC", "uts": "host name",
     "cgroup": "cgroups", "user": "users",
@@ -57,13 +23,13 @@ _NAMESPACES = {
 _SECCOMP = {"0": "off", "1": "strict", "2": "a filter judges every system call"}
 
 
-def run_hello() -> RunResult:
+def run_hello() -> pyrunc.RunResult:
     """Unpack the image into a temporary directory and run its program in it."""
     image = layout.read(layout.shipped("hello"), "hello")
     with tempfile.TemporaryDirectory(prefix="pyrunc-hello-") as rootfs:
         layout.unpack(image, rootfs)
-        box = Sandbox(_SPEC, Rootfs((rootfs,), scratch=True))
-        return box.run(image.config["config"]["Cmd"], env=image.config["config"]["Env"])
+        with pyrunc.Sandbox(rootfs) as box:
+            return box.run(image.config["config"]["Cmd"])
 
 
 def read_report(text: str) -> dict[str, list[str]]:
@@ -147,7 +113,7 @@ def main() -> int:
     """Run it and print all; the exit status."""
     try:
         result = run_hello()
-    except PyruncError as exc:
+    except pyrunc.errors.PyruncError as exc:
         print(f"hello: {exc}", file=sys.stderr)
         return exc.exit_code
     if result.exit_code:

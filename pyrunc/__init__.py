@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc import errors
-    from pyrunc.runtime.async_sandbox import AsyncSandbox
+    from pyrunc.runtime.async_sandbox import AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
-__all__ = ["AsyncSandbox", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess", "errors"]
+__all__ = ["AsyncSandbox", "AsyncSandboxProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess", "errors"]
 
 _HOMES = {
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
+    "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",
     "IdMap": "pyrunc.runtime.sandbox",
     "Mount": "pyrunc.runtime.sandbox",
     "RunResult": "pyrunc.runtime.sandbox",

@@ -67,6 +67,7 @@ cdef struct record:
     uint64_t utime_us
     uint64_t stime_us
     uint64_t maxrss_bytes
+    uint64_t overhead_us        # CPU time of the supervisor itself
     uint64_t stage_ns[STAGES]
 
 

@@ -10,9 +10,9 @@ from pyrunc._native import plan as native
 from pyrunc.errors import TimedOut
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import SandboxOptions
-from pyrunc.runtime.sandbox import TIMEOUT, Process, RunResult
+from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, Process, RunResult
 from pyrunc.runtime.stdio import Pipes
-from pyrunc.runtime.supervised import Supervised
+from pyrunc.runtime.supervised import NotTaken, Supervised
 
 __all__ = ["AsyncSandbox", "AsyncSandboxProcess"]
 
@@ -83,8 +83,8 @@ class AsyncSandbox:
     """Sandbox for asyncio: a way to run programs, each isolated in a container of its own.
 
     The arguments are those of Sandbox, and so are the errors. It belongs to one event loop,
-    of any kind that can wait for descriptors. A `run` in progress needs three descriptors, or
-    four with input; the rest of a start costs the loop about 0.1 ms.
+    of any kind that can wait for descriptors. A `run` in progress needs four descriptors, or
+    five with input; its start costs the loop about 0.1 ms.
     """
 
     def __init__(self, rootfs: StrPath | Sequence[StrPath], **options: Unpack[SandboxOptions]) -> None:
@@ -116,6 +116,18 @@ class AsyncSandbox:
         begun = time.monotonic_ns()
         if timeout_s is not None:
             TIMEOUT(timeout_s, "timeout_s")
+        attempts = 1
+        while True:
+            try:
+                return await self._run(argv, env, stdin, begun, timeout_s)
+            except NotTaken:
+                if attempts == ATTEMPTS:
+                    raise
+                attempts += 1
+
+    async def _run(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, timeout_s: float | None
+    ) -> RunResult:
         with Pipes(stdin, self._launcher.null()) as pipes:
             child = await self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
             pipes.close_theirs()
@@ -144,17 +156,22 @@ class AsyncSandbox:
         """
         null = self._launcher.null()
         chosen = tuple(null.fd if fd is None else fd for fd in (stdin, stdout, stderr))
-        child = await self._request(argv, env, chosen, 0)
-        talk = _Conversation(child)
-        try:
-            await talk.record()
-        except BaseException:
-            await talk.end()
-            child.close()
-            raise
-        finally:
-            talk.close()
-        return AsyncSandboxProcess(child)
+        attempts = 1
+        while True:
+            child = await self._request(argv, env, chosen, 0)
+            talk = _Conversation(child)
+            try:
+                await talk.record()
+                return AsyncSandboxProcess(child)
+            except BaseException as exc:
+                await talk.end()
+                talk.close()
+                child.close()
+                if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
+                    raise
+                attempts += 1
+            finally:
+                talk.close()
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start does, one step a line, as `pyrunc run --plan` prints it."""

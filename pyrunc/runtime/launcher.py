@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ class Launcher:
         self._template = compile_spec(request.spec, request.rootfs, request.files)
         self._template.freeze()
         self._env = request.env
+        self._owner = _owner(request.spec)
         self._null: Null | None = Null()
 
     @classmethod
@@ -34,7 +36,7 @@ class Launcher:
         """
         single = isinstance(rootfs, str | os.PathLike)
         paths: list[Any] = [rootfs] if single else [*rootfs] if isinstance(rootfs, Sequence) else []
-        if not paths or not all(isinstance(path, str | os.PathLike) for path in paths):
+        if not paths or not all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in paths):
             raise checks.refuse("rootfs", "a directory or a list of them", rootfs)
         request = to_request([os.path.abspath(os.fsdecode(path)) for path in paths], options)
         try:
@@ -88,11 +90,19 @@ class Launcher:
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
+            if self._owner != (0, 0):
+                self._give(stdio)
             return Supervised(plan, self._template, container_id, stdio, argv[0], wait)
         except OSError as exc:
             if exc.errno == errno.EBADF:
                 raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
             raise
+
+    def _give(self, stdio: Sequence[int]) -> None:
+        """Let another user than root open its pipes once more, as /dev/stdout; what has a name is left alone."""
+        for fd in stdio:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.fchown(fd, *self._owner)
 
     def plan(self, argv: Sequence[str]) -> str:
         """The plan of *argv* as text, one step a line."""
@@ -110,3 +120,16 @@ def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
     if not bound or not isinstance(source, str) or not source or source.startswith("/"):
         return mount
     return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}
+
+
+def _owner(spec: Mapping[str, Any]) -> tuple[int, int]:
+    """Who the program is on the host: its user and group, seen through the maps of its user namespace."""
+    user, linux = (spec.get("process") or {}).get("user") or {}, spec.get("linux") or {}
+    return _outside(user.get("uid") or 0, linux.get("uidMappings")), _outside(user.get("gid") or 0, linux.get("gidMappings"))
+
+
+def _outside(inside: int, maps: Sequence[Mapping[str, int]] | None) -> int:
+    for row in maps or ():
+        if row["containerID"] <= inside < row["containerID"] + row["size"]:
+            return row["hostID"] + inside - row["containerID"]
+    return 0 if maps else inside

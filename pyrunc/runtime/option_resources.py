@@ -52,10 +52,12 @@ def _given(options: "SandboxOptions", **names: str) -> dict[str, Any]:
 
 def _numbers(path: str, option: str) -> dict[str, int]:
     try:
-        rdev = os.stat(path).st_rdev
+        status = os.stat(path)
     except OSError as exc:
         raise InvalidArgument(f"{option}: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
-    return {"major": os.major(rdev), "minor": os.minor(rdev)}
+    if not stat.S_ISBLK(status.st_mode):
+        raise InvalidArgument(f"{option}: {path}: not a block device")
+    return {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
 
 
 def device(text: str) -> tuple[dict[str, Any], dict[str, Any]]:

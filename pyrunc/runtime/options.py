@@ -266,7 +266,8 @@ def _user(layers: Sequence[str], options: SandboxOptions) -> tuple[dict[str, Any
 
     found = users.resolve(options.get("user") or "0", options.get("groups", ()), layers)
     user: dict[str, Any] = {"uid": found.uid, "gid": found.gid, "umask": options.get("umask", 0o022)}
-    if options.get("user") or options.get("groups"):
+    if options.get("user") or options.get("groups") or not options.get("uid_maps"):
+        # The image's own groups may not be among those of a user namespace; what was asked for must be.
         user["additionalGids"] = list(found.groups)
     return user, found.home or "/"
 
@@ -333,6 +334,10 @@ def _rlimits(limits: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]
             raise InvalidArgument(f"rlimits: {name}: the soft limit {soft} is above the hard limit {hard}")
         rows.append({"type": kind, "soft": soft, "hard": hard})
     return rows
+
+
+def _targets(options: SandboxOptions) -> list[str]:
+    return [mount.target for mount in options.get("mounts", ())] + list(options.get("tmpfs", ()))
 
 
 def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
@@ -403,7 +408,8 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
 
 def _sysctls(options: SandboxOptions) -> dict[str, str]:
     """Docker's two for a network of the container's own: low ports and ping need no capability there."""
-    if options.get("network", "none") == "host":
+    covered = any(os.path.normpath(path) == "/proc" for path in _targets(options))
+    if options.get("network", "none") == "host" or covered:
         return {}
     found = {"net.ipv4.ip_unprivileged_port_start": "0"}
     if not options.get("uid_maps"):

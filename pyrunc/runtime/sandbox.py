@@ -14,13 +14,13 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes
-from pyrunc.runtime.supervised import Exit, EXITED, NotTaken, Supervised
+from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
 _SIGKILL = 9
-_ATTEMPTS = 3  # for a request that a dying spawner did not take
 
+ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
 TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
@@ -29,7 +29,8 @@ class RunResult(NamedTuple):
 
     *exit_code* is the program's, or 128 + the signal that killed it; *oom_killed* whether
     the memory limit killed a process; *timings_ns* how long each stage took, in the order
-    in which they happened; times in microseconds, memory in bytes.
+    in which they happened. *utime_us* and *stime_us* are the CPU time of the container's processes, *overhead_us*
+    that of its supervisor.
     """
 
     exit_code: int
@@ -40,6 +41,7 @@ class RunResult(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    overhead_us: int
 
     @classmethod
     def of(cls, end: Exit | None, output: tuple[bytes, bytes], begun: int) -> Self:
@@ -52,7 +54,7 @@ class RunResult(NamedTuple):
             name, since = stage, at
         timings[name] = time.monotonic_ns() - since
         ooms = end.oom_kills > 0
-        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes)
+        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes, end.overhead_us)
 
 
 class Process:
@@ -81,8 +83,12 @@ class Process:
         return self._child.fileno()
 
     def kill(self, signal: int = _SIGKILL) -> None:
-        """Send *signal* to the container's init; one that has ended is no error."""
-        if self._child.exit is None:
+        """Send *signal* to the container's init; one that has ended is no error.
+
+        Raises FailedPrecondition in a process that this one's was forked into.
+        """
+        if self._child.exit is None and self._error is None:
+            _check_open(self._child)
             self._child.kill(signal)
 
     def _take(self) -> bool:
@@ -184,24 +190,26 @@ class Sandbox:
         too, nothing of the container is left.
         """
         begun = time.monotonic_ns()
-        deadline = None if timeout_s is None else begun / 1e9 + TIMEOUT(timeout_s, "timeout_s")
-        for _ in range(_ATTEMPTS - 1):
+        if timeout_s is not None:
+            TIMEOUT(timeout_s, "timeout_s")
+        attempts = 1
+        while True:
             try:
-                return self._run(argv, env, stdin, begun, deadline)
+                return self._run(argv, env, stdin, begun, timeout_s)
             except NotTaken:
-                pass
-        return self._run(argv, env, stdin, begun, deadline)
+                if attempts == ATTEMPTS:
+                    raise
+                attempts += 1
 
     def _run(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, deadline: float | None
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, timeout_s: float | None
     ) -> RunResult:
         with Pipes(stdin, self._launcher.null()) as pipes:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
-                if not _talk(pipes, child, deadline):
+                if not _talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
                     _end(child)
-                    seconds = round((deadline or 0) - begun / 1e9, 3)
-                    raise TimedOut(f"{argv[0]}: killed after {seconds:g} s", *pipes.drain())
+                    raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
                 return RunResult.of(child.exit, pipes.drain(), begun)
             except BaseException:
                 _end(child)
@@ -219,26 +227,20 @@ class Sandbox:
         caller's, who keeps them; None is /dev/null.
         Raises StartError or one of its kind if it cannot start.
         """
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return self._start(argv, env, (stdin, stdout, stderr))
-            except NotTaken:
-                pass
-        return self._start(argv, env, (stdin, stdout, stderr))
-
-    def _start(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, chosen: Sequence[int | None]
-    ) -> SandboxProcess:
         null = self._launcher.null()
-        stdio = tuple(null.fd if fd is None else fd for fd in chosen)
-        child = self._launcher.request(argv, env, stdio, 0)
-        try:
-            child.take()
-        except BaseException:
-            _end(child)
-            child.close()
-            raise
-        return SandboxProcess(child)
+        stdio = tuple(null.fd if fd is None else fd for fd in (stdin, stdout, stderr))
+        attempts = 1
+        while True:
+            child = self._launcher.request(argv, env, stdio, 0)
+            try:
+                child.take()
+                return SandboxProcess(child)
+            except BaseException as exc:
+                _end(child)
+                child.close()
+                if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
+                    raise
+                attempts += 1
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""
@@ -257,13 +259,14 @@ class Sandbox:
         self.close()
 
 
-def _readable(child: Supervised, deadline: float | None) -> bool:
-    """Wait until there is a record to take, or until *deadline* (monotonic seconds), and say which.
-
-    Raises FailedPrecondition for a descriptor that is closed, such as one that a forked child inherited.
-    """
+def _check_open(child: Supervised) -> None:
     if child.fileno() < 0:
-        raise FailedPrecondition("the process is closed, or another process's that this one was forked from")
+        raise FailedPrecondition("the container belongs to the process that this one was forked from")
+
+
+def _readable(child: Supervised, deadline: float | None) -> bool:
+    """Wait until there is a record to take, or until *deadline* (monotonic seconds), and say which."""
+    _check_open(child)
     poller = select.poll()
     poller.register(child, select.POLLIN)
     return bool(poller.poll(_left_ms(deadline)))

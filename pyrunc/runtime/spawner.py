@@ -97,7 +97,7 @@ class Spawner:
             actions.append((os.POSIX_SPAWN_DUP2, far, 3))
             self.pid = os.posix_spawn(
                 f"/proc/self/fd/{program}", ["pyrunc-init", "spawner", *shared], {}, file_actions=actions,
-                setsigmask=[], setsigdef=range(1, 32), setsid=True,  # Ctrl-C is for the host program
+                setsigmask=[], setsigdef=range(1, 32),
             )  # fmt: skip
             self._pidfd = os.pidfd_open(self.pid)
         except OSError as exc:

@@ -12,7 +12,7 @@ from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
 
-_RECORD = struct.Struct("=IIiiiiII3Q16Q")
+_RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
@@ -34,6 +34,7 @@ class Exit(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    overhead_us: int
     stages_ns: dict[str, int]
 
 
@@ -79,8 +80,8 @@ class Supervised:
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
 
-        Raises StartError or one of its kind when the start failed, and
-        Unavailable when the supervisor died.
+        Raises StartError or one of its kind when the start failed, Unavailable when the
+        supervisor died, and NotTaken when there never was one.
         """
         try:
             data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
@@ -93,7 +94,7 @@ class Supervised:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, *stages = _RECORD.unpack(data)
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = _RECORD.unpack(data)
         self.pid = pid
         if kind == STARTED:
             if ancillary:
@@ -109,7 +110,7 @@ class Supervised:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
-        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, times)
+        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, times)
         return EXITED
 
     def kill(self, signal: int) -> None:
@@ -128,7 +129,11 @@ class Supervised:
                 os.close(fd)
         self.pidfd = self._plan = -1
 
-    let_go = __del__ = close
+    let_go = close
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self.close()
 
     def _remove_cgroups(self) -> None:
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""

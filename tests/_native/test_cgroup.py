@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,11 @@ def test_an_existing_cgroup_is_refused_or_joined(hierarchy: bytes, base: bytes) 
     assert not cgroup.make(hierarchy, base, existing=True)
 
 
-def test_a_cgroup_with_a_task_or_a_child_is_not_removed(hierarchy: bytes, base: bytes) -> None:
-    cgroup.make(hierarchy, base + b"/child")
+def test_a_cgroup_with_a_task_is_not_removed(hierarchy: bytes, base: bytes) -> None:
+    in_cpuset = b"cpuset" in hierarchy
+    cgroup.make(hierarchy, base, cpuset=in_cpuset, seed=in_cpuset)
+    sleeper = subprocess.Popen(["sleep", "60"])
+    Path(os.fsdecode(hierarchy + base), "cgroup.procs").write_text(str(sleeper.pid))
     ticks: list[None] = []
     end = threading.Event()
 
@@ -71,11 +75,15 @@ def test_a_cgroup_with_a_task_or_a_child_is_not_removed(hierarchy: bytes, base: 
     thread = threading.Thread(target=tick)
     thread.start()
     before = len(ticks)
-    with refused(errno.EBUSY, "rmdir", (hierarchy + base).decode()):
-        cgroup.remove(hierarchy, base)
-    assert len(ticks) > before, "other threads stood still meanwhile"
-    end.set()
-    thread.join()
+    try:
+        with refused(errno.EBUSY, "rmdir", (hierarchy + base).decode()):
+            cgroup.remove(hierarchy, base)
+        assert len(ticks) > before, "other threads stood still meanwhile"
+    finally:
+        end.set()
+        thread.join()
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_removal_waits_for_the_last_task(hierarchy: bytes, base: bytes) -> None:
