@@ -20,13 +20,14 @@ _PARAMETERS = (
     "net/ipv4/ip_default_ttl",
 )  # fmt: skip
 _OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns")
-_WAIT_S = 5.0
 
 
-def processes(root: int) -> Iterator[str]:
-    """Processes of pyrunc below *root* or without a parent, and everything else below it."""
+def processes(root: int) -> tuple[set[str], bool]:
+    """What is below *root*, and whether others use pyrunc on this host at the same time."""
     parents = {}
     names = {}
+    found = set()
+    strangers = False
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
@@ -41,18 +42,19 @@ def processes(root: int) -> Iterator[str]:
         while above > 1 and above != root:
             above = parents.get(above, 0)
         if above == root and pid != root:
-            yield f"process {pid} {name}"
-        elif parents[pid] == 1 and name in _OUR_PROGRAMS:
-            yield f"orphan {pid} {name}"
+            found.add(f"process {pid} {name}")
+        elif name in _OUR_PROGRAMS:
+            if parents[pid] == 1:
+                found.add(f"orphan {pid} {name}")
+            strangers = True
+    return found, strangers
 
 
 def cgroups() -> Iterator[str]:
     """The containers' cgroups, in every hierarchy, and those that tests make."""
     for place in (_CGROUPS, *_CGROUPS.glob("*/")):
         for group in place.glob("pyrunc*"):
-            if group.is_dir():
-                yield f"cgroup {group}"
-                yield from (f"cgroup {below}" for below in group.rglob("*/") if below != group)
+            yield from (f"cgroup {directory}" for directory, _, _ in os.walk(group))
 
 
 def mounts() -> Iterator[str]:
@@ -99,17 +101,18 @@ def places() -> Iterator[str]:
     yield from (f"named network namespace {path}" for path in Path("/run/netns").glob("*"))
 
 
-def look() -> set[str]:
-    """Everything that must be after the suite as it was before."""
-    found = {*mounts(), *links(), *rules(), *devices(), *parameters(), *places(), *cgroups()}
-    return found | set(processes(os.getpid()))
+def look() -> tuple[set[str], bool]:
+    """Everything that must be after the suite as it was before, and whether it may be of others."""
+    ours, strangers = processes(os.getpid())
+    return {*mounts(), *links(), *rules(), *devices(), *parameters(), *places(), *cgroups(), *ours}, strangers
 
 
 class Leftovers:
     """Compares the host before and after a session."""
 
-    def __init__(self) -> None:
-        self.before = look()
+    def __init__(self, wait_s: float) -> None:
+        self.before, self.strangers = look()
+        self.wait_s = wait_s
         self.report: list[str] = []
 
     @pytest.hookimpl(trylast=True)
@@ -118,16 +121,21 @@ class Leftovers:
         from pyrunc.runtime import spawner
 
         spawner.shut_down()
-        deadline = time.monotonic() + _WAIT_S
+        deadline = time.monotonic() + self.wait_s
         while True:
-            after = look()
-            self.report = [f"left: {entry}" for entry in sorted(after - self.before)]
+            after, strangers = look()
+            self.strangers |= strangers
+            self.report = [f"left: {entry}" for entry in sorted(after - self.before) if not self.of_others(entry)]
             self.report += [f"gone: {entry}" for entry in sorted(self.before - after) if _ours_to_keep(entry)]
             if not self.report or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
         if self.report and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def of_others(self, entry: str) -> bool:
+        """Whether *entry* may belong to another user of pyrunc, whose cgroups and orphans look like ours."""
+        return self.strangers and entry.startswith(("cgroup", "orphan"))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell what was left."""
@@ -142,7 +150,11 @@ def _ours_to_keep(entry: str) -> bool:
     return not entry.startswith(("cgroup", "process", "orphan", "path"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long what a killed container leaves may take to go."""
+    parser.addoption("--leftovers-wait-s", type=float, default=5.0, help="seconds until what is left is a failure")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Look at the host before the first test."""
-    if not config.pluginmanager.has_plugin("pyrunc-leftovers"):
-        config.pluginmanager.register(Leftovers(), "pyrunc-leftovers")
+    config.pluginmanager.register(Leftovers(config.getoption("--leftovers-wait-s")), "pyrunc-leftovers")

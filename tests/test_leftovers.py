@@ -24,7 +24,7 @@ def session(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
         mount.mount(b"tmpfs", b"/mnt", b"tmpfs")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "tests.leftovers", "-p", "no:cacheprovider",
-             "-c", "/dev/null", str(tmp_path / "test_it.py")],
+             "--leftovers-wait-s=1", "-c", "/dev/null", str(tmp_path / "test_it.py")],
             cwd=_ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         os.write(writing, f"{done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}".encode())

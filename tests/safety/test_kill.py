@@ -94,7 +94,7 @@ class Host:
         if len(found) <= len(expected):
             found = []
         for group in self.groups:
-            found += [f"cgroup {path}" for path in group.rglob("*/") if path != group]
+            found += [f"cgroup {path}" for path, _, _ in os.walk(group) if path != str(group)]
         if Path("/proc/self/mountinfo").read_text() != self.mounts:
             found.append("mounts")
         if sorted(self.rootfs.rglob("*")) != self.files:
