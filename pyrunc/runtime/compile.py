@@ -462,6 +462,8 @@ class _Compiler:
     def _bind_device(self, source: str, path: str, rdev: int) -> None:
         slot = self.plan.slot()
         self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
+        # Writing to a device does not mind; but chmod(2) by a user that is mapped to the node's owner changed the host's.
+        self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
         self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
 
     def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:

@@ -143,6 +143,7 @@ class Supervised:
         layout = cgroup_layout.detect()
         cgroup_control.kill(layout, path)
         cgroup_control.remove(layout, path)
+        cgroup_control.prune(layout, path)
 
     def _failure(self, index: int, error: int, status: int) -> errors.StartError:
         words = os.strerror(error).lower() if error else ""
