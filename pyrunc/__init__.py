@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from pyrunc.runtime.async_sandbox import AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
-__all__ = ["AsyncSandbox", "AsyncSandboxProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess", "errors"]
+__all__ = [
+    "AsyncSandbox",
+    "AsyncSandboxProcess",
+    "IdMap",
+    "Mount",
+    "RunResult",
+    "Sandbox",
+    "SandboxProcess",
+    "errors",
+]
 
 _HOMES = {
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",

@@ -70,7 +70,9 @@ def check_host() -> None:
     Raises Unsupported or PermissionDenied.
     """
     release = os.uname().release
-    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2])
+    numbers = tuple(
+        int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2]
+    )
     if numbers < _KERNEL_MINIMUM:
         raise Unsupported(f"kernel {release} is too old: pyrunc needs Linux 5.15 or newer")
     if os.geteuid() != 0:
@@ -117,7 +119,9 @@ class Spawner:
         BlockingIOError when its queue is full and *wait* is False.
         """
         if len(descriptors) > _MAX_DESCRIPTORS:
-            raise ValueError(f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request")
+            raise ValueError(
+                f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request"
+            )
         rights = struct.pack(f"={len(descriptors)}i", *descriptors)
         flags = _socket.MSG_NOSIGNAL if wait else _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
         self._socket.sendmsg([_REQUEST], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], flags)

@@ -94,7 +94,9 @@ class Supervised:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = _RECORD.unpack(data)
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = (
+            _RECORD.unpack(data)
+        )
         self.pid = pid
         if kind == STARTED:
             if ancillary:
@@ -173,7 +175,10 @@ class Supervised:
         if step.op == "write_procfs" and path == "self/oom_score_adj":
             return f"cannot set oom_score_adj to {step.s1}", errors.LimitRefused
         if step.op == "write_procfs":
-            return f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}", errors.StartError
+            return (
+                f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}",
+                errors.StartError,
+            )
         if step.op == "new_mount":
             words = (step.s1 or "").split("\0")
             pairs = zip(words[:-1:2], words[1::2], strict=True)
@@ -185,7 +190,10 @@ class Supervised:
         if step.op == "cgroup_mkdir":
             return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
         if step.op in ("capabilities", "ambient", "bounding"):
-            return f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack", errors.StartError
+            return (
+                f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack",
+                errors.StartError,
+            )
         if step.op == "user":
             return f"cannot become user {step.n0}:{step.n1} with groups {path or 'none'}", errors.StartError
         if step.op == "chdir":
@@ -198,10 +206,14 @@ class Supervised:
         command = self._command
         if error in (_ENOENT, _ENOTDIR):
             reason = "no such file or directory" if "/" in command else "executable file not found in $PATH"
-            return errors.CommandNotFound(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+            return errors.CommandNotFound(
+                f'exec: "{command}": {reason}', step="execve", path=command, errno=error
+            )
         if error in (_EACCES, _EPERM, _ENOEXEC):
             reason = os.strerror(error).lower()
-            return errors.CommandNotExecutable(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+            return errors.CommandNotExecutable(
+                f'exec: "{command}": {reason}', step="execve", path=command, errno=error
+            )
         return errors.StartError(
             f'exec: "{command}": {os.strerror(error).lower()}', step="execve", path=command, errno=error
         )
@@ -209,7 +221,11 @@ class Supervised:
     def _died(self, status: int) -> errors.StartError:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if signal == _SIGSYS:
-            return errors.KilledBySeccomp("the seccomp filter killed the container before its program ran", step="seccomp")
+            return errors.KilledBySeccomp(
+                "the seccomp filter killed the container before its program ran", step="seccomp"
+            )
         if signal == _SIGKILL:
-            return errors.OutOfMemory("the container was killed before its program ran; is its memory limit too low?")
+            return errors.OutOfMemory(
+                "the container was killed before its program ran; is its memory limit too low?"
+            )
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")
