@@ -47,10 +47,10 @@ cdef inline int c_join_path(const char *hierarchy, const char *path, char *buffe
 
 
 cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const char *enable, bint seed_cpuset,
-                                 char *buffer, size_t size, uint8_t *made_parents) noexcept nogil:
+                                 char *buffer, size_t size) noexcept nogil:
     """Make what is missing above the cgroup *path* and enable controllers on the way; 0 or -errno.
 
-    *made_parents* counts the lowest directories that are new.
+    What it makes bears a mark, so that whoever leaves it empty knows that it may go.
     *enable* is written to cgroup.subtree_control of every directory above the last (v2), unless NULL.
     """
     cdef size_t i
@@ -76,9 +76,9 @@ cdef inline int c_cgroup_parents(const char *hierarchy, const char *path, const 
             return 0
         buffer[i] = 0
         rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
-        if rc == 0 and made_parents[0] < 255:
-            made_parents[0] += 1
         child = <int>_rc(openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) if rc == 0 or rc == -EEXIST else rc
+        if rc == 0 and child >= 0:
+            fsetxattr(child, b"trusted.pyrunc", b"1", 1, 0)
         if rc == 0 and child >= 0 and seed_cpuset:
             rc = c_seed_cpuset(parent, child)
             if rc == 0:
@@ -104,8 +104,7 @@ cdef inline int write_file_at(int dirfd, const char *name, const char *value) no
 
 
 cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint cpuset,
-                              bint seed, bint existing, char *buffer, size_t size, int *made,
-                              uint8_t *made_parents) noexcept nogil:
+                              bint seed, bint existing, char *buffer, size_t size, int *made) noexcept nogil:
     """Make the cgroup *path* below *hierarchy*, with its parents if need be; 0, or -errno.
 
     *made* tells whether it is new. An existing one is refused with -EEXIST unless *existing*.
@@ -121,7 +120,7 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         if rc != -ENOENT:
             break
         # The first container below this parent, or the last one's end just removed it.
-        rc = c_cgroup_parents(hierarchy, path, enable, cpuset, buffer, size, made_parents)
+        rc = c_cgroup_parents(hierarchy, path, enable, cpuset, buffer, size)
         if rc == 0:
             rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
     if rc == 0:
@@ -212,17 +211,19 @@ cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *b
     return 0 if rc == -ENOENT else rc
 
 
-cdef inline void c_cgroup_prune(const char *hierarchy, const char *path, uint8_t levels,
-                                char *buffer, size_t size) noexcept nogil:
-    """Remove up to *levels* directories above the cgroup *path*, as long as nobody else uses them."""
+cdef inline void c_cgroup_prune(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
+    """Remove the directories above the cgroup *path* that a start has made, as long as nobody uses them any more.
+
+    It need not be this container's start: the last of those that share a parent removes it.
+    """
+    cdef char mark
     cdef int at = c_join_path(hierarchy, path, buffer, size)
-    while levels > 0 and at > 0:
+    while at > 0:
         while at > 0 and buffer[at] != c'/':
             at -= 1
         buffer[at] = 0
-        if unlinkat(AT_FDCWD, buffer, AT_REMOVEDIR) < 0:
+        if getxattr(buffer, b"trusted.pyrunc", &mark, 1) != 1 or unlinkat(AT_FDCWD, buffer, AT_REMOVEDIR) < 0:
             return
-        levels -= 1
 
 
 cdef inline int c_cgroup_kill(int directory) noexcept nogil:

@@ -31,12 +31,11 @@ def make(
     cdef const char *e = NULL
     cdef char buffer[4096]
     cdef int made = 0
-    cdef uint8_t made_parents = 0
     cdef int rc
     if enable is not None:
         e = c_text(enable)
     with nogil:
-        rc = c_cgroup_make(h, p, e, cpuset, seed, existing, buffer, sizeof(buffer), &made, &made_parents)
+        rc = c_cgroup_make(h, p, e, cpuset, seed, existing, buffer, sizeof(buffer), &made)
     check(rc, "mkdir", hierarchy + path)
     return bool(made)
 

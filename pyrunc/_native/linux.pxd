@@ -31,6 +31,7 @@ cdef extern from *:
     #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <sys/types.h>
+    #include <sys/xattr.h>
     #include <sys/uio.h>
     #include <sys/un.h>
     #include <sys/vfs.h>
@@ -144,6 +145,8 @@ cdef extern from *:
     int mkdirat(int dirfd, const char *path, mode_t mode) nogil
     int mknodat(int dirfd, const char *path, mode_t mode, dev_t dev) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
+    int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags) nogil
+    ssize_t getxattr(const char *path, const char *name, void *value, size_t size) nogil
     int unlinkat(int dirfd, const char *path, int flags) nogil
     int symlinkat(const char *target, int dirfd, const char *path) nogil
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil

@@ -16,8 +16,6 @@ cdef struct walk:
     char **argv                     # NULL-terminated, built before clone
     char **env
     int slots[PLAN_MAX_SLOTS]
-    uint32_t makes                  # how many OP_CGROUP_MKDIR were begun
-    uint8_t made_parents[64]        # for each of them: how many directories above it are ours too
     bint skip                       # the next step is an alternative that is not needed
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
     uint32_t cached_slot

@@ -124,12 +124,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
     cdef int created = 0
     cdef int rc
     if op == OP_CGROUP_MKDIR:
-        if w.makes >= sizeof(w.made_parents):
-            return -E2BIG
-        w.makes += 1
         rc = c_cgroup_make(text(w, step.s0), text(w, step.s1), text(w, step.s2) if step.s2 != <uint32_t>NONE else NULL,
-                           step.flags & F_CPUSET, step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created,
-                           &w.made_parents[w.makes - 1])
+                           step.flags & F_CPUSET, step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created)
         made[0] = created
         if rc < 0 or step.slot_a == <uint32_t>NONE:
             return rc
@@ -159,25 +155,18 @@ cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
     """Remove, newest first, each cgroup that this supervisor made; the first failure or 0."""
     cdef const plan_step *step
     cdef uint32_t i
-    cdef uint32_t ordinal = 0
     cdef int first = 0
     cdef int rc
-    for i in range(last_made):
-        if w.steps[i].op == OP_CGROUP_MKDIR:
-            ordinal += 1
     i = last_made
     while i > 0:
         i -= 1
         step = &w.steps[i]
-        if step.op != OP_CGROUP_MKDIR:
-            continue
-        ordinal -= 1
-        if not step.flags & F_EXISTING:
+        if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
             rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
             if rc < 0 and first == 0:
                 first = rc
             if not step.flags & F_KEEP_PARENTS:
-                c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.made_parents[ordinal], w.path, sizeof(w.path))
+                c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
     return first
 
 
@@ -365,8 +354,6 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
-    memset(w.made_parents, 0, sizeof(w.made_parents))
-    w.makes = 0
     w.root = -1
     w.cached_fd = -1
     w.skip = False

@@ -106,7 +106,7 @@ class _Compiler:
             if kind in found:
                 raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
             found[kind] = entry.get("path") or ""
-        if found.get("mount", None) != "":
+        if found.get("mount") != "":
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
 
@@ -179,7 +179,7 @@ class _Compiler:
             plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
 
     def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
-        flags = _FLAG["keep_parents"] if directory.path.startswith("pyrunc/") else 0
+        flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0
         if directory.seed_cpuset:
             flags |= _FLAG["cpuset"]
             if directory.writes or "user" in self.new:
@@ -232,6 +232,8 @@ class _Compiler:
             n0=(mo.MS_SLAVE if propagation in (mo.MS_SLAVE, mo.MS_SHARED) else mo.MS_PRIVATE) | mo.MS_REC,
         )  # fmt: skip
         self.root = plan.slot()
+        # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
+        self.place = _SCRATCH
         layers = self.rootfs.layers
         if not self.rootfs.scratch:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
@@ -240,7 +242,7 @@ class _Compiler:
                 self._idmap(self.root, layers[0], self.id_maps, False)
             if self.files:
                 self._scratch()
-            plan.add("root_attach", INIT, "root", a=self.root, s0=self._covered(layers[0]))
+            plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
             return
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
@@ -263,12 +265,7 @@ class _Compiler:
         options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
         if len(options) >= 4096:
             raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
-        plan.add("root_overlay", INIT, "root", a=self.root, s0=self._covered(layers[0]), s1=options, s2=base)
-
-    @staticmethod
-    def _covered(layer: str) -> str:
-        """The host's directory that the root is attached to; what is attached to / itself, nobody can reach."""
-        return "/proc" if os.path.samefile(layer, "/") else layer
+        plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base)
 
     def _scratch(self) -> None:
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
@@ -279,6 +276,8 @@ class _Compiler:
             options.append(("size", str(self.rootfs.scratch_bytes)))
         self._new_mount("tmpfs", slot, options, mo.NODEV if not self.rootfs.scratch else 0, "root")
         plan.add("root_attach", INIT, "root", a=slot, s0=_SCRATCH)
+        plan.add("mkdir", INIT, "root", s0="/root", n0=0o755)
+        self.place = f"{_SCRATCH}/root"
         if self.files:
             plan.add("mkdir", INIT, "root", s0="/files", n0=0o755)
             for number, content in enumerate(self.files.values()):
@@ -515,6 +514,9 @@ class _Compiler:
             raise InvalidSpec(f"linux.sysctl: {key!r} is not in a separate kernel namespace")
         if owner not in self.namespaces:
             raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
+        path, ours = self.namespaces[owner], "net" if owner == "network" else owner
+        if path and os.path.samefile(path, f"/proc/self/ns/{ours}"):
+            raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
 
     def _masks(self) -> None:
         plan = self.plan
@@ -583,7 +585,7 @@ class _Compiler:
 
     def _seccomp(self) -> tuple[int, int, int] | None:
         profile = self.linux.get("seccomp")
-        if not profile:
+        if profile is None:
             return None
         from pyrunc.runtime import seccomp
         from pyrunc.spec.seccomp import InvalidProfile

@@ -336,6 +336,10 @@ def _rlimits(limits: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]
     return rows
 
 
+def _targets(options: SandboxOptions) -> list[str]:
+    return [mount.target for mount in options.get("mounts", ())] + list(options.get("tmpfs", ()))
+
+
 def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
     rows = defaults.mounts(options.get("shm_bytes", defaults.SHM_BYTES))
     if options.get("ipc") == "host":
@@ -404,7 +408,8 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
 
 def _sysctls(options: SandboxOptions) -> dict[str, str]:
     """Docker's two for a network of the container's own: low ports and ping need no capability there."""
-    if options.get("network", "none") == "host":
+    covered = any(os.path.normpath(path) == "/proc" for path in _targets(options))
+    if options.get("network", "none") == "host" or covered:
         return {}
     found = {"net.ipv4.ip_unprivileged_port_start": "0"}
     if not options.get("uid_maps"):

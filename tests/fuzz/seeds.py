@@ -92,7 +92,7 @@ def least() -> PlanTemplate:
 
 def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
     """OCI documents that differ in what they ask for: (name, spec, root, files)."""
-    one = Rootfs(("/srv",))
+    one = Rootfs(("/usr",))
     yield "bare", {"process": {"args": ["x"]}, "linux": {"namespaces": [{"type": "mount"}]}}, one, {}
     docker: dict[str, Any] = {
         "process": {
@@ -108,7 +108,7 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
             "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600}],
         },
     }  # fmt: skip
-    yield "docker", docker, Rootfs(("/srv/1", "/srv/2", "/srv/3"), scratch=True, scratch_bytes=1 << 20), {
+    yield "docker", docker, Rootfs(("/usr/bin", "/usr/lib", "/usr/share"), scratch=True, scratch_bytes=1 << 20), {
         "/etc/hosts": "127.0.0.1 localhost\n", "/etc/resolv.conf": "",
     }  # fmt: skip
     rows = [{"containerID": 0, "hostID": 100000, "size": 65536}]
@@ -123,7 +123,7 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
             "rootfsPropagation": "rslave",
         },
     }  # fmt: skip
-    yield "user", user, Rootfs(("/srv",), idmap=True), {}
+    yield "user", user, Rootfs(("/usr",), idmap=True), {}
     joined = [{"type": "mount"}, *({"type": kind, "path": f"/proc/1/ns/{kind}"} for kind in ("uts", "ipc"))]
     yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
 

@@ -239,3 +239,10 @@ def test_two_containers_share_a_cgroup_parent(rootfs: Path) -> None:
         assert list(Path("/sys/fs/cgroup").glob(f"*{top}/*"))
         second.close()
     assert not list(Path("/sys/fs/cgroup").glob(f"*{top}"))
+
+
+def test_a_cgroup_parent_below_the_default_one_goes_too(rootfs: Path) -> None:
+    name = f"test-{os.getpid()}"
+    with running(rootfs, cgroup_parent=f"/pyrunc/{name}"):
+        assert list(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{name}"))
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{name}"))

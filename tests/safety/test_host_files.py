@@ -331,7 +331,7 @@ def test_a_container_has_no_key_of_the_hosts_session(sandbox: Make) -> None:
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path, rootfs: Path) -> None:
     """A terminal sends SIGINT to all of its foreground group; who cleans up must not be in it."""
-    parent = f"/pyrunc-test-{os.getpid()}"
+    parent = f"/pyrunc-safety-{os.getpid()}"
     source = (
         "import sys, pyrunc\n"
         f"box = pyrunc.Sandbox({str(rootfs)!r}, seccomp='unconfined', cgroup_parent={parent!r})\n"

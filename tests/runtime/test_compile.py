@@ -1,0 +1,100 @@
+"""What the compiler makes of a document, without root: order, refusals by field, and numbers that fit."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from pyrunc.errors import InvalidSpec, PyruncError, Unsupported
+from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
+
+SPEC: dict[str, Any] = {
+    "ociVersion": "1.2.0",
+    "root": {"path": "/", "readonly": True},
+    "process": {
+        "cwd": "/work", "args": ["true"], "user": {"uid": 5, "gid": 6, "additionalGids": [7, 8]},
+        "capabilities": {"bounding": ["CAP_KILL"]}, "noNewPrivileges": True,
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}],
+    },
+    "mounts": [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+        {"destination": "/data", "type": "bind", "source": "/tmp", "options": ["rbind", "ro"]},
+    ],
+    "linux": {"namespaces": [{"type": kind} for kind in ("mount", "pid", "uts", "ipc", "network")]},
+}  # fmt: skip
+
+
+def steps(spec: dict[str, Any], **rootfs: Any) -> list[Any]:
+    return compile_spec(spec, Rootfs(("/",), **rootfs)).steps
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    spec = copy.deepcopy(SPEC)
+    *way, last = path.split(".")
+    place: Any = spec
+    for key in way:
+        place = place[int(key)] if key.isdigit() else place.setdefault(key, {})
+    if isinstance(place, list):
+        place[int(last)] = value
+    else:
+        place[last] = value
+    return spec
+
+
+def test_the_order_of_privileges() -> None:
+    """Limits before the user, the bounding set before it too, seccomp and execve last."""
+    names = [step.op for step in steps(SPEC)]
+    order = ["pivot_root", "rlimit", "chdir", "no_new_privs", "bounding", "user", "capabilities", "umask", "execve"]
+    assert [name for name in names if name in order] == order
+
+
+def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
+    found = steps(SPEC)
+    last = max(number for number, step in enumerate(found) if step.op in ("attach", "mkdir", "mknod"))
+    root = next(step.a for step in found if step.op == "pivot_root")
+    (sealed,) = [number for number, step in enumerate(found) if step.op == "mount_attr" and step.a == root and step.n0 == 1]
+    assert last < sealed
+
+
+@pytest.mark.parametrize(("path", "value", "words"), [
+    ("process.cwd", "relative", "process.cwd: must be absolute"), ("process.cwd", 5, "process.cwd"),
+    ("process.user.uid", -1, "process.user.uid"), ("process.user.uid", 1 << 32, "process.user.uid"),
+    ("process.user.gid", "5", "process.user.gid"), ("process.user.umask", -1, "process.user.umask"),
+    ("process.user.additionalGids", [1 << 33], "process.user.additionalGids"),
+    ("process.user.additionalGids", list(range(300)), "process.user.additionalGids: at most 256"),
+    ("process.rlimits.0.soft", -1, r"process.rlimits\[0\].soft"), ("process.rlimits.0.hard", 1 << 64, r"process.rlimits\[0\].hard"),
+    ("process.rlimits.0.type", "RLIMIT_FISH", r"process.rlimits\[0\].type: unknown limit 'RLIMIT_FISH'"),
+    ("process.oomScoreAdj", 5000, "process.oomScoreAdj"),
+    ("process.capabilities.bounding", ["CAP_FLY"], "process.capabilities.bounding: unknown capability 'CAP_FLY'"),
+    ("mounts.0.options", ["X-mount.owner=1"], r"mounts\[0\].options: 'X-mount.owner=1' is not supported \(mount at /proc\)"),
+    ("mounts.0.destination", "", r"mounts\[0\].destination"), ("mounts.0.destination", "/", r"mounts\[0\].destination"),
+    ("mounts.0.type", "", r"mounts\[0\].type"), ("mounts.2.source", "/no/such", r"mounts\[2\].source: /no/such: no such file"),
+    ("mounts.2.source", "", r"mounts\[2\].source"), ("mounts.2.options", ["bind", "size=1"], r"mounts\[2\].options: .* 'size'"),
+    ("linux.devices", [{"type": "x", "path": "/dev/x"}], r"linux.devices\[0\].type"),
+    ("linux.devices", [{"type": "c", "path": "x"}], r"linux.devices\[0\].path"),
+    ("linux.devices", [{"type": "c", "path": "/dev/x", "major": 1 << 40}], r"linux.devices\[0\].major"),
+    ("linux.devices", [{"type": "c", "path": "/dev/x", "uid": -5}], r"linux.devices\[0\].uid"),
+    ("linux.devices", [{"type": "c", "path": "/dev/x", "fileMode": "rw"}], r"linux.devices\[0\].fileMode"),
+    ("linux.sysctl", {"vm.swappiness": "1"}, "linux.sysctl: 'vm.swappiness' is not in a separate"),
+    ("linux.seccomp", {"defaultAction": "x"}, "linux.seccomp.defaultAction"), ("linux.seccomp", {}, "linux.seccomp"),
+    ("linux.namespaces", [{"type": "pid"}], "linux.namespaces: a container needs a mount namespace"),
+    ("linux.namespaces", [{"type": "x"}], r"linux.namespaces\[0\].type: unknown"),
+])  # fmt: skip
+def test_a_field_that_is_wrong_is_named(path: str, value: object, words: str) -> None:
+    with pytest.raises((InvalidSpec, Unsupported), match=words):
+        compile_spec(changed(path, value), Rootfs(("/",)))
+
+
+def test_layers_beyond_a_page_of_options() -> None:
+    layers = tuple(f"/tmp/{number:0100d}" for number in range(60))
+    with pytest.raises(Unsupported, match="60 layers need .* bytes"):
+        compile_spec(SPEC, Rootfs(layers, scratch=True))
+
+
+def test_a_plan_finishes_with_any_arguments_that_execve_takes() -> None:
+    template = compile_spec(SPEC, Rootfs(("/",)))
+    plan = template.finish("a" * 64, ["true", "ü", "\udcff"], ["A=b"], candidates("true", "/bin::/usr/bin"))
+    assert "true\0ü\0".encode() + b"\xff\0A=b\0/bin/true\0./true\0/usr/bin/true\0" in bytes(plan)
+    with pytest.raises((ValueError, PyruncError)):
+        template.finish("a" * 64, ["a\0b"], [], ["true"])

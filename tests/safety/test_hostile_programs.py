@@ -1,0 +1,237 @@
+"""Programs that do all they may to outlive, block or exhaust who started them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyrunc import Mount, Sandbox, errors
+from pyrunc.runtime import spawner
+from tests.safety import support
+
+Make = Callable[..., Sandbox]
+_RW_CGROUPS = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ["rw", "nosuid", "nodev", "noexec"])
+
+
+def within(function: Callable[[], object], seconds: float = 20.0) -> object:
+    """The result of *function*, or what it raises; it must not take for ever."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert results, f"still not done after {seconds} s"
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+def shell(box: Sandbox, script: str, timeout_s: float | None = None) -> Callable[[], object]:
+    return lambda: box.run(["/bin/sh", "-c", script], timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("pid", ["private", "host"])
+def test_a_fork_bomb_ends_with_its_container(sandbox: Make, pid: str) -> None:
+    name = f"/pyrunc-safety-{os.getpid()}"
+    box = sandbox(pid=pid, pids_limit=200, cgroup_parent=name)
+    with pytest.raises(errors.TimedOut):
+        within(shell(box, "(b() { b | b & b; }; b) & sleep 60", timeout_s=1))
+    assert not list(Path("/sys/fs/cgroup").glob(f"*{name}"))
+
+
+def test_what_was_left_behind_in_the_hosts_pid_namespace_is_killed(sandbox: Make) -> None:
+    box = sandbox(pid="host")
+    script = "for i in 1 2 3 4 5; do setsid sleep 3077 < /dev/null > /dev/null 2>&1 & done; sleep 0.2"
+    within(shell(box, script))
+    assert support.wait_until(lambda: not sleepers("3077"))
+    # Careless: the main process is waited for, its children live on.
+    subprocess.run(["/bin/sh", "-c", "setsid sleep 3078 < /dev/null > /dev/null 2>&1 & sleep 0.2"], check=True)
+    left = sleepers("3078")
+    assert left
+    for pid in left:
+        os.kill(pid, 9)
+
+
+def sleepers(seconds: str) -> list[int]:
+    found = []
+    for pid in support.process_table():
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2] == [b"sleep", seconds.encode()]:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def test_ignored_signals_do_not_help(sandbox: Make) -> None:
+    box = sandbox()
+    with pytest.raises(errors.TimedOut) as caught:
+        within(shell(box, "trap '' TERM INT HUP; echo ready; while :; do sleep 1; done", timeout_s=1))
+    assert caught.value.stdout == b"ready\n"
+
+
+def test_clearing_the_death_signal_does_not_help(sandbox: Make) -> None:
+    """A program may undo PR_SET_PDEATHSIG; when its supervisor is killed the requester ends it."""
+    source = "import ctypes, time; ctypes.CDLL(None).prctl(1, 0); print('ready', flush=True); time.sleep(60)"
+    reading, writing = os.pipe()
+    process = sandbox(mounts=support.python_mounts()).start(support.python(source), stdout=writing)
+    os.close(writing)
+    assert os.read(reading, 6) == b"ready\n"
+    init = process.pid
+    os.kill(support.supervisor_of(init), 9)
+    with pytest.raises(errors.Unavailable):
+        within(process.wait)
+    assert support.wait_until(lambda: not os.path.exists(f"/proc/{init}/exe"))
+    os.close(reading)
+
+
+@pytest.mark.parametrize("megabytes", [100])
+def test_much_output_is_all_there(sandbox: Make, megabytes: int) -> None:
+    result = sandbox().run(["/bin/dd", "if=/dev/zero", "bs=1M", f"count={megabytes}"])
+    assert len(result.stdout) == megabytes << 20
+
+
+def test_output_that_nobody_reads_blocks_only_its_writer(sandbox: Make) -> None:
+    reading, writing = os.pipe()
+    box = sandbox()
+    process = box.start(["/bin/yes"], stdout=writing)
+    os.close(writing)
+    time.sleep(0.2)
+    assert box.run(["/bin/true"]).exit_code == 0
+    within(process.close)
+    os.close(reading)
+
+
+def test_input_that_nobody_reads_is_no_error(sandbox: Make) -> None:
+    assert within(lambda: sandbox().run(["/bin/true"], stdin=b"x" * (4 << 20)).exit_code) == 0
+
+
+_TAKER = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX); listener.bind('/volume/socket'); listener.listen()
+print('ready', flush=True)
+peer, _ = listener.accept()
+message, rights, _, _ = peer.recvmsg(1, 64)
+import array, os, time
+fds = array.array('i'); fds.frombytes(rights[0][2])
+while message == b'w':
+    os.write(fds[0], b'x' * 65536)
+time.sleep(60)
+"""
+_GIVER = """
+import array, socket, sys, time
+peer = socket.socket(socket.AF_UNIX); peer.connect('/volume/socket')
+peer.sendmsg([sys.argv[1].encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1, 2]))])
+time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("how", ["keeps", "writes"])
+def test_output_given_to_another_container_does_not_hold_up_the_run(
+    sandbox: Make, tmp_path: Path, how: str
+) -> None:
+    """The end of a pipe may never come, and its data never end: the run is over when its container is."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    box = sandbox(mounts=[*support.python_mounts(), Mount("/volume", str(volume))])
+    reading, writing = os.pipe()
+    with box.start(support.python(_TAKER), stdout=writing):
+        os.close(writing)
+        assert os.read(reading, 6) == b"ready\n"
+        within(lambda: box.run(support.python(_GIVER, how[0]), timeout_s=10))
+        os.close(reading)
+
+
+def test_a_stopped_container_can_be_killed(sandbox: Make) -> None:
+    with sandbox().start(["/bin/sleep", "60"]) as process:
+        process.kill(19)
+        assert support.wait_until(lambda: support.process_table()[process.pid][1] in "Tt")
+        within(process.close)
+
+
+def test_memory_of_the_container_is_not_the_supervisors(sandbox: Make) -> None:
+    """The limit kills the program; who reports it is outside."""
+    result = within(lambda: sandbox(memory_bytes=16 << 20).run(["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M"]))
+    assert isinstance(result, tuple)
+    assert result.oom_killed  # type: ignore[attr-defined]
+
+
+def test_a_full_scratch_is_the_containers_problem(sandbox: Make) -> None:
+    result = sandbox(scratch_bytes=1 << 20).run(["/bin/dd", "if=/dev/zero", "of=/file", "bs=1M", "count=4"])
+    assert b"No space left" in result.stderr
+
+
+@pytest.mark.xfail(strict=True, reason="the supervisor waits for an init that cgroup v1 has frozen, for ever")
+def test_a_container_that_freezes_itself_can_be_killed(sandbox: Make) -> None:
+    frozen = "/sys/fs/cgroup/freezer/freezer.state"
+    if not os.path.exists("/sys/fs/cgroup/freezer"):
+        pytest.skip("needs the freezer of cgroup v1, which SIGKILL does not thaw")
+    name = f"/pyrunc-safety-{os.getpid()}-frozen"
+    box = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name)
+    try:
+        with pytest.raises(errors.TimedOut):
+            within(shell(box, f"echo FROZEN > {frozen}; sleep 60", timeout_s=1), 4)
+    finally:
+        for state in Path("/sys/fs/cgroup/freezer").glob(f"{name[1:]}/*/freezer.state"):
+            state.write_text("THAWED")
+
+
+def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make) -> None:
+    """The spawner's fork fails for a while; the supervisor that comes of the next one starts with a stale errno."""
+    pids = Path("/sys/fs/cgroup/pids")
+    if not pids.is_dir():
+        pytest.skip("needs the pids controller of cgroup v1")
+    box = sandbox()
+    box.run(["/bin/true"])
+    spawner_pid = support.spawner_pid()
+    group = pids / f"pyrunc-safety-{os.getpid()}-few"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(spawner_pid))  # the spare stays outside
+        (group / "pids.max").write_text("1")
+        with box.start(["/bin/sleep", "60"]):
+            time.sleep(0.1)
+            assert not [pid for pid in support.children(spawner_pid) if support.name_of(pid) == "pyrunc-spawner"]
+            (group / "pids.max").write_text("max")
+            within(lambda: box.start(["/bin/sleep", "60"]).close(), 5)
+    finally:
+        spawner.shut_down()
+        assert support.wait_until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_a_host_program_without_standard_descriptors(rootfs: Path) -> None:
+    """A daemon that has closed them: what is opened first takes their numbers."""
+    source = (
+        "import os, sys\n"
+        "for fd in (0, 1, 2): os.close(fd)\n"
+        "import pyrunc\n"
+        f"result = pyrunc.Sandbox({str(rootfs)!r}, seccomp='unconfined').run(['/bin/cat'], stdin=b'in')\n"
+        "sys.exit(0 if result.stdout == b'in' else 3)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", source], env=env, check=False).returncode == 0
+
+
+def test_an_inherited_signal_mask_does_not_protect(sandbox: Make) -> None:
+    """What the host program ignores or blocks is not ignored or blocked inside."""
+    show = ["/bin/grep", "Sig[BI]", "/proc/self/status"]
+    source = (
+        "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+        f"subprocess.run({show!r}, restore_signals=False)"
+    )
+    careless = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True).stdout
+    assert {line.split()[1].strip(b"0") for line in careless.splitlines()} != {b""}
+    assert {line.split()[1].strip(b"0") for line in sandbox().run(show).stdout.splitlines()} == {b""}
