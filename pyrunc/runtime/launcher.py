@@ -1,10 +1,11 @@
 """What Sandbox and AsyncSandbox share: from a root and its options, or an OCI document, to the requests."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from _collections_abc import Sequence  # collections.abc would import all of collections
 
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from pyrunc.runtime import option_checks as checks
@@ -13,6 +14,11 @@ from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
 from pyrunc.runtime.plan import SHORT_ID
 from pyrunc.runtime.supervised import Supervised
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Self
 
 StrPath = str | os.PathLike[str]
 

@@ -1,20 +1,26 @@
 """The public Sandbox: isolated processes from a root directory, with no image, store or daemon."""
 
+from __future__ import annotations
+
 import select
 import time
 from _operator import itemgetter
 from _thread import allocate_lock
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Self, Unpack
 
 from pyrunc._native import plan as native
 from pyrunc.errors import FailedPrecondition, PyruncError, TimedOut
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes, Stdio
 from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Self, Unpack
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 

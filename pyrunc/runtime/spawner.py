@@ -4,6 +4,8 @@ It is started with the first request, forks a supervisor for each further one, a
 its socket closes, however this process dies. A forked child of this process gets its own.
 """
 
+from __future__ import annotations
+
 import _socket  # without what the socket module adds: its import costs milliseconds
 import atexit
 import fcntl
@@ -12,10 +14,13 @@ import select
 import struct
 import sys
 from _thread import allocate_lock
-from collections.abc import Sequence
 
 from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
 from pyrunc.runtime import cgroup_layout, held
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _REQUEST = struct.pack("=II", 0x51525950, 1)
 _MAX_DESCRIPTORS = 250
@@ -26,7 +31,7 @@ _END_WAIT_MS = 5000
 DEFAULT_PARENT = "/pyrunc"
 
 _lock = allocate_lock()
-_current: "Spawner | None" = None
+_current: Spawner | None = None
 
 
 def sealed_memfd(name: str, data: bytes | bytearray, *, executable: bool = False) -> int:

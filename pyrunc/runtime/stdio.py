@@ -1,12 +1,17 @@
 """The three pipes of one run, and the conversation over them; who waits for them is up to the caller."""
 
+from __future__ import annotations
+
 import os
 import select
-from types import TracebackType
-from typing import Self
 
 from pyrunc.runtime import held
 from pyrunc.runtime import option_checks as checks
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
 
 _CHUNK = 65536
 
@@ -39,7 +44,7 @@ class Stdio:
             os.close(self._null)
 
 
-class Pipes:
+class Pipes(held.Holder):
     """Input and output of one run.
 
     `receive` and `feed` are called when their descriptor is ready and never wait; `drain`
@@ -129,7 +134,9 @@ class Pipes:
                 os.close(fd)
         self.output = self.errors = -1
 
-    let_go = close
+    def let_go(self) -> None:
+        """Close them in a process that the holder was forked into."""
+        self.close()
 
     def close_input(self) -> None:
         """Give the program the end of its input."""

@@ -1,16 +1,21 @@
 """One start: the request, the supervisor's records, and what they mean."""
 
+from __future__ import annotations
+
 import _socket
 import os
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from pyrunc import errors
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import held, spawner
 from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
@@ -42,7 +47,7 @@ class NotTaken(errors.Unavailable):
     """Nothing of the request has happened; it may be made again."""
 
 
-class Supervised:
+class Supervised(held.Holder):
     """A container that was asked for; its socket is the supervisor's.
 
     Closing it while the container runs ends the container. *over* says that no record comes any more.
@@ -131,7 +136,9 @@ class Supervised:
                 os.close(fd)
         self.pidfd = self._plan = -1
 
-    let_go = close
+    def let_go(self) -> None:
+        """Hang up, or, in a process that this one was forked into, let the other one do so."""
+        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_socket"):
