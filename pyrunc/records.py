@@ -26,13 +26,18 @@ else:
 
     def lru_cache(maxsize):
         """Remember the results of the *maxsize* latest calls; functools.lru_cache."""
-        return lambda function: _lru_cache_wrapper(function, maxsize, False, tuple)
+        def decorate(function):
+            wrapper = _lru_cache_wrapper(function, maxsize, False, tuple)
+            wrapper.__wrapped__, wrapper.__doc__ = function, function.__doc__
+            return wrapper
+
+        return decorate
 
     class TypedDict:
         """A dict with known keys: the class is never instantiated, only its annotations are read."""
 
         def __init_subclass__(cls, total=True):
-            """Accept what typing.TypedDict does."""
+            """Accept what typing.TypedDict accepts."""
 
     class _Record(type):
         """Makes each annotated name of the class a field of a tuple."""
@@ -50,6 +55,7 @@ else:
         """A tuple with names; typing.NamedTuple."""
 
         def __new__(cls, *values, **named):
+            """One value for each field, in order or by name."""
             if named or len(values) != len(cls._fields):
                 values = _complete(cls, values, named)
             return tuple.__new__(cls, values)

@@ -15,7 +15,7 @@ from tests.runtime.host.leftovers import eventually, marked, new_mark
         "box.run(['sleep', MARK])",
         "box.run(['sh', '-c', f'sleep {MARK} & sleep {MARK}'], timeout_s=900)",
         "started()",
-        "asyncio.run(waiting())",
+        "asyncio.run(waiting(), debug=False)",
     ],
 )
 def test_ctrl_c_in_a_call(script: Script, call: str) -> None:
