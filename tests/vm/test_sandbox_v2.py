@@ -92,6 +92,6 @@ def test_a_user_namespace_has_the_limits_too(make: Callable[..., pyrunc.Sandbox]
     # Unmapped, the root belongs to nobody inside: it can be used, and mount points that it has, but not changed.
     maps = [pyrunc.IdMap(0, 100_000, 65_536)]
     box = make(uid_maps=maps, pids_limit=44, idmap_rootfs=False, etc_files=False)
-    result = box.run(["/bin/sh", "-c", "cat /sys/fs/cgroup/pids.max /proc/self/uid_map; touch /x"])
+    result = box.run(["/bin/sh", "-c", "cat /sys/fs/cgroup/pids.max /proc/self/uid_map; touch /etc/x"])
     assert result.stdout.split() == [b"44", b"0", b"100000", b"65536"]
     assert b"Permission denied" in result.stderr
