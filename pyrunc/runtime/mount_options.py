@@ -1,9 +1,14 @@
 """Mount options, as OCI and mount(8) write them, in the terms of the mount API."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8
 NOATIME, STRICTATIME, ATIME_MASK = 0x10, 0x20, 0x70
