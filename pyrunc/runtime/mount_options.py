@@ -91,7 +91,7 @@ def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
     attr_set = attr_clear = rec_set = rec_clear = propagation = 0
     data: list[tuple[str, str]] = []
     idmap = ""
-    if isinstance(options, str) or not isinstance(options, Sequence):
+    if not isinstance(options, list | tuple):
         raise InvalidSpec(f"{field}: must be a list, not {options!r}")
     for option in options:
         if not isinstance(option, str) or not option or "\0" in option:
