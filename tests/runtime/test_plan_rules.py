@@ -60,7 +60,7 @@ def test_a_flag_that_shares_memory_or_descriptors_is_refused() -> None:
         assert judge(clone_flags=CLONE_NEWNS | flag) < 0, hex(flag)
 
 
-NOT_YET: dict[str, tuple[Given, ...]] = {
+HARMFUL: dict[str, tuple[Given, ...]] = {
     "a file by absolute path in a fresh mount": (("file", INIT, {"a": 0, "s0": "/etc/x", "s1": ""}),),
     "a write to the host's own procfs": (("write_proc", HOST, {"s0": "sysrq-trigger", "s1": "x"}),),
     "a process's file that is a path": (("write_proc", SYNC, {"s0": "../1/oom_score_adj", "s1": "x"}),),
@@ -71,17 +71,14 @@ NOT_YET: dict[str, tuple[Given, ...]] = {
 }  # fmt: skip
 
 
-@pytest.mark.xfail(reason="plan_validate accepts it")
-@pytest.mark.parametrize("what", NOT_YET)
+@pytest.mark.parametrize("what", HARMFUL)
 def test_what_could_only_do_harm_is_refused(what: str) -> None:
-    assert judge(*NOT_YET[what]) < 0
+    assert judge(*HARMFUL[what]) < 0
 
 
-@pytest.mark.xfail(reason="plan_validate accepts it")
 def test_mounting_without_a_mount_namespace_is_refused() -> None:
     assert judge(("pivot_root", INIT, {"a": 0}), clone_flags=CLONE_NEWPID) < 0
 
 
-@pytest.mark.xfail(reason="plan_validate accepts it")
 def test_a_reserved_number_is_refused() -> None:
     assert judge(changed=(RESERVED, 1)) < 0
