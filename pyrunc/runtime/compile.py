@@ -225,7 +225,10 @@ class _Compiler:
 
     def _root(self) -> None:
         plan = self.plan
-        propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"]).propagation
+        wanted = self.linux.get("rootfsPropagation") or "rprivate"
+        propagation = mo.parse([wanted], "linux.rootfsPropagation").propagation
+        if not propagation:
+            raise InvalidSpec(f"linux.rootfsPropagation: unknown propagation {wanted!r}")
         # Slave keeps what the host mounts later visible; a shared peer group must never reach the host's root.
         plan.add(
             "propagation", INIT, "root", s0="/",

@@ -14,6 +14,7 @@ from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options,
 from pyrunc.runtime.plan import SHORT_ID
 from pyrunc.runtime.stdio import Null
 from pyrunc.runtime.supervised import Supervised
+from pyrunc.spec import document
 
 StrPath = str | os.PathLike[str]
 
@@ -50,6 +51,7 @@ class Launcher:
 
         Raises InvalidSpec, InvalidArgument or Unsupported, naming the field.
         """
+        document.check(spec)
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):
             raise InvalidArgument(f"root.path: {root}: not a directory")
