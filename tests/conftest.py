@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+pytest_plugins = ["tests.leftovers"]
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS = 0x00020000
 _MS_SLAVE_REC = 0x80000 | 0x4000

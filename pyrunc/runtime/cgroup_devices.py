@@ -9,11 +9,16 @@ Source: OCI config-linux.md, "Allowed Device list"; kernel Documentation/admin-g
 cgroup-v2.rst, "Device controller"; include/uapi/linux/bpf.h, struct bpf_cgroup_dev_ctx.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
 
+from __future__ import annotations
+
+from pyrunc.records import NamedTuple, lru_cache
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 ACCESS_MKNOD, ACCESS_READ, ACCESS_WRITE = 1, 2, 4
 ACCESS_ALL = ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE
@@ -41,7 +46,7 @@ class DeviceRule(NamedTuple):
         letters = "".join(letter for letter, bit in _LETTERS if self.access & bit)
         return f"{self.type} {major}:{minor} {letters}"
 
-    def covers(self, other: "DeviceRule") -> bool:
+    def covers(self, other: DeviceRule) -> bool:
         """Whether every device of *other* is one of this rule."""
         return (
             self.type in ("a", other.type)
@@ -49,7 +54,7 @@ class DeviceRule(NamedTuple):
             and self.minor in (None, other.minor)
         )
 
-    def meets(self, other: "DeviceRule") -> bool:
+    def meets(self, other: DeviceRule) -> bool:
         """Whether some device is in both rules."""
         return (
             (self.type == other.type or "a" in (self.type, other.type))

@@ -28,12 +28,21 @@ Source: OCI runtime-spec config-linux.md, "Control groups"; kernel Documentation
 and cgroup-v2.rst; the conversions are those of runc and crun (crun(1), "CGROUP v2").
 """
 
-from collections.abc import Callable, Mapping
-from math import ceil, log2
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+from _collections_abc import Mapping  # collections.abc would import all of collections
+from math import ceil, log2
+
+from pyrunc.records import NamedTuple
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Current = Callable[[Hierarchy, str], str]
 
 FAIL, SKIP, NEXT = 0, 1, 2
 """What a missing file (ENOENT) means for a write: an error; nothing; that the write after it is done in its
@@ -64,7 +73,6 @@ class Write(NamedTuple):
     on_missing: int = FAIL
 
 
-Current = Callable[[Hierarchy, str], str]
 """Reads a file of the existing cgroup in that hierarchy, for an update; "" where it cannot be read."""
 
 
@@ -120,7 +128,7 @@ class Section:
             raise InvalidResources(f"{self.name}.{key}: must be one line")
         return value or ""
 
-    def sections(self, key: str) -> list["Section"]:
+    def sections(self, key: str) -> list[Section]:
         """Read a list of objects, empty where it is absent."""
         entries = self.values.get(key)
         if entries is not None and not isinstance(entries, list):

@@ -4,20 +4,27 @@ The order is the order of a start: cgroups and detached mounts on the host; then
 cgroups, namespaces, root, mounts, devices, masks, pivot_root, and the process itself.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout, cgroups
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
 from pyrunc.spec import capabilities, defaults, rlimits
 
-Spec = Mapping[str, Any]
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    Spec = Mapping[str, Any]
+
 
 CLONE_NEW = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
@@ -466,6 +473,8 @@ class _Compiler:
     def _bind_device(self, source: str, path: str, rdev: int) -> None:
         slot = self.plan.slot()
         self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
+        # Writing to a device does not mind; but chmod(2) by a user that is mapped to the node's owner changed the host's.
+        self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
         self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
 
     def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:

@@ -1,9 +1,14 @@
 """Mount options, as OCI and mount(8) write them, in the terms of the mount API."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8
 NOATIME, STRICTATIME, ATIME_MASK = 0x10, 0x20, 0x70
@@ -86,7 +91,7 @@ def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
     attr_set = attr_clear = rec_set = rec_clear = propagation = 0
     data: list[tuple[str, str]] = []
     idmap = ""
-    if isinstance(options, str) or not isinstance(options, Sequence):
+    if not isinstance(options, list | tuple):
         raise InvalidSpec(f"{field}: must be a list, not {options!r}")
     for option in options:
         if not isinstance(option, str) or not option or "\0" in option:

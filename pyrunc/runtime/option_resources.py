@@ -1,19 +1,24 @@
 """Limits and devices of a Sandbox in OCI's terms."""
 
+from __future__ import annotations
+
 import os
 import stat
-from collections.abc import Mapping
-from typing import Any
 
 from pyrunc.errors import InvalidArgument
 from pyrunc.runtime import option_checks as checks
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
 
 
-def resources(options: "SandboxOptions") -> dict[str, Any]:
+def resources(options: SandboxOptions) -> dict[str, Any]:
     """`linux.resources` of the limits in *options*.
 
     Source: OCI config-linux.md "Control groups"; --cpus as Docker converts it.
@@ -51,7 +56,7 @@ def resources(options: "SandboxOptions") -> dict[str, Any]:
     return found
 
 
-def _given(options: "SandboxOptions", **names: str) -> dict[str, Any]:
+def _given(options: SandboxOptions, **names: str) -> dict[str, Any]:
     return {field: options[key] for field, key in names.items() if key in options}  # type: ignore[literal-required]
 
 

@@ -1,15 +1,22 @@
 """What a Sandbox can be told, and the OCI spec that it means."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from _collections_abc import Mapping  # collections.abc would import all of collections
 
 from pyrunc.errors import InvalidArgument, PyruncError, Unsupported
+from pyrunc.records import NamedTuple, TypedDict
 from pyrunc.runtime import mount_options, option_resources
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import Rootfs
 from pyrunc.runtime.plan import ID, SHORT_ID
 from pyrunc.spec import capabilities, defaults, rlimits
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
 
 SCMP_UNCONFINED = "unconfined"
 
@@ -321,7 +328,7 @@ def _capabilities(options: SandboxOptions) -> list[str]:
 
 def _own_capabilities() -> set[str]:
     """What this process holds, and so can pass on."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
     return {name for name, number in capabilities.NUMBER.items() if bits >> number & 1}
 

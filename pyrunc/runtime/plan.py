@@ -1,10 +1,15 @@
 """The plan as Python writes and prints it; `_native/plan.pxd` draws the layout and judges it."""
 
+from __future__ import annotations
+
 import struct
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from pyrunc._native import plan as native
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 HOST = native.HOST
 INIT = native.INIT
