@@ -5,12 +5,16 @@ the document's own language, for a field that is left out. What values mean is j
 Source: OCI runtime-spec config.md, config-linux.md and its JSON schema.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from _collections_abc import Mapping  # collections.abc would import all of collections
 
 from pyrunc.errors import InvalidSpec
 
-Check = Callable[[object, str], None]
+TYPE_CHECKING = False  # typing costs 9 ms at the start of a program; type checkers take this name for theirs
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Check = Callable[[object, str], None]
 _SHOWN = 100
 
 
@@ -39,7 +43,7 @@ def _flag(value: object, field: str) -> None:
         raise _refuse(field, "true or false", value)
 
 
-def _integer(low: int, high: int) -> Check:
+def _integer(low: int, high: int) -> "Check":
     def check(value: object, field: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise _refuse(field, f"an integer from {low} to {high}", value)
@@ -47,7 +51,7 @@ def _integer(low: int, high: int) -> Check:
     return check
 
 
-def _list(item: Check) -> Check:
+def _list(item: "Check") -> "Check":
     def check(value: object, field: str) -> None:
         if not isinstance(value, list | tuple):
             raise _refuse(field, "a list", value)
@@ -57,7 +61,7 @@ def _list(item: Check) -> Check:
     return check
 
 
-def _map(item: Check) -> Check:
+def _map(item: "Check") -> "Check":
     def check(value: object, field: str) -> None:
         if not isinstance(value, Mapping):
             raise _refuse(field, "an object", value)
@@ -68,7 +72,7 @@ def _map(item: Check) -> Check:
     return check
 
 
-def _object(**fields: Check) -> Check:
+def _object(**fields: "Check") -> "Check":
     def check(value: object, field: str) -> None:
         if not isinstance(value, Mapping):
             raise _refuse(field, "an object", value)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pyrunc.errors import InvalidSpec, PyruncError
 from pyrunc.runtime.compile import Rootfs, compile_spec
+from pyrunc.runtime.plan import PlanTemplate
 from pyrunc.spec import defaults, document
 
 SPEC: dict[str, Any] = {
@@ -18,7 +19,8 @@ SPEC: dict[str, Any] = {
         "user": {"uid": 0, "gid": 0, "umask": 18, "additionalGids": [1]}, "capabilities": {"bounding": ["CAP_KILL"]},
         "rlimits": [{"type": "RLIMIT_CORE", "soft": 0, "hard": 1}],
     },
-    "mounts": [*defaults.mounts(), {"destination": "/x", "type": "bind", "source": "/etc", "options": ["rbind", "rro"]}],
+    "mounts": [*defaults.mounts(), {"destination": "/x", "type": "bind", "source": "/etc",
+                                     "options": ["rbind", "rro"]}],
     "annotations": {"a": "b"},
     "linux": {
         "namespaces": [{"type": kind} for kind in defaults.NAMESPACES], "sysctl": {"net.core.somaxconn": "5"},
@@ -51,9 +53,13 @@ def changed(way: tuple[Any, ...], value: object) -> dict[str, Any]:
     return spec
 
 
+def checked_and_compiled(spec: Any) -> PlanTemplate:
+    document.check(spec)
+    return compile_spec(spec, Rootfs(("/",)))
+
+
 def test_a_good_document_passes_and_compiles() -> None:
-    document.check(SPEC)
-    assert compile_spec(SPEC, Rootfs(("/",))).steps
+    assert checked_and_compiled(SPEC).steps
 
 
 @pytest.mark.parametrize(("way", "value", "words"), [
@@ -69,8 +75,7 @@ def test_a_good_document_passes_and_compiles() -> None:
 def test_what_is_wrong_is_named(way: tuple[Any, ...], value: object, words: str) -> None:
     spec = changed(way, value)
     with pytest.raises(InvalidSpec, match=f"^{words}"):
-        document.check(spec)
-        compile_spec(spec, Rootfs(("/",)))
+        checked_and_compiled(spec)
 
 
 def test_null_is_a_field_left_out() -> None:
@@ -79,7 +84,7 @@ def test_null_is_a_field_left_out() -> None:
             spec = changed(way, None)
             document.check(spec)
             try:
-                compile_spec(spec, Rootfs(("/",)))
+                checked_and_compiled(spec)
             except PyruncError:
                 pass
 
@@ -107,8 +112,6 @@ def test_only_errors_of_pyrunc_come_out(changes: list[tuple[tuple[Any, ...], Any
         except (TypeError, KeyError, IndexError):
             continue  # an earlier change has taken the place away
     try:
-        document.check(spec)
-        template = compile_spec(spec, Rootfs(("/",)))
-        template.finish("a" * 64, ["true"], [], ["/bin/true"])
+        checked_and_compiled(spec).finish("a" * 64, ["true"], [], ["/bin/true"])
     except PyruncError as exc:
         assert str(exc)
