@@ -115,12 +115,11 @@ def parse_device_rules(entries: object) -> tuple[DeviceRule, ...]:
         # 'u' is mknod(1)'s other name of 'c'; a fifo is no device.
         if kind not in ("a", "b", "c", "u"):
             raise InvalidResources(f"{where}.type: must be one of a, b, c, not {kind!r}")
-        access = 0
-        for letter in entry.get("access") or "rwm":
-            bit = dict(_LETTERS).get(letter)
-            if bit is None:
-                raise InvalidResources(f"{where}.access: must be made of r, w and m, not {entry['access']!r}")
-            access |= bit
+        letters, access = entry.get("access") or "rwm", 0
+        if not isinstance(letters, str) or not set(letters) <= {"r", "w", "m"}:
+            raise InvalidResources(f"{where}.access: must be made of r, w and m, not {letters!r}")
+        for letter, bit in _LETTERS:
+            access |= bit if letter in letters else 0
         major, minor = _number(entry, "major", where), _number(entry, "minor", where)
         rules.append(DeviceRule(entry["allow"], "c" if kind == "u" else kind, major, minor, access))
     return tuple(rules)

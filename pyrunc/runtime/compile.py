@@ -112,7 +112,7 @@ class _Compiler:
                 raise InvalidSpec(f"linux.namespaces[{i}].type: unknown namespace {kind!r}")
             if kind in found:
                 raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
-            found[kind] = entry.get("path") or ""
+            found[kind] = _for_supervisor(entry.get("path") or "")
         if found.get("mount") != "":
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
@@ -232,7 +232,10 @@ class _Compiler:
 
     def _root(self) -> None:
         plan = self.plan
-        propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"]).propagation
+        wanted = self.linux.get("rootfsPropagation") or "rprivate"
+        propagation = mo.parse([wanted], "linux.rootfsPropagation").propagation
+        if not propagation:
+            raise InvalidSpec(f"linux.rootfsPropagation: unknown propagation {wanted!r}")
         # Slave keeps what the host mounts later visible; a shared peer group must never reach the host's root.
         plan.add(
             "propagation", INIT, "root", s0="/",
@@ -353,7 +356,8 @@ class _Compiler:
                 return
             raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
         slot = plan.slot()
-        plan.add("open_tree", HOST, "host", a=slot, s0=source, flags=_RECURSIVE if options.recursive else 0)
+        tree = _for_supervisor(source)
+        plan.add("open_tree", HOST, "host", a=slot, s0=tree, flags=_RECURSIVE if options.recursive else 0)
         self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
         if options.idmap or entry.get("uidMappings"):
             self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
@@ -615,6 +619,11 @@ class _Compiler:
             text = str(exc)
             raise InvalidSpec(text if text.startswith("linux.seccomp") else f"linux.seccomp: {text}") from exc
         return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
+
+
+def _for_supervisor(path: str) -> str:
+    """*path* of the host, to be opened by the supervisor, for which /proc/self is not this process."""
+    return f"/proc/{os.getpid()}/{path[11:]}" if path.startswith("/proc/self/") else path
 
 
 def _number(value: object, field: str, high: int, low: int = 0) -> int:

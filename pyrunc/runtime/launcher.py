@@ -14,6 +14,7 @@ from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
 from pyrunc.runtime.plan import SHORT_ID
 from pyrunc.runtime.supervised import Supervised
+from pyrunc.spec import document
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Launcher:
 
         Raises InvalidSpec, InvalidArgument or Unsupported, naming the field.
         """
+        document.check(spec)
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):
             raise InvalidArgument(f"root.path: {root}: not a directory")

@@ -106,9 +106,7 @@ def test_more_memory_than_the_limit_kills(rootfs: Path) -> None:
 
 @pytest.mark.usefixtures("probe")
 def test_a_cpu_quota_throttles(run: Run) -> None:
-    script = (
-        "for i in 1 2 3 4; do probe memory 50; done >/dev/null; cat /sys/fs/cgroup/cpu/cpu.stat"
-    )
+    script = "for i in 1 2 3 4; do probe memory 50; done >/dev/null; cat /sys/fs/cgroup/cpu/cpu.stat"
     if not V1:
         script = script.replace("/cpu/", "/")
     assert int(re.findall(r"nr_throttled (\d+)", run(script, cpus=0.1))[0]) > 0

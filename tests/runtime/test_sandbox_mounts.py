@@ -165,6 +165,14 @@ def test_bind_and_rbind(run: Run, tree: Path) -> None:
     assert (tree / "file").read_text() == "new\n"
 
 
+def test_a_source_below_proc_self_is_the_callers(run: Run, source: Path) -> None:
+    directory = os.open(source, os.O_RDONLY)
+    try:
+        assert run("ls /m", mounts=[Mount("/m", f"/proc/self/fd/{directory}")]) == "device\nfile\nlink\n"
+    finally:
+        os.close(directory)
+
+
 def test_files_and_missing_mount_points(run: Run, source: Path) -> None:
     file = str(source / "file")
     script = "cat /made/up/file /etc/passwd; ls -d /made/up/dir/deep"
