@@ -339,6 +339,14 @@ def test_kernel_parameters_are_written_to_procfs_and_nowhere_else(rootfs: Path, 
         sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}).run(["/bin/true"])
     assert failure.value.step == "write_procfs"
     assert catcher.read_text() == ""
+    # Another file of procfs has the right file system, and is the host's all the same.
+    hosts = Path(f"/proc/{os.getpid()}/coredump_filter")
+    content = hosts.read_text()
+    mounts = [Mount("/proc/sys/kernel/shm_rmid_forced", str(hosts))]
+    with pytest.raises(errors.StartError) as failure:
+        sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}).run(["/bin/true"])
+    assert failure.value.step == "write_procfs"
+    assert hosts.read_text() == content
 
     def careless() -> None:
         mount.mount(b"proc", os.fsencode(rootfs / "proc"), b"proc")
