@@ -23,6 +23,7 @@ _GRACE_S = 0.05
 # A container that may make cgroups can nest them as deep as it likes; this bounds the descriptors that
 # remove() holds.
 _OPEN_LEVELS = 64
+_MADE_BY_A_START = "trusted.pyrunc"  # as pyrunc/_native/cgroup.pxd sets it
 
 
 def freeze(layout: Layout, path: str, timeout_s: float = 10.0) -> None:
@@ -112,6 +113,19 @@ def remove(layout: Layout, path: str, timeout_s: float = 5.0) -> None:
         raise failure
 
 
+def prune(layout: Layout, path: str) -> None:
+    """Remove the cgroups above *path* that a start has made, and marked, if nobody uses them any more."""
+    names = clean_path(path).split("/")
+    for hierarchy in layout.hierarchies:
+        for depth in range(len(names) - 1, 0, -1):
+            place = "/".join((hierarchy.mountpoint, *names[:depth]))
+            try:
+                os.getxattr(place, _MADE_BY_A_START)
+                os.rmdir(place)
+            except OSError:
+                break
+
+
 # --- freezing
 
 _THAW = {1: ("freezer.state", "THAWED"), 2: ("cgroup.freeze", "0")}
@@ -120,7 +134,8 @@ _THAW = {1: ("freezer.state", "THAWED"), 2: ("cgroup.freeze", "0")}
 @contextmanager
 def _freezer(layout: Layout, path: str) -> Iterator[tuple[int, int]]:
     """Open the container's cgroup in the hierarchy that can freeze it; gives its version and the
-    descriptor."""
+    descriptor.
+    """
     clean = clean_path(path)
     error: OSError = FileNotFoundError(errno.ENOENT, "no cgroup hierarchy with a freezer", clean)
     for hierarchy in (layout.v2, layout.of("freezer")):
@@ -202,7 +217,8 @@ def _kill_all(opened: list[tuple[Hierarchy, int]], deadline: float) -> None:
 
 def _processes(directory: int) -> list[int]:
     """All processes of a cgroup and below; 0 stands for one outside our pid namespace, which cannot be
-    signalled."""
+    signalled.
+    """
     pids = []
     pending: list[list[str]] = [[]]
     while pending:

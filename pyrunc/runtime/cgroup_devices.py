@@ -159,7 +159,8 @@ def _add(exceptions: Sequence[DeviceRule], rule: DeviceRule) -> list[DeviceRule]
 
 def _withdraw(exceptions: Sequence[DeviceRule], rule: DeviceRule) -> list[DeviceRule]:
     """Take what *rule* names out of the exceptions that it covers, and refuse to take a part out of a wider
-    one."""
+    one.
+    """
     left = []
     for known in exceptions:
         if rule.covers(known):

@@ -143,7 +143,8 @@ def _visible(mount: _Mount, by_ident: dict[str, _Mount], children: dict[str, lis
 
 def _rank(mount: _Mount) -> tuple[bool, bool, bool]:
     """Lower is better: of several mounts of one hierarchy, a writable one, of the whole tree, in the usual
-    place."""
+    place.
+    """
     read_only = "ro" in mount.options.split(",") or "ro" in mount.super_options.split(",")
     return read_only, mount.root != "/", not _inside(mount.mountpoint, _USUAL_PLACE)
 

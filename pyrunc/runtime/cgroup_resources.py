@@ -143,7 +143,8 @@ class Writes:
 
     def __init__(self, layout: Layout, current: Current | None) -> None:
         """Start empty; *current* is None for a cgroup that does not exist yet, whose files have their
-        defaults."""
+        defaults.
+        """
         self.layout = layout
         self.current = current
         self.by_hierarchy: dict[Hierarchy, list[Write]] = {}
@@ -173,7 +174,8 @@ class Writes:
 
     def read(self, hierarchy: Hierarchy, file: str) -> int | None:
         """Read the first number of a file of an existing cgroup; None for no limit, no file and no cgroup
-        yet."""
+        yet.
+        """
         words = self.current(hierarchy, file).split() if self.current is not None else []
         return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
 
@@ -233,7 +235,8 @@ def _memory(writes: Writes, whole: Section) -> None:
 
 def _memory_v1_limits(writes: Writes, hierarchy: Hierarchy, limit: int, swap: int) -> None:
     """Order the two limits so that memory <= memory+swap holds after each write, or else the kernel says
-    EINVAL."""
+    EINVAL.
+    """
     first: list[tuple[str, int, int]] = []
     if limit:
         first.append(("memory.limit_in_bytes", limit, FAIL))
@@ -331,7 +334,8 @@ def _shares(writes: Writes, hierarchy: Hierarchy, cpu: Section, shares: int) -> 
 
 def _bandwidth(writes: Writes, hierarchy: Hierarchy, quota: int, period: int, burst: int | None) -> None:
     """Order quota, period and burst: burst <= quota must always hold, and quota / period stay within the
-    parent's."""
+    parent's.
+    """
     if hierarchy.version == 2:
         files = [("cpu.max", _cpu_max(writes, hierarchy, quota, period))] if quota or period else []
         burst_file = "cpu.max.burst"

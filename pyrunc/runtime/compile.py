@@ -469,6 +469,8 @@ class _Compiler:
     def _bind_device(self, source: str, path: str, rdev: int) -> None:
         slot = self.plan.slot()
         self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
+        # Writing to a device does not mind; but chmod(2) by a user that is mapped to the node's owner changed the host's.
+        self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
         self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
 
     def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:
@@ -482,7 +484,8 @@ class _Compiler:
         if self.dev_is_ours and path in ours:
             return
         major, minor = (
-            _number(device.get(key) or 0, f"{field}.{key}", limit) for key, limit in (("major", 0xFFF), ("minor", 0xFFFFF))
+            _number(device.get(key) or 0, f"{field}.{key}", high)
+            for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
         )
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
         if "user" in self.new:
@@ -503,7 +506,8 @@ class _Compiler:
             raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
         for key, value in sysctl.items():
             self._check_sysctl(key)
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="sys/" + key.replace(".", "/"), s1=str(value))
+            path = "sys/" + key.replace(".", "/")
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
         if score is not None:
             text = str(_number(score, "process.oomScoreAdj", 1000, -1000))
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
@@ -522,7 +526,11 @@ class _Compiler:
         if owner not in self.namespaces:
             raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
         path, ours = self.namespaces[owner], "net" if owner == "network" else owner
-        if path and os.path.samefile(path, f"/proc/self/ns/{ours}"):
+        try:
+            shared = bool(path) and os.path.samefile(path, f"/proc/self/ns/{ours}")
+        except OSError as exc:
+            raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+        if shared:
             raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
 
     def _masks(self) -> None:

@@ -131,9 +131,8 @@ def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
 def _owner(spec: Mapping[str, Any]) -> tuple[int, int]:
     """Who the program is on the host: its user and group, seen through the maps of its user namespace."""
     user, linux = (spec.get("process") or {}).get("user") or {}, spec.get("linux") or {}
-    return _outside(user.get("uid") or 0, linux.get("uidMappings")), _outside(
-        user.get("gid") or 0, linux.get("gidMappings")
-    )
+    uid = _outside(user.get("uid") or 0, linux.get("uidMappings"))
+    return uid, _outside(user.get("gid") or 0, linux.get("gidMappings"))
 
 
 def _outside(inside: int, maps: Sequence[Mapping[str, int]] | None) -> int:

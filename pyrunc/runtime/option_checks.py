@@ -28,7 +28,9 @@ _SHOWN = 100
 def refuse(option: str, wanted: str, value: object) -> InvalidArgument:
     """The error for *value*, which is shown shortened."""
     shown = repr(value)
-    return InvalidArgument(f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}")
+    return InvalidArgument(
+        f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}"
+    )
 
 
 def integer(low: int, high: int = INT64) -> Check:

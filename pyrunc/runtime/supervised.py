@@ -152,6 +152,7 @@ class Supervised(held.Holder):
         layout = cgroup_layout.detect()
         cgroup_control.kill(layout, path)
         cgroup_control.remove(layout, path)
+        cgroup_control.prune(layout, path)
 
     def _failure(self, index: int, error: int, status: int) -> errors.StartError:
         words = os.strerror(error).lower() if error else ""
@@ -228,9 +229,8 @@ class Supervised(held.Holder):
     def _died(self, status: int) -> errors.StartError:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if signal == _SIGSYS:
-            return errors.KilledBySeccomp(
-                "the seccomp filter killed the container before its program ran", step="seccomp"
-            )
+            words = "the seccomp filter killed the container before its program ran"
+            return errors.KilledBySeccomp(words, step="seccomp")
         if signal == _SIGKILL:
             return errors.OutOfMemory(
                 "the container was killed before its program ran; is its memory limit too low?"

@@ -80,6 +80,7 @@ def on_a_host_of_its_own(function: Callable[[], None]) -> None:
         for minor, name in ((3, "null"), (5, "zero"), (7, "full"), (8, "random"), (9, "urandom")):
             os.mknod(f"/mnt/{name}", 0o020666, os.makedev(1, minor))
             os.chmod(f"/mnt/{name}", 0o666)
+        os.mknod("/mnt/tty", 0o020666, os.makedev(5, 0))
         mount.mount(b"/mnt", b"/dev", None, _MS_MOVE)
         try:
             function()

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import Sandbox, errors
+from pyrunc import IdMap, Sandbox, errors
 from pyrunc._native import mount
 from pyrunc.runtime import spawner
+from pyrunc.runtime.plan import Step
 from tests.safety import support
 
 Make = Callable[..., Sandbox]
@@ -73,6 +74,29 @@ def test_a_standard_descriptor_cannot_change_the_hosts_null(sandbox: Make, descr
 
     support.on_a_host_of_its_own(attack)
     support.on_a_host_of_its_own(careless)
+
+
+def test_the_hosts_nodes_in_a_user_namespace_cannot_be_changed(sandbox: Make) -> None:
+    """mknod(2) is refused there, so the nodes are the host's; a map may give a container their owner."""
+    nodes = ("null", "zero", "full", "random", "urandom")
+
+    def modes() -> set[int]:
+        return {stat.S_IMODE(os.stat(f"/dev/{name}").st_mode) for name in nodes}
+
+    script = "; ".join(f"chmod 0600 /dev/{name}" for name in nodes) + "; echo works > /dev/null && echo wrote"
+
+    def attack() -> None:
+        box = sandbox(uid_maps=[IdMap(0, 0, 65536)])
+        assert box.run(["/bin/sh", "-c", script]).stdout == b"wrote\n"
+        assert modes() == {0o666}
+
+        def writable(step: Step) -> Step | None:
+            return None if step.op == "mount_attr" and step.n0 == 0x1 | 0x2 | 0x8 else step
+
+        support.patch(box, writable).run(["/bin/sh", "-c", script])
+        assert modes() == {0o600}
+
+    support.on_a_host_of_its_own(attack)
 
 
 # --- programs

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pyrunc import Mount, Sandbox, errors
 from pyrunc._native import namespaces
 from pyrunc.runtime import cgroup_layout, spawner
 from pyrunc.runtime.plan import Step
+from pyrunc.spec import capabilities
 from tests.child import in_child
 from tests.safety import support
 
@@ -22,6 +24,7 @@ _SPEC = {
     "linux": {"namespaces": [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "network", "cgroup")]},
     "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
 }
+_HELD = [f"CAP_{name}" for bit, name in enumerate(capabilities.NAMES) if 0xA80425FB >> bit & 1]
 _RW_CGROUPS = Mount("/sys/fs/cgroup", "cgroup", "cgroup", ["rw", "nosuid", "nodev", "noexec"])
 
 
@@ -370,3 +373,64 @@ def test_a_joined_network_of_the_host_keeps_its_parameters(sandbox: Make) -> Non
 
     # In a network namespace that stands for the host's, so that nothing is changed in earnest.
     in_child(attack, namespaces.CLONE_NEWNET | namespaces.CLONE_NEWNS)
+
+
+_WATCHER = """
+import os, sys
+print('ready', flush=True)
+seen = set()
+while True:
+    for name in os.listdir('/proc'):
+        if not name.isdigit() or int(name) <= os.getpid():
+            continue
+        try:
+            program = os.readlink(f'/proc/{name}/exe')
+            if 'pyrunc-init' in program or os.path.exists(f'/proc/{name}/root{sys.argv[1]}'):
+                print('inside', name, program, flush=True)
+            elif name not in seen:
+                seen.add(name)
+                print('program', flush=True)
+        except OSError:
+            pass
+"""
+
+
+def test_who_shares_a_pid_namespace_does_not_get_into_an_init(rootfs: Path, sandbox: Make, tmp_path: Path) -> None:
+    """A container joins the pid namespace of a hostile one: until execve its init holds the host's root."""
+    marker = tmp_path / "marker"
+    marker.touch()
+    watcher = sandbox(mounts=support.python_mounts())
+    namespaces_of = [entry for entry in _SPEC["linux"]["namespaces"] if entry["type"] != "pid"]  # type: ignore[index]
+    reading, writing = os.pipe()
+    command = support.python(_WATCHER, str(marker))
+    with watcher.start(command, stdout=writing, stderr=writing) as hostile, open(reading) as told:
+        os.close(writing)
+        assert told.readline() == "ready\n"
+        spec = {
+            **_SPEC, "root": {"path": str(rootfs)},
+            "linux": {"namespaces": [*namespaces_of, {"type": "pid", "path": f"/proc/{hostile.pid}/ns/pid"}]},
+            "process": {"cwd": "/", "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _HELD)},
+        }  # fmt: skip
+        box = Sandbox.from_spec(spec)
+        for _ in range(100):
+            box.run(["/bin/sleep", "0.01"])
+
+        def careless() -> None:
+            """Joins the pid namespace with the host's root, dumpable, with what the container may hold."""
+            fd = os.open(f"/proc/{hostile.pid}/ns/pid", os.O_RDONLY)
+            namespaces.setns(fd, namespaces.CLONE_NEWPID)
+            if os.fork() == 0:
+                header = struct.pack("=Ii", 0x20080522, 0)
+                support.call(support.libc.capset(header, struct.pack("=6I", 0xA80425FB, 0xA80425FB, 0, 0, 0, 0)))
+                support.call(support.libc.prctl(support.PR_SET_DUMPABLE, 1, 0, 0, 0))
+                time.sleep(0.3)
+                os._exit(0)
+            os.wait()
+
+        in_child(careless)
+        hostile.kill()
+        lines = told.readlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("inside"))
+    assert "program\n" in lines[:first], "it never met a container's program"
+    assert all("pyrunc-init" not in line for line in lines)
+    assert "python" in lines[first]

@@ -1,0 +1,160 @@
+"""A pytest plugin: after the whole suite nothing of ours is left on the host.
+
+It is loaded by ``pytest_plugins`` of the outermost conftest or by ``-p tests.leftovers``, looks at the host before
+the first test and after the last one, and makes the session fail if something was left or has changed.
+"""
+
+import os
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev")
+_PARAMETERS = (
+    "kernel/core_pattern", "kernel/hostname", "kernel/domainname", "kernel/shm_rmid_forced", "net/ipv4/ip_forward",
+    "net/ipv4/ip_default_ttl",
+)  # fmt: skip
+_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns")
+
+
+def processes(root: int) -> tuple[set[str], bool]:
+    """What is below *root*, and whether others use pyrunc on this host at the same time."""
+    parents = {}
+    names = {}
+    found = set()
+    strangers = False
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                text = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            name, _, rest = text.partition("(")[2].rpartition(") ")
+            names[int(entry)] = name
+            parents[int(entry)] = int(rest.split()[1])
+    for pid, name in names.items():
+        above = pid
+        while above > 1 and above != root:
+            above = parents.get(above, 0)
+        if above == root and pid != root:
+            found.add(f"process {pid} {name}")
+        elif name in _OUR_PROGRAMS:
+            if parents[pid] == 1:
+                found.add(f"orphan {pid} {name}")
+            strangers = True
+    return found, strangers
+
+
+def cgroups() -> Iterator[str]:
+    """The containers' cgroups, in every hierarchy, and those that tests make."""
+    for place in (_CGROUPS, *_CGROUPS.glob("*/")):
+        for group in place.glob("pyrunc*"):
+            yield from (f"cgroup {directory}" for directory, _, _ in os.walk(group))
+
+
+def mounts() -> Iterator[str]:
+    """What this mount namespace has; the numbers of mounts are left out."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" - ")
+        yield f"mount {fields[0].split()[4]} {fields[1]}"
+
+
+def links() -> Iterator[str]:
+    for name in os.listdir("/sys/class/net"):
+        yield f"network interface {name}"
+
+
+def rules() -> Iterator[str]:
+    try:
+        found = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return
+    yield from (f"nft {line}" for line in found.stdout.splitlines())
+
+
+def devices() -> Iterator[str]:
+    for path in _DEVICES:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        yield f"device {path} {stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid} {status.st_rdev:#x}"
+
+
+def parameters() -> Iterator[str]:
+    for name in _PARAMETERS:
+        try:
+            yield f"sysctl {name}={Path('/proc/sys', name).read_text().strip()}"
+        except OSError:
+            continue
+
+
+def places() -> Iterator[str]:
+    """Directories where a mount point or a state directory could be left."""
+    for path in ("/", "/run", "/etc", "/mnt", "/var/lib", "/var/run"):
+        yield from (f"path {path.rstrip('/')}/{name}" for name in os.listdir(path))
+    yield from (f"named network namespace {path}" for path in Path("/run/netns").glob("*"))
+
+
+def look() -> tuple[set[str], bool]:
+    """Everything that must be after the suite as it was before, and whether it may be of others."""
+    ours, strangers = processes(os.getpid())
+    return {*mounts(), *links(), *rules(), *devices(), *parameters(), *places(), *cgroups(), *ours}, strangers
+
+
+class Leftovers:
+    """Compares the host before and after a session."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.before, self.strangers = look()
+        self.wait_s = wait_s
+        self.report: list[str] = []
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Wait a little for what is on its way, then judge."""
+        from pyrunc.runtime import spawner
+
+        spawner.shut_down()
+        deadline = time.monotonic() + self.wait_s
+        while True:
+            after, strangers = look()
+            self.strangers |= strangers
+            self.report = [f"left: {entry}" for entry in sorted(after - self.before) if not self.of_others(entry)]
+            self.report += [f"gone: {entry}" for entry in sorted(self.before - after) if _ours_to_keep(entry)]
+            if not self.report or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        if self.report and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def of_others(self, entry: str) -> bool:
+        """Whether *entry* may belong to another user of pyrunc, whose cgroups and orphans look like ours."""
+        return self.strangers and entry.startswith(("cgroup", "orphan"))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Tell what was left."""
+        if self.report:
+            terminalreporter.section("left on the host")
+            for line in self.report:
+                terminalreporter.line(line, red=True)
+
+
+def _ours_to_keep(entry: str) -> bool:
+    """Whether it matters that *entry* is gone: not for what others, or an earlier run, had left."""
+    return not entry.startswith(("cgroup", "process", "orphan", "path"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long what a killed container leaves may take to go."""
+    parser.addoption("--leftovers-wait-s", type=float, default=5.0, help="seconds until what is left is a failure")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look at the host before the first test."""
+    config.pluginmanager.register(Leftovers(config.getoption("--leftovers-wait-s")), "pyrunc-leftovers")
