@@ -122,7 +122,7 @@ class PlanTemplate:
         self.steps.sort(key=lambda step: step.section)
         strings = bytearray(b"\0")
         offsets: dict[str, int] = {"": 0}
-        records = []
+        records: list[bytes] = []
 
         def intern(text: str | None) -> int:
             if text is None:
