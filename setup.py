@@ -84,9 +84,9 @@ def slim(modules: list[Extension]) -> list[Extension]:
     for module in modules:
         for source in map(Path, module.sources):
             text = source.read_text()
-            slimmer = text.replace('PyImport_ImportModule("inspect")', 'PyImport_ImportModule("sys")').replace(
-                'PyImport_ImportModule("collections.abc")', 'PyImport_ImportModule("_collections_abc")'
-            )
+            slimmer = text.replace(
+                'PyImport_ImportModule("inspect")', 'PyImport_ImportModule("sys")'
+            ).replace('PyImport_ImportModule("collections.abc")', 'PyImport_ImportModule("_collections_abc")')
             if slimmer != text:
                 source.write_text(slimmer)
     return modules

@@ -3,7 +3,14 @@
 from html import escape
 from typing import NamedTuple
 
-COLOURS = {"exec": "#9aa5b1", "floor": "#52606d", "pyrunc": "#0b7285", "pyrunc-default": "#66a5ad", "crun": "#e8890c", "runc": "#c92a2a"}
+COLOURS = {
+    "exec": "#9aa5b1",
+    "floor": "#52606d",
+    "pyrunc": "#0b7285",
+    "pyrunc-default": "#66a5ad",
+    "crun": "#e8890c",
+    "runc": "#c92a2a",
+}
 OTHER_COLOUR = "#868e96"
 PANEL_WIDTH = 470
 BAR_HEIGHT = 18

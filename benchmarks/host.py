@@ -126,7 +126,7 @@ class Workspace:
 
         Raises Unable when a tool is missing.
         """
-        self._place(Path(tempfile.mkdtemp(prefix="pyrunc-bench-")))
+        self.place(Path(tempfile.mkdtemp(prefix="pyrunc-bench-")))
         try:
             _mount("tmpfs", str(self.path), "tmpfs", 0, "mode=755")
             make_rootfs(self.rootfs)
@@ -140,10 +140,11 @@ class Workspace:
     def reopen(cls, path: Path) -> "Workspace":
         """Return the workspace that another process of this mount namespace made, for a process it has started."""
         workspace = cls.__new__(cls)
-        workspace._place(path)
+        workspace.place(path)
         return workspace
 
-    def _place(self, path: Path) -> None:
+    def place(self, path: Path) -> None:
+        """Let the workspace be at *path*."""
         self.path = path
         self.bundle = path / "bundle"
         self.rootfs = self.bundle / "rootfs"

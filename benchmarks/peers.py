@@ -9,7 +9,6 @@
 """
 
 import importlib
-import json
 import itertools
 import json
 import os

@@ -44,7 +44,8 @@ def _run(command: list[str]) -> float:
 
 def _work(name: str, count: int, workspace: Workspace) -> float:
     """Make *count* starts; returns the CPU seconds that went before them (loading Python, the first start), less
-    those that only the contender itself can tell."""
+    those that only the contender itself can tell.
+    """
     peer = make(name, workspace)
     before = _seconds(resource.RUSAGE_SELF)
     for _ in range(count):

@@ -26,6 +26,7 @@ else:
 
     def lru_cache(maxsize):
         """Remember the results of the *maxsize* latest calls; functools.lru_cache."""
+
         def decorate(function):
             wrapper = _lru_cache_wrapper(function, maxsize, False, tuple)
             wrapper.__wrapped__, wrapper.__doc__ = function, function.__doc__

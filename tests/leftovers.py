@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev")
+_DEVICES = (
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/console",
+    "/dev",
+)
 _PARAMETERS = (
     "kernel/core_pattern", "kernel/hostname", "kernel/domainname", "kernel/shm_rmid_forced", "net/ipv4/ip_forward",
     "net/ipv4/ip_default_ttl",
@@ -125,7 +134,9 @@ class Leftovers:
         while True:
             after, strangers = look()
             self.strangers |= strangers
-            self.report = [f"left: {entry}" for entry in sorted(after - self.before) if not self.of_others(entry)]
+            self.report = [
+                f"left: {entry}" for entry in sorted(after - self.before) if not self.of_others(entry)
+            ]
             self.report += [f"gone: {entry}" for entry in sorted(self.before - after) if _ours_to_keep(entry)]
             if not self.report or time.monotonic() > deadline:
                 break
@@ -152,7 +163,9 @@ def _ours_to_keep(entry: str) -> bool:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long what a killed container leaves may take to go."""
-    parser.addoption("--leftovers-wait-s", type=float, default=5.0, help="seconds until what is left is a failure")
+    parser.addoption(
+        "--leftovers-wait-s", type=float, default=5.0, help="seconds until what is left is a failure"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

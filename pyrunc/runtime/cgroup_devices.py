@@ -9,7 +9,6 @@ Source: OCI config-linux.md, "Allowed Device list"; kernel Documentation/admin-g
 cgroup-v2.rst, "Device controller"; include/uapi/linux/bpf.h, struct bpf_cgroup_dev_ctx.
 """
 
-
 from __future__ import annotations
 
 from pyrunc.records import NamedTuple, lru_cache

@@ -61,7 +61,8 @@ class _Compiler(RootPart):
             if limit.get("type") not in rlimits.NAMES:
                 raise InvalidSpec(f"process.rlimits[{i}].type: unknown limit {limit.get('type')!r}")
             soft, hard = (
-                checked_number(limit.get(key), f"process.rlimits[{i}].{key}", (1 << 64) - 1) for key in ("soft", "hard")
+                checked_number(limit.get(key), f"process.rlimits[{i}].{key}", (1 << 64) - 1)
+                for key in ("soft", "hard")
             )
             plan.add("rlimit", INIT, "process", n0=rlimits.NAMES.index(limit["type"]), n1=soft, n2=hard)
         plan.add("chdir", INIT, "process", s0=self.cwd)
@@ -76,11 +77,15 @@ class _Compiler(RootPart):
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         user: Mapping[str, Any] = process.get("user") or {}
-        uid, gid = (checked_number(user.get(key) or 0, f"process.user.{key}", MAX_ID) for key in ("uid", "gid"))
+        uid, gid = (
+            checked_number(user.get(key) or 0, f"process.user.{key}", MAX_ID) for key in ("uid", "gid")
+        )
         listed = user.get("additionalGids") or ()
         if len(listed) > _MAX_GROUPS:
             raise Unsupported(f"process.user.additionalGids: at most {_MAX_GROUPS} groups are supported")
-        groups = ",".join(str(checked_number(group, "process.user.additionalGids", MAX_ID)) for group in listed)
+        groups = ",".join(
+            str(checked_number(group, "process.user.additionalGids", MAX_ID)) for group in listed
+        )
         plan.add("user", INIT, "process", n0=uid, n1=gid, s0=groups)
         plan.add(
             "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
@@ -88,10 +93,17 @@ class _Compiler(RootPart):
         )  # fmt: skip
         # The kernel raises an ambient capability only if it is inheritable and permitted too; the
         # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
-        ambient = self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
+        ambient = (
+            self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
+        )
         if ambient:
             plan.add("ambient", INIT, "process", n0=ambient)
-        plan.add("umask", INIT, "process", n0=checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777))
+        plan.add(
+            "umask",
+            INIT,
+            "process",
+            n0=checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777),
+        )
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("execve", INIT, "program", s0="")

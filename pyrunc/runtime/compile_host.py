@@ -152,7 +152,9 @@ class HostPart:
                 flags |= _FLAG["seed_cpuset"]
         return flags
 
-    def _join_cgroup(self, directory: cgroups.CgroupDir, slot: int, joins: list[tuple[int, str | None]]) -> None:
+    def _join_cgroup(
+        self, directory: cgroups.CgroupDir, slot: int, joins: list[tuple[int, str | None]]
+    ) -> None:
         if directory.version == 2:
             self.plan.cgroup_slot = slot
             return

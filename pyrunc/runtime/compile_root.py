@@ -80,7 +80,9 @@ class RootPart(HostPart):
         lower = ":".join(reversed(names))
         options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
         if len(options) >= 4096:
-            raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
+            raise Unsupported(
+                f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible"
+            )
         plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base)
 
     def _scratch(self) -> None:
@@ -136,7 +138,9 @@ class RootPart(HostPart):
     def _mount(self, entry: Mapping[str, Any], field: str) -> None:
         destination = os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
         if not entry.get("destination") or destination == "/":
-            raise InvalidSpec(f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}")
+            raise InvalidSpec(
+                f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}"
+            )
         options = mo.parse(entry.get("options") or (), f"{field}.options")
         kind = entry.get("type") or ("bind" if options.bind else "")
         if options.bind or kind == "bind":
@@ -191,13 +195,21 @@ class RootPart(HostPart):
         stage = "host" if section == HOST else "mounts"
         if options.rec_set or options.rec_clear:
             plan.add(
-                "mount_attr", section, stage, a=slot, n0=options.rec_set, n1=options.rec_clear, flags=_RECURSIVE
+                "mount_attr",
+                section,
+                stage,
+                a=slot,
+                n0=options.rec_set,
+                n1=options.rec_clear,
+                flags=_RECURSIVE,
             )
         if options.attr_set or options.attr_clear:
             plan.add("mount_attr", section, stage, a=slot, n0=options.attr_set, n1=options.attr_clear)
         if propagation:
             recursive = options.rec_propagation or not options.propagation
-            plan.add("mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0)
+            plan.add(
+                "mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0
+            )
 
     def _filesystem(self, kind: str, options: mo.MountOptions, destination: str, field: str) -> None:
         plan = self.plan
@@ -260,7 +272,15 @@ class RootPart(HostPart):
         plan = self.plan
         # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
         for path, major, minor in _DEVICES if "user" not in self.new else ():
-            plan.add("mknod", INIT, "mounts", s0=path[5:], a=slot, n0=stat.S_IFCHR | 0o666, n1=os.makedev(major, minor))
+            plan.add(
+                "mknod",
+                INIT,
+                "mounts",
+                s0=path[5:],
+                a=slot,
+                n0=stat.S_IFCHR | 0o666,
+                n1=os.makedev(major, minor),
+            )
         for path, target in _LINKS:
             plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
         for entry in self.spec.get("mounts") or ():
@@ -279,7 +299,7 @@ class RootPart(HostPart):
     def _bind_device(self, source: str, path: str, rdev: int) -> None:
         slot = self.plan.slot()
         self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
-        # Writing to a device does not mind; but chmod(2) by a user that is mapped to the node's owner changed the host's.
+        # Writing to a device does not mind; chmod(2) by a user that is mapped to its owner changed the host's node.
         self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
         self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
 
@@ -341,7 +361,9 @@ class RootPart(HostPart):
         except OSError as exc:
             raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
         if shared:
-            raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
+            raise InvalidSpec(
+                f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}"
+            )
 
     def _masks(self) -> None:
         plan = self.plan

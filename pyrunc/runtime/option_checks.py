@@ -24,7 +24,6 @@ MAX_ID = 0xFFFF_FFFE
 _SHOWN = 100
 
 
-
 def refuse(option: str, wanted: str, value: object) -> InvalidArgument:
     """The error for *value*, which is shown shortened."""
     shown = repr(value)

@@ -56,9 +56,7 @@ class Step(NamedTuple):
             parts.append(f"slot={self.a}")
         if self.b != _ABSENT:
             parts.append(f"slot2={self.b}")
-        for text in (self.s0, self.s1, self.s2):
-            if text is not None:
-                parts.append(repr(text.replace("\0", " ")))
+        parts += [repr(text.replace("\0", " ")) for text in (self.s0, self.s1, self.s2) if text is not None]
         parts += [f"{label}={number:#x}" for label, number in zip("xyz", self[9:12], strict=True) if number]
         return " ".join(parts + names)
 
@@ -147,13 +145,20 @@ class PlanTemplate:
         self._strings_off = len(base)
         base += strings
         self._id_offsets = [
-            (at, len(mark)) for mark in (ID, SHORT_ID) for at in _find_all(base, mark.encode(), self._strings_off)
+            (at, len(mark))
+            for mark in (ID, SHORT_ID)
+            for at in _find_all(base, mark.encode(), self._strings_off)
         ]
         self._base = base
         return base
 
     def finish(
-        self, container_id: str, argv: Sequence[str], env: Sequence[str], candidates: Sequence[str], flags: int = 0
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        env: Sequence[str],
+        candidates: Sequence[str],
+        flags: int = 0,
     ) -> bytearray:
         """The whole plan of one start.
 

@@ -87,7 +87,7 @@ def compile_rules(document: dict[str, Any]) -> tuple[bytes, int, tuple[str, ...]
             sections[audit_arch] = layout.map_numbers(program, audit_arch)
         spans = sections[audit_arch]
         _refuse_the_future(spans, profile, name, token)
-        _add_unknown(spans, profile, name, unknown)
+        _add_unknown(spans, name, unknown)
     program = layout.lay_out(program, sections)
     if len(program) > layout.MAX_INSTRUCTIONS:
         raise InvalidProfile(
@@ -177,9 +177,7 @@ def _refuse_the_future(spans: list[layout.Span], profile: spec.Profile, name: st
             layout.override(spans, 0, 0, _ENOSYS)
 
 
-def _add_unknown(
-    spans: list[layout.Span], profile: spec.Profile, arch: str, unknown: list[tuple[str, spec.Rule]]
-) -> None:
+def _add_unknown(spans: list[layout.Span], arch: str, unknown: list[tuple[str, spec.Rule]]) -> None:
     """Give syscalls that libseccomp has no name for their action: the first rule's, as libseccomp does.
 
     Rules with conditions are left out: without libseccomp nothing here can compare arguments.

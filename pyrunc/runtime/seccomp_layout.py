@@ -110,12 +110,13 @@ def map_numbers(program: Program, arch: int) -> list[Span]:
     holes = sorted(points)
     spans = list(points.items())
     for low, high, outcome in ranges:
+        start = low
         for hole in holes[bisect_left(holes, low) : bisect_right(holes, high)]:
-            if low < hole:
-                spans.append((low, outcome))
-            low = hole + 1
-        if low <= high:
-            spans.append((low, outcome))
+            if start < hole:
+                spans.append((start, outcome))
+            start = hole + 1
+        if start <= high:
+            spans.append((start, outcome))
     spans.sort()
     return merge(spans)
 
@@ -162,8 +163,7 @@ def lay_out(program: Program, sections: Mapping[int, list[Span]]) -> Program:
         starts[arch] = layout.add(LD_ABS, k=DATA_NR)
     otherwise = layout.outcome(other)
     for arch, start in reversed(starts.items()):
-        start = layout.within_reach(start)
-        otherwise = layout.branch(JEQ, arch, start, otherwise)
+        otherwise = layout.branch(JEQ, arch, layout.within_reach(start), otherwise)
     layout.add(LD_ABS, k=DATA_ARCH)
     return layout.program()
 

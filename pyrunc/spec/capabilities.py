@@ -1,6 +1,5 @@
 """Capabilities by name (capabilities(7)); their position is their number."""
 
-
 from __future__ import annotations
 
 from pyrunc.errors import InvalidSpec

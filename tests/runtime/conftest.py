@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from tests.runtime.cgroup_support import leftovers
 
 from pyrunc.runtime.cgroup_layout import detect
+from tests.runtime.cgroup_support import leftovers
 
 
 @pytest.fixture(autouse=True)

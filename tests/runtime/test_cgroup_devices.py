@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.runtime.cgroup_support import as_member_of, needs_root, own_cgroup
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -29,6 +28,7 @@ from pyrunc.runtime.cgroup_devices import (
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_files import write_at
 from pyrunc.runtime.cgroup_layout import detect
+from tests.runtime.cgroup_support import as_member_of, needs_root, own_cgroup
 
 # --- oracles
 

@@ -44,7 +44,7 @@ NESTED_V2 = """\
 """
 
 
-def no_controllers(mountpoint: str) -> str:
+def no_controllers(_mountpoint: str) -> str:
     return ""
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.cgroup_support import apply, needs_root, remove_busy, unique_name, values
 
 from pyrunc.runtime.cgroup_control import remove
 from pyrunc.runtime.cgroup_layout import Layout, detect
 from pyrunc.runtime.cgroups import plan_cgroup
+from tests.runtime.cgroup_support import apply, needs_root, remove_busy, unique_name, values
 
 pytestmark = needs_root
 M = 1 << 20

@@ -110,7 +110,9 @@ def host_program(tmp_path: Path) -> Path:
     return program
 
 
-def test_no_host_program_is_executed_through_a_descriptor(rootfs: Path, sandbox: Make, tmp_path: Path) -> None:
+def test_no_host_program_is_executed_through_a_descriptor(
+    rootfs: Path, sandbox: Make, tmp_path: Path
+) -> None:
     """CVE-2024-21626 and CVE-2019-5736: the entry point is a symlink through /proc/self/fd."""
     program = host_program(tmp_path)
     entry = rootfs / "bin" / "echo"
@@ -175,7 +177,9 @@ def test_pyrunc_init_cannot_be_overwritten(sandbox: Make, tmp_path: Path) -> Non
 
     program = tmp_path / "pyrunc-init"
     shutil.copy(spawner.init_path(), program)
-    careless = subprocess.Popen([program, "spawner"], stdin=subprocess.PIPE, pass_fds=(3,) if _open(3) else ())
+    careless = subprocess.Popen(
+        [program, "spawner"], stdin=subprocess.PIPE, pass_fds=(3,) if _open(3) else ()
+    )
     # An ordinary file; it ends at once where descriptor 3 is no socket, which is all the same.
     held = os.open(program, os.O_RDONLY)
     careless.kill()
@@ -221,7 +225,9 @@ def test_no_descriptor_of_the_host_reaches_a_container(sandbox: Make, tmp_path: 
         numbers = {line.split(" -> ")[0].split()[-1] for line in lines}
         assert numbers == {"0", "1", "2", "3"}, lines  # 3 is the directory that ls reads
         assert str(tmp_path) not in "".join(lines)
-        careless = subprocess.run(command, close_fds=False, stdout=subprocess.PIPE, check=True).stdout.decode()
+        careless = subprocess.run(
+            command, close_fds=False, stdout=subprocess.PIPE, check=True
+        ).stdout.decode()
         assert str(tmp_path / "secret") in careless
     finally:
         for fd in opened:
@@ -344,7 +350,9 @@ def test_a_container_has_no_key_of_the_hosts_session(sandbox: Make) -> None:
 
     def attack() -> None:
         spawner._forget()
-        if support.libc.syscall(250, 1, None) < 0:  # KEYCTL_JOIN_SESSION_KEYRING: what follows stays in this child
+        if (
+            support.libc.syscall(250, 1, None) < 0
+        ):  # KEYCTL_JOIN_SESSION_KEYRING: what follows stays in this child
             return  # a kernel without keys
         assert support.libc.syscall(248, b"user", b"of-the-host", b"secret", 6, -3) > 0  # add_key, session
         box = sandbox(mounts=support.python_mounts())
@@ -374,7 +382,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, rootfs: Path) -> None:
     )  # fmt: skip
     assert program.stdout
     assert program.stdout.readline() == b"go\n"
-    assert support.wait_until(lambda: any(support.name_of(pid) == "sleep" for pid in support.descendants(program.pid)))
+    assert support.wait_until(
+        lambda: any(support.name_of(pid) == "sleep" for pid in support.descendants(program.pid))
+    )
     group = support.descendants(program.pid)
     os.killpg(program.pid, signal.SIGINT)
     program.wait()

@@ -56,7 +56,9 @@ def test_what_was_left_behind_in_the_hosts_pid_namespace_is_killed(sandbox: Make
     within(shell(box, script))
     assert support.wait_until(lambda: not sleepers("3077"))
     # Careless: the main process is waited for, its children live on.
-    subprocess.run(["/bin/sh", "-c", "setsid sleep 3078 < /dev/null > /dev/null 2>&1 & sleep 0.2"], check=True)
+    subprocess.run(
+        ["/bin/sh", "-c", "setsid sleep 3078 < /dev/null > /dev/null 2>&1 & sleep 0.2"], check=True
+    )
     left = sleepers("3078")
     assert left
     for pid in left:
@@ -162,7 +164,9 @@ def test_a_stopped_container_can_be_killed(sandbox: Make) -> None:
 
 def test_memory_of_the_container_is_not_the_supervisors(sandbox: Make) -> None:
     """The limit kills the program; who reports it is outside."""
-    result = within(lambda: sandbox(memory_bytes=16 << 20).run(["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M"]))
+    result = within(
+        lambda: sandbox(memory_bytes=16 << 20).run(["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M"])
+    )
     assert isinstance(result, tuple)
     assert result.oom_killed  # type: ignore[attr-defined]
 
@@ -202,7 +206,9 @@ def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make
         (group / "pids.max").write_text("1")
         with box.start(["/bin/sleep", "60"]):
             time.sleep(0.1)
-            assert not [pid for pid in support.children(spawner_pid) if support.name_of(pid) == "pyrunc-spawner"]
+            assert not [
+                pid for pid in support.children(spawner_pid) if support.name_of(pid) == "pyrunc-spawner"
+            ]
             (group / "pids.max").write_text("max")
             within(lambda: box.start(["/bin/sleep", "60"]).close(), 5)
     finally:

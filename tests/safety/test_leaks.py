@@ -150,7 +150,9 @@ def test_starts_that_are_killed(sandbox: Make, starts: int) -> None:
 
 def test_sandboxes(sandbox: Make) -> None:
     """Also what is made anew for each: plans, filters, descriptors of /dev/null."""
-    repeat(lambda: sandbox(seccomp="default", memory_bytes=64 << 20).run(["/bin/cat"], stdin=b"x" * 100_000), 100)
+    repeat(
+        lambda: sandbox(seccomp="default", memory_bytes=64 << 20).run(["/bin/cat"], stdin=b"x" * 100_000), 100
+    )
 
 
 def failing_acts(sandbox: Make, rootfs: Path, tmp_path: Path) -> dict[str, Callable[[], object]]:

@@ -145,7 +145,11 @@ def test_the_files_that_a_container_gets_do_not_leave_the_root(
 
 def test_devices_and_directories_are_not_made_outside(rootfs: Path, sandbox: Make, victim: Path) -> None:
     (rootfs / "link").symlink_to(victim)
-    for options in ({"devices": ["/dev/null:/link/null"]}, {"tmpfs": {"/link/deep/er": ""}}, {"cwd": "/link/cwd"}):
+    for options in (
+        {"devices": ["/dev/null:/link/null"]},
+        {"tmpfs": {"/link/deep/er": ""}},
+        {"cwd": "/link/cwd"},
+    ):
         for writable in ("scratch", "direct"):
             box = sandbox(writable=writable, **options)
             support.failure_of(lambda box=box: box.run(["/bin/true"]))  # type: ignore[misc]
@@ -295,7 +299,9 @@ def test_masks_use_the_hosts_null(rootfs: Path, victim: Path) -> None:
     support.in_a_mount_namespace(careless)
 
 
-def test_masks_use_the_hosts_null_below_a_dev_of_the_users(rootfs: Path, sandbox: Make, tmp_path: Path) -> None:
+def test_masks_use_the_hosts_null_below_a_dev_of_the_users(
+    rootfs: Path, sandbox: Make, tmp_path: Path
+) -> None:
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "null").write_text("the attacker's")
     (rootfs / "secret").write_text("secret")
@@ -330,7 +336,9 @@ def test_a_host_whose_null_is_not_null_is_refused(rootfs: Path, sandbox: Make) -
     support.on_a_host_of_its_own(attack)
 
 
-def test_kernel_parameters_are_written_to_procfs_and_nowhere_else(rootfs: Path, sandbox: Make, victim: Path) -> None:
+def test_kernel_parameters_are_written_to_procfs_and_nowhere_else(
+    rootfs: Path, sandbox: Make, victim: Path
+) -> None:
     """CVE-2025-52881: a mount over a file of /proc takes what was meant for the kernel."""
     catcher = victim / "catcher"
     catcher.touch()

@@ -154,7 +154,9 @@ def test_noise_on_the_spawners_socket_costs_a_spare(sandbox: Make) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for _ in range(50):
         count = generator.randrange(5)
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={count}i", *[null] * count))][: count > 0]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={count}i", *[null] * count))][
+            : count > 0
+        ]
         channel.sendmsg([generator.randbytes(generator.randrange(1, 4000))], rights)
     for count in (1, 2, 253):
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={count}i", *[null] * count))]
@@ -168,7 +170,11 @@ def test_noise_on_the_spawners_socket_costs_a_spare(sandbox: Make) -> None:
 def test_text_cannot_end_a_string_early(sandbox: Make) -> None:
     """A NUL would hide the rest of an argument from whoever checked it."""
     box = sandbox()
-    for argv, env in ((["/bin/true\0/evil"], {}), (["/bin/true", "a\0b"], {}), (["/bin/true"], {"A": "b\0c"})):
+    for argv, env in (
+        (["/bin/true\0/evil"], {}),
+        (["/bin/true", "a\0b"], {}),
+        (["/bin/true"], {"A": "b\0c"}),
+    ):
         with pytest.raises(errors.InvalidArgument):
             box.run(argv, env=env)
     assert ctypes.create_string_buffer(b"/bin/true\0/evil").value == b"/bin/true"  # what C sees

@@ -79,7 +79,22 @@ def test_a_document_that_names_no_capabilities_gets_none(rootfs: Path) -> None:
 
 @pytest.mark.parametrize(
     "user",
-    ["0x0", "-1", "4294967295", "4294967296", "1000:", ":", ":0", " 0", "0 ", "0\n", "\uff11", "+0", "0:-1", "../0"],
+    [
+        "0x0",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "1000:",
+        ":",
+        ":0",
+        " 0",
+        "0 ",
+        "0\n",
+        "\uff11",
+        "+0",
+        "0:-1",
+        "../0",
+    ],
 )
 def test_user_strings_are_parsed_strictly(sandbox: Make, user: str) -> None:
     """CVE-2022-27650 and its kin: what is no id must not become root by the way it is parsed."""
@@ -91,17 +106,29 @@ def test_user_strings_are_parsed_strictly(sandbox: Make, user: str) -> None:
 
 
 def test_the_images_passwd_is_parsed_strictly(rootfs: Path, sandbox: Make) -> None:
-    lines = {"spaces": " 0", "hex": "0x3e8", "negative": "-1", "huge": "4294967296", "empty": "", "text": "root"}
+    lines = {
+        "spaces": " 0",
+        "hex": "0x3e8",
+        "negative": "-1",
+        "huge": "4294967296",
+        "empty": "",
+        "text": "root",
+    }
     passwd = "".join(f"{name}:x:{uid}:1000::/:/bin/sh\n" for name, uid in lines.items())
     (rootfs / "etc" / "passwd").write_text(passwd)
     support.libc.strtoul.restype = ctypes.c_ulong
     for name, uid in lines.items():
         with pytest.raises(errors.PyruncError):
             sandbox(user=name).run(["/bin/id", "-u"])
-        assert support.libc.strtoul(uid.encode(), None, 10) & 0xFFFFFFFF in (0, 0xFFFFFFFF)  # root, or "do not change"
+        assert support.libc.strtoul(uid.encode(), None, 10) & 0xFFFFFFFF in (
+            0,
+            0xFFFFFFFF,
+        )  # root, or "do not change"
 
 
-def test_the_passwd_of_an_image_does_not_lead_to_the_hosts(rootfs: Path, sandbox: Make, tmp_path: Path) -> None:
+def test_the_passwd_of_an_image_does_not_lead_to_the_hosts(
+    rootfs: Path, sandbox: Make, tmp_path: Path
+) -> None:
     secret = tmp_path / "passwd"
     secret.write_text("someone:x:1234:1234::/:/bin/sh\n")
     (rootfs / "etc" / "passwd").symlink_to(secret)
@@ -233,7 +260,11 @@ def one_hierarchy() -> cgroup_layout.Hierarchy:
 
 def inside(hierarchy: cgroup_layout.Hierarchy) -> str:
     """Where a container sees its own cgroup of a hierarchy."""
-    return "/sys/fs/cgroup" if hierarchy.version == 2 else f"/sys/fs/cgroup/{os.path.basename(hierarchy.mountpoint)}"
+    return (
+        "/sys/fs/cgroup"
+        if hierarchy.version == 2
+        else f"/sys/fs/cgroup/{os.path.basename(hierarchy.mountpoint)}"
+    )
 
 
 def test_cgroups_are_read_only(sandbox: Make) -> None:
@@ -286,7 +317,9 @@ def test_a_cgroup_parent_stays_in_its_hierarchy(sandbox: Make, parent: str) -> N
 
 def test_cgroups_made_inside_are_removed(sandbox: Make) -> None:
     name = f"/pyrunc-safety-{os.getpid()}"
-    script = "for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do mkdir -p $d/a/b/c $d/d 2>/dev/null && echo made; done"
+    script = (
+        "for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do mkdir -p $d/a/b/c $d/d 2>/dev/null && echo made; done"
+    )
     result = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name).run(["/bin/sh", "-c", script])
     assert b"made" in result.stdout
     assert not list(Path("/sys/fs/cgroup").glob(f"*{name}"))
@@ -325,7 +358,11 @@ def test_namespaces_are_not_the_hosts(sandbox: Make) -> None:
     ours = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in kinds}
     text = sandbox().run(script).stdout.decode()
     assert not [kind for kind in kinds if ours[kind] in text]
-    open_one = sandbox(network="host", pid="host", ipc="host", uts="host", cgroupns="host").run(script).stdout.decode()
+    open_one = (
+        sandbox(network="host", pid="host", ipc="host", uts="host", cgroupns="host")
+        .run(script)
+        .stdout.decode()
+    )
     assert [kind for kind in kinds if ours[kind] in open_one] == list(kinds[1:])
 
 
@@ -339,7 +376,11 @@ def test_a_container_of_the_hosts_pids_cannot_end_up_in_our_processes(sandbox: M
         "        except OSError: pass\n"
     )
     with sandbox().start(["/bin/sleep", "60"]) as process:
-        ours = [support.spawner_pid(), *support.children(support.spawner_pid()), support.supervisor_of(process.pid)]
+        ours = [
+            support.spawner_pid(),
+            *support.children(support.spawner_pid()),
+            support.supervisor_of(process.pid),
+        ]
         box = sandbox(pid="host", mounts=support.python_mounts())
         result = box.run(support.python(source, *map(str, ours)))
         assert (result.stdout, result.stderr) == (b"", b"")
@@ -395,7 +436,9 @@ while True:
 """
 
 
-def test_who_shares_a_pid_namespace_does_not_get_into_an_init(rootfs: Path, sandbox: Make, tmp_path: Path) -> None:
+def test_who_shares_a_pid_namespace_does_not_get_into_an_init(
+    rootfs: Path, sandbox: Make, tmp_path: Path
+) -> None:
     """A container joins the pid namespace of a hostile one: until execve its init holds the host's root."""
     marker = tmp_path / "marker"
     marker.touch()
@@ -421,7 +464,9 @@ def test_who_shares_a_pid_namespace_does_not_get_into_an_init(rootfs: Path, sand
             namespaces.setns(fd, namespaces.CLONE_NEWPID)
             if os.fork() == 0:
                 header = struct.pack("=Ii", 0x20080522, 0)
-                support.call(support.libc.capset(header, struct.pack("=6I", 0xA80425FB, 0xA80425FB, 0, 0, 0, 0)))
+                support.call(
+                    support.libc.capset(header, struct.pack("=6I", 0xA80425FB, 0xA80425FB, 0, 0, 0, 0))
+                )
                 support.call(support.libc.prctl(support.PR_SET_DUMPABLE, 1, 0, 0, 0))
                 time.sleep(0.3)
                 os._exit(0)

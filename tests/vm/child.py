@@ -36,7 +36,7 @@ def _child(function: Callable[[], None], unshare: int, report: int) -> NoReturn:
             linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
         function()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a forked child has nobody to raise to
         os.write(report, traceback.format_exc().encode())
     finally:
         os._exit(code)

@@ -203,7 +203,7 @@ def _verdict(job: Job) -> dict[str, object]:
         _modprobe(job["modules"])
         _loopback_up()
         return {"exit_code": _run(job)}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the host has to hear of it
         return {"error": f"{type(error).__name__}: {error} ({', '.join(getattr(error, '__notes__', []))})"}
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.vm, needs.root()]
 _NR_GETPPID = 110
 
 
-def test_pidfd_signals_waits_and_fetches_a_descriptor(sleeper: int, tmp_path: Path) -> None:
+def test_pidfd_signals_waits_and_fetches_a_descriptor(sleeper: int) -> None:
     pidfd = os.pidfd_open(sleeper)
     copy = linux.syscall(linux.NR_PIDFD_GETFD, pidfd, 0, 0)
     assert os.fstat(copy).st_ino == os.fstat(0).st_ino

@@ -65,7 +65,10 @@ def test_only_the_default_devices_can_be_opened(make: Callable[..., pyrunc.Sandb
     os.mknod(tmp_path / "rootfs" / "mem", 0o666 | 0o020000, os.makedev(1, 1))
     result = make().run(["/bin/sh", "-c", "cat /dev/null; echo x > /dev/full; cat /mem"])
     assert b"No space left on device" in result.stderr
-    assert b"/mem': Operation not permitted" in result.stderr or b"/mem: Operation not permitted" in result.stderr
+    assert (
+        b"/mem': Operation not permitted" in result.stderr
+        or b"/mem: Operation not permitted" in result.stderr
+    )
 
 
 def test_a_device_that_was_allowed_can_be_opened(make: Callable[..., pyrunc.Sandbox]) -> None:
@@ -81,7 +84,9 @@ def test_what_a_host_pid_container_leaves_is_killed(make: Callable[..., pyrunc.S
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1]
 
 
-def test_a_file_system_that_cannot_be_idmapped_is_named(make: Callable[..., pyrunc.Sandbox], tmp_path: Path) -> None:
+def test_a_file_system_that_cannot_be_idmapped_is_named(
+    make: Callable[..., pyrunc.Sandbox], tmp_path: Path
+) -> None:
     if tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 3):
         pytest.skip("tmpfs can be idmapped since Linux 6.3")
     with pytest.raises(pyrunc.errors.StartError, match=f"cannot show {tmp_path}/rootfs idmapped"):
