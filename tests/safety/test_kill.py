@@ -186,6 +186,8 @@ def test_the_program_itself_is_killed(rootfs: Path, rounds: int) -> None:
             host = Host(rootfs, turn)
             at = chance.randrange(1, _REACH["python"])
             first = chance.randrange(4)
+            if turn % 2:
+                assert host.ask("hold") == "held"  # two that run meanwhile
             got = stepper.kill_at(host.process.pid, at, lambda host=host, first=first: host.tell(f"cycle {first}"))  # type: ignore[misc]
             host.close()
             what = f"seed {number}, turn {turn}: killed at {got} of {at} in cycle {first}"
