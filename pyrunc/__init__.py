@@ -11,7 +11,16 @@ if TYPE_CHECKING:
     from pyrunc.runtime.async_sandbox import AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
-__all__ = ["AsyncSandbox", "AsyncSandboxProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess", "errors"]
+__all__ = [
+    "AsyncSandbox",
+    "AsyncSandboxProcess",
+    "IdMap",
+    "Mount",
+    "RunResult",
+    "Sandbox",
+    "SandboxProcess",
+    "errors",
+]
 
 _HOMES = {
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
@@ -21,18 +30,17 @@ _HOMES = {
     "RunResult": "pyrunc.runtime.sandbox",
     "Sandbox": "pyrunc.runtime.sandbox",
     "SandboxProcess": "pyrunc.runtime.sandbox",
+    "errors": "pyrunc.errors",
 }
 
 
 def __getattr__(name: str) -> "Any":
-    import importlib
-
-    if name == "errors":
-        return importlib.import_module("pyrunc.errors")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'pyrunc' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    # The function behind the statement: importlib itself would be imported for its own.
+    module = __import__(home, fromlist=[name])
+    value = module if name == "errors" else getattr(module, name)
     globals()[name] = value
     return value
 

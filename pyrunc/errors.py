@@ -23,7 +23,9 @@ Messages are lower case, without a full stop, and name the object.
 import errno
 import os
 
-TYPE_CHECKING = False  # typing costs milliseconds at the start of a program; type checkers take this name for theirs
+TYPE_CHECKING = (
+    False  # typing costs milliseconds at the start of a program; type checkers take this name for theirs
+)
 if TYPE_CHECKING:
     from typing import Any
 

@@ -38,7 +38,9 @@ class Host(NamedTuple):
 def busybox() -> Path:
     """A static busybox of this system."""
     found = shutil.which("busybox")
-    if found is None or b"/ld-" in Path(found).read_bytes()[:4096]:  # the interpreter that a dynamic program names
+    if (
+        found is None or b"/ld-" in Path(found).read_bytes()[:4096]
+    ):  # the interpreter that a dynamic program names
         pytest.skip("needs a static busybox")
     return Path(found)
 
@@ -60,8 +62,12 @@ def make_rootfs(busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         for name in applets:
             if name != "busybox":
                 (root / "bin" / name).symlink_to("busybox")
-        (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:a user:/home/web:/bin/sh\n")
-        (root / "etc/group").write_text("root:x:0:\nweb:x:1001:\naudio:x:29:web\nvideo:x:44:web,root\nextra:x:50:\n")
+        (root / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001:a user:/home/web:/bin/sh\n"
+        )
+        (root / "etc/group").write_text(
+            "root:x:0:\nweb:x:1001:\naudio:x:29:web\nvideo:x:44:web,root\nextra:x:50:\n"
+        )
         if probe.exists():
             shutil.copy(probe, root / "bin/probe")
             shutil.copy(probe, root / "bin/probe-root")
@@ -114,7 +120,7 @@ def own_mounts() -> None:
 
 
 @pytest.fixture
-def host_unchanged(own_mounts: None, rootfs: Path) -> Iterator[None]:
+def host_unchanged(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[None]:
     """After the test the host has the same mounts, processes, descriptors, devices, cgroups and shared root.
 
     Five seconds are allowed, in which what others make on the same host goes away too.
@@ -122,16 +128,18 @@ def host_unchanged(own_mounts: None, rootfs: Path) -> Iterator[None]:
     from pyrunc import Sandbox
     from pyrunc.runtime import spawner
 
-    with Sandbox(rootfs) as box:  # makes what stays: the spawner, the cgroup above all containers
-        box.run(["/bin/true"])
-    before, tree = look(spawner), listing(rootfs)
+    request.getfixturevalue("own_mounts")
+    if spawner._current is None:
+        with Sandbox(rootfs) as box:  # makes what stays: the spawner, the cgroup above all containers
+            box.run(["/bin/true"])
+    before, tree = look(), listing(rootfs)
     yield
     deadline = time.monotonic() + 5
-    left = difference(before, look(spawner))
+    left = difference(before, look())
     while left and time.monotonic() < deadline:
         time.sleep(0.05)
         reap(spawner)
-        now = difference(before, look(spawner))
+        now = difference(before, look())
         left = {key: found for key, value in left.items() if (found := value & now.get(key, set()))}
     assert not left
     assert listing(rootfs) == tree
@@ -147,7 +155,7 @@ def difference(before: Host, after: Host) -> dict[str, set[object]]:
     return {key: value for key, value in left.items() if value}
 
 
-def look(spawner: Any) -> Host:
+def look() -> Host:
     """Take stock of the host."""
     mounts = {line.split(" ", 3)[3] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     nodes = {str(path) for path in Path("/dev").iterdir()}
@@ -192,7 +200,9 @@ def descendants(pid: int) -> set[int]:
 def ours(children: set[int]) -> set[str]:
     """Cgroups of pyrunc or of this test process that are empty or hold a process of ours; others' come and go."""
     found = set()
-    tops = (top for hierarchy in os.scandir("/sys/fs/cgroup") for top in os.scandir(hierarchy) if top.is_dir())
+    tops = (
+        top for hierarchy in os.scandir("/sys/fs/cgroup") for top in os.scandir(hierarchy) if top.is_dir()
+    )
     for top in tops:
         if top.name == "pyrunc" or top.name.startswith(f"pyrunc-test-{os.getpid()}"):
             for directory, _, _ in os.walk(top.path):  # which passes over what goes away under it
@@ -202,7 +212,8 @@ def ours(children: set[int]) -> set[str]:
                     continue
                 if not tasks or tasks & children:
                     found.add(directory)
-    return found
+    # the one above all containers is everyone's, and comes and goes with the first and the last user
+    return {path for path in found if os.path.basename(path) != "pyrunc"}
 
 
 def reap(spawner: Any) -> None:
@@ -215,6 +226,16 @@ def reap(spawner: Any) -> None:
                 pass  # a grandchild
 
 
-def listing(root: Path) -> set[tuple[str, int]]:
-    """Names and modes below *root*; access times and the like do not count."""
-    return {(str(path), path.lstat().st_mode) for path in root.rglob("*")}
+def listing(root: Path) -> set[tuple[str, int, int]]:
+    """Names, kinds and sizes below *root*; times do not count."""
+    found = set()
+    waiting = [str(root)]
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            status = entry.stat(follow_symlinks=False)
+            found.add(
+                (entry.path, status.st_mode, status.st_size if entry.is_file(follow_symlinks=False) else 0)
+            )
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+    return found

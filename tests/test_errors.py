@@ -38,7 +38,10 @@ def test_the_tree_is_as_drawn() -> None:
     real = {
         kind.__name__: (
             next((base.__name__ for base in kind.__bases__ if issubclass(base, ROOT)), ""),
-            next((base.__name__ for base in kind.__bases__ if not issubclass(base, ROOT) and kind is not ROOT), None),
+            next(
+                (base.__name__ for base in kind.__bases__ if not issubclass(base, ROOT) and kind is not ROOT),
+                None,
+            ),
             vars(kind).get("exit_code"),
         )
         for kind in CLASSES
@@ -62,7 +65,9 @@ def test_every_error_says_what_it_is(kind: type[ROOT]) -> None:
         (lambda: errors.TimedOut("late"), errno.ETIMEDOUT, None),
     ],
 )  # fmt: skip
-def test_what_comes_from_errno_is_an_os_error(make: Callable[[], ROOT], number: int, filename: str | None) -> None:
+def test_what_comes_from_errno_is_an_os_error(
+    make: Callable[[], ROOT], number: int, filename: str | None
+) -> None:
     error = make()
     assert isinstance(error, OSError)
     assert (error.errno, error.filename) == (number, filename)

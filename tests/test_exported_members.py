@@ -36,7 +36,9 @@ def test_dir_is_what_can_be_used() -> None:
 
 
 def test_star_import_gives_all() -> None:
-    names = python("from pyrunc import *; import pyrunc; print(all(name in globals() for name in pyrunc.__all__))")
+    names = python(
+        "from pyrunc import *; import pyrunc; print(all(name in globals() for name in pyrunc.__all__))"
+    )
     assert names == "True\n"
 
 

@@ -3,7 +3,8 @@
 #
 #   who -> whom             socket or pipe           message
 #   Python -> a spare       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
-#   spare -> spawner        pipe                     one byte: taken, fork another spare
+#   supervisor -> spawner   SEQPACKET, for each      TAKEN: no spare any more; DONE: a spare again; IDLE: for a second
+#   spawner -> supervisor   the same                 STAY (+ the request socket after DONE); closing it ends a spare
 #   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC; EOF is execve or death
@@ -21,6 +22,11 @@ cdef enum:
     RECORD_EXITED = 3
 
     COMMAND_KILL = 1
+
+    WORD_TAKEN = 1
+    WORD_DONE = 2
+    WORD_IDLE = 3
+    WORD_STAY = 4
 
     PROGRESS_READY = 1
     PROGRESS_FAILED = 2
@@ -71,8 +77,8 @@ cdef struct record:
     uint64_t stage_ns[STAGES]
 
 
-cdef inline int send_record(int fd, record *message, int passed) noexcept nogil:
-    """Send one record, with a descriptor if *passed* is not negative; 0 or -errno."""
+cdef inline int send_with(int fd, void *message, size_t size, int passed) noexcept nogil:
+    """Send one message, with a descriptor if *passed* is not negative; 0 or -errno."""
     cdef msghdr header
     cdef iovec_t vector
     cdef uint64_t control[4]
@@ -80,7 +86,7 @@ cdef inline int send_record(int fd, record *message, int passed) noexcept nogil:
     memset(&header, 0, sizeof(header))
     memset(control, 0, sizeof(control))
     vector.iov_base = message
-    vector.iov_len = sizeof(record)
+    vector.iov_len = size
     header.msg_iov = &vector
     header.msg_iovlen = 1
     if passed >= 0:
@@ -92,6 +98,38 @@ cdef inline int send_record(int fd, record *message, int passed) noexcept nogil:
         cmsg.cmsg_len = CMSG_LEN(sizeof(int))
         memcpy(CMSG_DATA(cmsg), &passed, sizeof(int))
     return 0 if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 else -errno
+
+
+cdef inline int receive_with(int fd, void *message, size_t size, int *fds, int *count) noexcept nogil:
+    """Receive one message and its descriptors, at most 253 (the kernel's limit); its size, or -errno.
+
+    A message that was cut, or whose descriptors were, has the size 0, as the end has; *count* is -1 at the end.
+    """
+    cdef msghdr header
+    cdef iovec_t vector
+    cdef cmsghdr *cmsg
+    cdef uint64_t control[160]
+    cdef ssize_t got
+    memset(&header, 0, sizeof(header))
+    vector.iov_base = message
+    vector.iov_len = size
+    header.msg_iov = &vector
+    header.msg_iovlen = 1
+    header.msg_control = control
+    header.msg_controllen = sizeof(control)
+    count[0] = 0
+    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC)
+    if got < 0:
+        return -errno
+    cmsg = CMSG_FIRSTHDR(&header)
+    while cmsg != NULL:
+        if cmsg.cmsg_level == SOL_SOCKET and cmsg.cmsg_type == SCM_RIGHTS:
+            count[0] = <int>((cmsg.cmsg_len - CMSG_LEN(0)) / sizeof(int))
+            memcpy(fds, CMSG_DATA(cmsg), <size_t>count[0] * sizeof(int))
+        cmsg = CMSG_NXTHDR(&header, cmsg)
+    if got == 0 and count[0] == 0:
+        count[0] = -1
+    return <int>got if not header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) else 0
 
 
 cdef inline void close_all_but(int *keep, int count) noexcept nogil:

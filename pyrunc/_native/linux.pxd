@@ -22,6 +22,7 @@ cdef extern from *:
     #include <string.h>
     #include <time.h>
     #include <unistd.h>
+    #include <sys/epoll.h>
     #include <sys/ioctl.h>
     #include <sys/mman.h>
     #include <sys/mount.h>
@@ -211,6 +212,7 @@ cdef extern from *:
         unsigned long rlim_cur
         unsigned long rlim_max
     int setrlimit(int resource, const rlimit_t *limit) nogil
+    int RLIMIT_NOFILE
 
     # signals
     int SIGKILL, SIGCHLD, SIGPIPE, SIG_SETMASK
@@ -274,6 +276,18 @@ cdef extern from *:
         short events
         short revents
     int poll(pollfd *fds, unsigned long count, int timeout_ms) nogil
+    ctypedef union epoll_data "union epoll_data":
+        int fd
+    ctypedef struct epoll_event "struct epoll_event":
+        uint32_t events
+        epoll_data data
+    int EPOLL_CTL_ADD, EPOLL_CLOEXEC
+    uint32_t EPOLLIN, EPOLLHUP, EPOLLERR
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil
+    int epoll_wait(int epoll, epoll_event *events, int count, int timeout_ms) nogil
+    int SO_RCVTIMEO
+    int setsockopt(int fd, int level, int option, const void *value, unsigned int size) nogil
     int CLOCK_MONOTONIC
     struct timespec:
         long tv_sec

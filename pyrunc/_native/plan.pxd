@@ -95,6 +95,7 @@ cdef enum:
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
     F_EXISTING = 512                # an existing cgroup is joined and not removed
+    F_ALL = 16383
 
     NEEDS_SLOT_A = 1
     NEEDS_SLOT_B = 2
@@ -228,11 +229,14 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef uint32_t i
     cdef uint32_t last_section = 0
     cdef bint seen_exec = False
+    cdef uint32_t awaited = 0
+    cdef uint32_t served = 0
     if size < sizeof(plan_header) or size > PLAN_MAX_SIZE:
         return -EMSGSIZE
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
         return -EPROTO
-    if h.clone_flags & ~<uint64_t>PLAN_NAMESPACES:
+    # Without a mount namespace of its own, init's mounts would be the host's.
+    if h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
         return -EINVAL
     if h.size != size or h.fd_count != fds:
         return -EMSGSIZE
@@ -254,6 +258,11 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EINVAL
     if h.memory_slot != <uint32_t>NONE and h.memory_slot >= PLAN_MAX_SLOTS:
         return -EINVAL
+    if h.flags & ~<uint32_t>(PLAN_QUIET | PLAN_KEEP_RUNNING):
+        return -EINVAL
+    for i in range(13):
+        if h.reserved[i] != 0:
+            return -EINVAL
     strings = <const char *>data + h.strings_off
     table = <const uint32_t *>(data + h.argv_off)
     for i in range(h.argv_count):
@@ -286,38 +295,53 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
         if step.s2 >= h.strings_size and (needs & NEEDS_S2 or step.s2 != <uint32_t>NONE):
             return -EINVAL
-        if step.op == OP_NEW_MOUNT:
-            if step.n0 > 4096 or not _list_ends(strings, h.strings_size, step.s1, step.n0 * 2):
-                return -EINVAL
-        elif step.op == OP_EXECVE:
-            if step.n0 == 0 or not _list_ends(strings, h.strings_size, step.s0, step.n0):
-                return -EINVAL
+        if step.flags & ~<uint32_t>F_ALL or step.reserved != 0 or not _operands_ok(h, step, strings):
+            return -EINVAL
+        if step.op == OP_EXECVE:
             seen_exec = True
-        elif step.op == OP_SECCOMP or step.op == OP_DEVICE_BPF:
-            # classic BPF: at most 4096 instructions of 8 bytes; device programs are eBPF, same size
-            if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
-                return -EINVAL
-            if step.n1 * 8 > h.blob_size - step.n0:
-                return -EINVAL
-        elif step.op == OP_USER:
-            if step.n0 >= <uint64_t>NONE or step.n1 >= <uint64_t>NONE or not _groups_ok(strings + step.s0):
-                return -EINVAL
-        elif step.op == OP_STDIO:
-            if step.n0 > 1023:
-                return -EINVAL
         elif step.op == OP_SYNC:
-            if step.n0 >= MAX_SYNC:
+            awaited |= 1 << step.n0
+        if step.section >= <uint32_t>SECTION_SYNC:
+            # Only this, so that all that a host step leaves behind is made before init is cloned.
+            if step.op != OP_WRITE_PROC:
                 return -EINVAL
-        elif step.op == OP_MKNOD or step.op == OP_SYMLINK or step.op == OP_MKDIR:
-            if not (_plain_path(strings + step.s0) if step.slot_a == <uint32_t>NONE else _plain_name(strings + step.s0)):
-                return -EINVAL
-        elif step.op == OP_MASK or step.op == OP_READONLY or step.op == OP_ATTACH or step.op == OP_FILE:
-            if not _plain_path(strings + step.s0):
-                return -EINVAL
-        elif step.op == OP_CGROUP_MKDIR:
-            if not _plain_path(strings + step.s1):
-                return -EINVAL
+            served |= 1 << (step.section - <uint32_t>SECTION_SYNC)
+        elif step.op == OP_WRITE_PROC:
+            return -EINVAL
+    if awaited & ~served:
+        return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL
+
+
+cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const char *strings) noexcept nogil:
+    """Whether the operands that this kind of step has are ones that it can have."""
+    cdef uint32_t op = step.op
+    cdef const char *s0 = strings + step.s0
+    if op == OP_NEW_MOUNT:
+        return step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)
+    if op == OP_EXECVE:
+        return step.n0 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n0)
+    if op == OP_SECCOMP or op == OP_DEVICE_BPF:
+        # classic BPF and eBPF alike: instructions of 8 bytes
+        if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
+            return False
+        return step.n1 * 8 <= h.blob_size - step.n0
+    if op == OP_USER:
+        return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
+    if op == OP_STDIO:
+        return step.n0 <= 1023
+    if op == OP_SYNC:
+        return step.n0 < MAX_SYNC
+    if op == OP_MKNOD or op == OP_SYMLINK or op == OP_MKDIR or op == OP_FILE:
+        return _plain_path(s0) if step.slot_a == <uint32_t>NONE else _plain_name(s0)
+    if op == OP_MASK or op == OP_READONLY or op == OP_ATTACH:
+        return _plain_path(s0)
+    if op == OP_WRITE_AT or op == OP_OPEN_AT or op == OP_WRITE_PROC:
+        return _plain_name(s0)
+    if op == OP_CGROUP_MKDIR:
+        # One that may fail could not be told from one that was made, at the time to remove it.
+        return _plain_path(strings + step.s1) and strings[step.s1 + 1] != 0 and not step.flags & F_OPTIONAL
+    return True
 
 
 cdef inline bint _plain_name(const char *name) noexcept nogil:

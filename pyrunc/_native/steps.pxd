@@ -10,11 +10,13 @@ from pyrunc._native.plan cimport *
 
 cdef struct walk:
     const unsigned char *data
+    size_t data_size
     const plan_header *header
     const plan_step *steps
     const char *strings
     char **argv                     # NULL-terminated, built before clone
     char **env
+    size_t argv_size                # of both, in bytes
     int slots[PLAN_MAX_SLOTS]
     bint skip                       # the next step is an alternative that is not needed
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open

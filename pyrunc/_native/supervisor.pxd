@@ -32,7 +32,9 @@ cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
         return -EMSGSIZE
     w.data = <const unsigned char *>mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_PRIVATE, plan_fd, 0)
     if <void *>w.data == MAP_FAILED:
+        w.data = NULL
         return -errno
+    w.data_size = <size_t>status.st_size
     rc = plan_validate(w.data, <uint64_t>status.st_size, fds)
     if rc < 0:
         return rc
@@ -44,6 +46,7 @@ cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
     if <void *>pointers == MAP_FAILED:
         return -errno
     w.argv = pointers
+    w.argv_size = count * sizeof(char *)
     table = <const uint32_t *>(w.data + w.header.argv_off)
     for i in range(w.header.argv_count):
         pointers[i] = <char *>w.strings + table[i]
@@ -197,6 +200,7 @@ cdef inline bint obey(int reply_fd, int pidfd) noexcept nogil:
 
 
 cdef inline bint has_sync(walk *w) noexcept nogil:
+    # Every sync point is served by a section (the validator sees to it), and those stand last.
     return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
 
 
@@ -222,7 +226,7 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
     w.progress_fd = -1
     if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
         report.kind = RECORD_STARTED
-        send_record(reply_fd, report, pidfd)
+        send_with(reply_fd, report, sizeof(record), pidfd)
     return False
 
 
@@ -323,11 +327,35 @@ cdef inline uint64_t microseconds(timeval *time) noexcept nogil:
     return <uint64_t>time.tv_sec * 1000000 + <uint64_t>time.tv_usec
 
 
-cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int host_net) noexcept nogil:
-    """One container from its plan to its end; returns the supervisor's exit status."""
+cdef inline uint64_t own_cpu_us() noexcept nogil:
+    cdef rusage_t usage
+    if getrusage(RUSAGE_SELF, &usage) < 0:
+        return 0
+    return microseconds(&usage.ru_utime) + microseconds(&usage.ru_stime)
+
+
+cdef inline void supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int host_net) noexcept nogil:
+    """One container from its plan to its end.
+
+    *fds* are the request's *count* further descriptors; *channel* leads to the spawner; *host_net* is
+    as clone_init has it. Afterwards descriptors are open that `close_all_but` must close.
+    """
     cdef walk w
+    w.data = NULL
+    w.argv = NULL
+    supervise_container(&w, plan_fd, reply_fd, fds, count, channel, host_net)
+    # Nothing of one container, such as its environment, may be there when the next one comes.
+    if w.data != NULL:
+        munmap(<void *>w.data, w.data_size)
+    if w.argv != NULL:
+        munmap(w.argv, w.argv_size)
+
+
+cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fds, uint32_t count, int channel,
+                                     int host_net) noexcept nogil:
     cdef record report
     cdef rusage_t usage
+    cdef uint64_t overhead_us
     cdef int keep[MAX_FDS + 8]
     cdef int pair[2]
     cdef int pidfd = -1
@@ -345,12 +373,14 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     keep[3] = 0
     keep[4] = 1
     keep[5] = 2                     # /dev/null all three, so that no slot takes their place
+    keep[6] = channel
     for i in range(count):
-        keep[i + 6] = fds[i]
-    close_all_but(keep, <int>count + 6)
+        keep[i + 7] = fds[i]
+    close_all_but(keep, <int>count + 7)
     signal(SIGCHLD, SIG_DFL)
     # The requester shares this file offset: where it is 0, its request was taken, whatever becomes of us.
     lseek(plan_fd, 0, SEEK_SET)
+    overhead_us = own_cpu_us()
     memset(&report, 0, sizeof(report))
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
@@ -360,12 +390,12 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_PLAN
-    rc = load_plan(&w, plan_fd, count)
+    rc = load_plan(w, plan_fd, count)
     close(plan_fd)
     if rc < 0:
         report.error = rc
-        send_record(reply_fd, &report, -1)
-        return 1
+        send_with(reply_fd, &report, sizeof(record), -1)
+        return
     for i in range(count):
         w.slots[i] = fds[i]
     for i in range(w.header.step_count):
@@ -376,39 +406,38 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
             w.skip = False
             continue
         made = False
-        rc = host_step(&w, step, &made, 0)
+        rc = host_step(w, step, &made, 0)
         if made:
             last_made = i + 1
         if rc < 0 and not step.flags & F_OPTIONAL:
             report.step = i
             break
         rc = 0
-    forget_file(&w)
+    forget_file(w)
     report.stage_ns[STAGE_CLONE] = now_ns()
     if rc == 0:
         rc = <int>_rc(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
     if rc == 0:
         w.progress_fd = pair[1]
         report.step = FAILED_CLONE
-        pid = clone_init(&w, &pidfd, host_net)
+        pid = clone_init(w, &pidfd, host_net)
         if pid == 0:
             close(reply_fd)
+            close(channel)
             close(pair[0])
-            _exit(container_init(&w))
+            _exit(container_init(w))
         close(pair[1])
         w.progress_fd = pair[0]
         rc = pid if pid < 0 else 0
     if rc < 0:
         report.error = rc
-        remove_cgroups(&w, last_made)
-        send_record(reply_fd, &report, -1)
-        return 1
+        remove_cgroups(w, last_made)
+        send_with(reply_fd, &report, sizeof(record), -1)
+        return
     report.pid = pid
     report.step = FAILED_PLAN       # with no error: init died without a word
-    close_passed(&w, count)
-    if host_net >= 0:
-        close(host_net)
-    supervise(&w, reply_fd, pid, pidfd, &report)
+    close_passed(w, count)
+    supervise(w, reply_fd, pid, pidfd, &report)
     memset(&usage, 0, sizeof(usage))
     while wait4(pid, &status, 0, &usage) < 0 and errno == EINTR:
         pass
@@ -419,15 +448,13 @@ cdef inline int supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, 
     report.maxrss_bytes = <uint64_t>usage.ru_maxrss * 1024
     if not w.header.clone_flags & <uint64_t>CLONE_NEWPID:
         # No pid namespace dies with init: what it left behind is found by its cgroup.
-        kill_stragglers(&w)
-    report.oom_kills = oom_kills(&w)
-    report.leftover = remove_cgroups(&w, last_made)
-    if getrusage(RUSAGE_SELF, &usage) == 0:
-        report.overhead_us = microseconds(&usage.ru_utime) + microseconds(&usage.ru_stime)
+        kill_stragglers(w)
+    report.oom_kills = oom_kills(w)
+    report.leftover = remove_cgroups(w, last_made)
+    report.overhead_us = own_cpu_us() - overhead_us
     report.stage_ns[STAGE_END] = now_ns()
     report.kind = RECORD_EXITED if report.ready and report.error == 0 else RECORD_FAILED
-    send_record(reply_fd, &report, -1)
-    return 0
+    send_with(reply_fd, &report, sizeof(record), -1)
 
 
 cdef inline void close_passed(walk *w, uint32_t count) noexcept nogil:

@@ -11,7 +11,7 @@ from pyrunc.errors import TimedOut
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import SandboxOptions
 from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, Process, RunResult
-from pyrunc.runtime.stdio import Pipes
+from pyrunc.runtime.stdio import Pipes, Stdio
 from pyrunc.runtime.supervised import NotTaken, Supervised
 
 __all__ = ["AsyncSandbox", "AsyncSandboxProcess"]
@@ -126,9 +126,14 @@ class AsyncSandbox:
                 attempts += 1
 
     async def _run(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, timeout_s: float | None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        stdin: bytes,
+        begun: int,
+        timeout_s: float | None,
     ) -> RunResult:
-        with Pipes(stdin, self._launcher.null()) as pipes:
+        with Pipes(stdin) as pipes:
             child = await self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
             pipes.close_theirs()
             talk = _Conversation(child, pipes)
@@ -154,11 +159,10 @@ class AsyncSandbox:
         *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null.
         Raises StartError or one of its kind if it cannot start. If the task is cancelled, nothing is left.
         """
-        null = self._launcher.null()
-        chosen = tuple(null.fd if fd is None else fd for fd in (stdin, stdout, stderr))
         attempts = 1
         while True:
-            child = await self._request(argv, env, chosen, 0)
+            with Stdio(stdin, stdout, stderr) as stdio:
+                child = await self._request(argv, env, stdio, 0)
             talk = _Conversation(child)
             try:
                 await talk.record()

@@ -134,7 +134,8 @@ _THAW = {1: ("freezer.state", "THAWED"), 2: ("cgroup.freeze", "0")}
 @contextmanager
 def _freezer(layout: Layout, path: str) -> Iterator[tuple[int, int]]:
     """Open the container's cgroup in the hierarchy that can freeze it; gives its version and the
-    descriptor."""
+    descriptor.
+    """
     clean = clean_path(path)
     error: OSError = FileNotFoundError(errno.ENOENT, "no cgroup hierarchy with a freezer", clean)
     for hierarchy in (layout.v2, layout.of("freezer")):
@@ -216,7 +217,8 @@ def _kill_all(opened: list[tuple[Hierarchy, int]], deadline: float) -> None:
 
 def _processes(directory: int) -> list[int]:
     """All processes of a cgroup and below; 0 stands for one outside our pid namespace, which cannot be
-    signalled."""
+    signalled.
+    """
     pids = []
     pending: list[list[str]] = [[]]
     while pending:

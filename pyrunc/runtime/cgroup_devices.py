@@ -9,11 +9,16 @@ Source: OCI config-linux.md, "Allowed Device list"; kernel Documentation/admin-g
 cgroup-v2.rst, "Device controller"; include/uapi/linux/bpf.h, struct bpf_cgroup_dev_ctx.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
 
+from __future__ import annotations
+
+from pyrunc.records import NamedTuple, lru_cache
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 ACCESS_MKNOD, ACCESS_READ, ACCESS_WRITE = 1, 2, 4
 ACCESS_ALL = ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE
@@ -41,7 +46,7 @@ class DeviceRule(NamedTuple):
         letters = "".join(letter for letter, bit in _LETTERS if self.access & bit)
         return f"{self.type} {major}:{minor} {letters}"
 
-    def covers(self, other: "DeviceRule") -> bool:
+    def covers(self, other: DeviceRule) -> bool:
         """Whether every device of *other* is one of this rule."""
         return (
             self.type in ("a", other.type)
@@ -49,7 +54,7 @@ class DeviceRule(NamedTuple):
             and self.minor in (None, other.minor)
         )
 
-    def meets(self, other: "DeviceRule") -> bool:
+    def meets(self, other: DeviceRule) -> bool:
         """Whether some device is in both rules."""
         return (
             (self.type == other.type or "a" in (self.type, other.type))
@@ -110,12 +115,11 @@ def parse_device_rules(entries: object) -> tuple[DeviceRule, ...]:
         # 'u' is mknod(1)'s other name of 'c'; a fifo is no device.
         if kind not in ("a", "b", "c", "u"):
             raise InvalidResources(f"{where}.type: must be one of a, b, c, not {kind!r}")
-        access = 0
-        for letter in entry.get("access") or "rwm":
-            bit = dict(_LETTERS).get(letter)
-            if bit is None:
-                raise InvalidResources(f"{where}.access: must be made of r, w and m, not {entry['access']!r}")
-            access |= bit
+        letters, access = entry.get("access") or "rwm", 0
+        if not isinstance(letters, str) or not set(letters) <= {"r", "w", "m"}:
+            raise InvalidResources(f"{where}.access: must be made of r, w and m, not {letters!r}")
+        for letter, bit in _LETTERS:
+            access |= bit if letter in letters else 0
         major, minor = _number(entry, "major", where), _number(entry, "minor", where)
         rules.append(DeviceRule(entry["allow"], "c" if kind == "u" else kind, major, minor, access))
     return tuple(rules)
@@ -154,7 +158,8 @@ def _add(exceptions: Sequence[DeviceRule], rule: DeviceRule) -> list[DeviceRule]
 
 def _withdraw(exceptions: Sequence[DeviceRule], rule: DeviceRule) -> list[DeviceRule]:
     """Take what *rule* names out of the exceptions that it covers, and refuse to take a part out of a wider
-    one."""
+    one.
+    """
     left = []
     for known in exceptions:
         if rule.covers(known):

@@ -4,12 +4,17 @@ Every step is taken from the descriptor of the step before, follows no symlink, 
 system of the hierarchy: what is mounted over a cgroup is not that cgroup.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Iterable
 
 from pyrunc.runtime.cgroup_errors import InvalidResources
 from pyrunc.runtime.cgroup_layout import Hierarchy
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

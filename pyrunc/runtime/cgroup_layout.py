@@ -10,9 +10,14 @@
 Source: cgroups(7); proc_pid_mountinfo(5); kernel Documentation/admin-guide/cgroup-v2.rst, "Mounting".
 """
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import NamedTuple
+from __future__ import annotations
+
+from pyrunc.records import NamedTuple, lru_cache
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 # Everything that cgroup v1 calls a controller. A super block's option that is not here (rw, xattr,
 # clone_children, release_agent=…) says something about the mount and not what it controls.
@@ -85,7 +90,7 @@ class _Mount(NamedTuple):
 
 def _read_controllers(mountpoint: str) -> str:
     try:
-        with open(mountpoint + "/cgroup.controllers", encoding="ascii") as file:
+        with open(mountpoint + "/cgroup.controllers", encoding="utf-8") as file:
             return file.read()
     except OSError:
         # Not readable means nothing can be enabled, which is also what an empty file says.
@@ -138,7 +143,8 @@ def _visible(mount: _Mount, by_ident: dict[str, _Mount], children: dict[str, lis
 
 def _rank(mount: _Mount) -> tuple[bool, bool, bool]:
     """Lower is better: of several mounts of one hierarchy, a writable one, of the whole tree, in the usual
-    place."""
+    place.
+    """
     read_only = "ro" in mount.options.split(",") or "ro" in mount.super_options.split(",")
     return read_only, mount.root != "/", not _inside(mount.mountpoint, _USUAL_PLACE)
 

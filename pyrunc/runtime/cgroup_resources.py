@@ -28,12 +28,21 @@ Source: OCI runtime-spec config-linux.md, "Control groups"; kernel Documentation
 and cgroup-v2.rst; the conversions are those of runc and crun (crun(1), "CGROUP v2").
 """
 
-from collections.abc import Callable, Mapping
-from math import ceil, log2
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+from _collections_abc import Mapping  # collections.abc would import all of collections
+from math import ceil, log2
+
+from pyrunc.records import NamedTuple
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Current = Callable[[Hierarchy, str], str]
 
 FAIL, SKIP, NEXT = 0, 1, 2
 """What a missing file (ENOENT) means for a write: an error; nothing; that the write after it is done in its
@@ -64,7 +73,6 @@ class Write(NamedTuple):
     on_missing: int = FAIL
 
 
-Current = Callable[[Hierarchy, str], str]
 """Reads a file of the existing cgroup in that hierarchy, for an update; "" where it cannot be read."""
 
 
@@ -120,7 +128,7 @@ class Section:
             raise InvalidResources(f"{self.name}.{key}: must be one line")
         return value or ""
 
-    def sections(self, key: str) -> list["Section"]:
+    def sections(self, key: str) -> list[Section]:
         """Read a list of objects, empty where it is absent."""
         entries = self.values.get(key)
         if entries is not None and not isinstance(entries, list):
@@ -135,7 +143,8 @@ class Writes:
 
     def __init__(self, layout: Layout, current: Current | None) -> None:
         """Start empty; *current* is None for a cgroup that does not exist yet, whose files have their
-        defaults."""
+        defaults.
+        """
         self.layout = layout
         self.current = current
         self.by_hierarchy: dict[Hierarchy, list[Write]] = {}
@@ -165,7 +174,8 @@ class Writes:
 
     def read(self, hierarchy: Hierarchy, file: str) -> int | None:
         """Read the first number of a file of an existing cgroup; None for no limit, no file and no cgroup
-        yet."""
+        yet.
+        """
         words = self.current(hierarchy, file).split() if self.current is not None else []
         return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
 
@@ -225,7 +235,8 @@ def _memory(writes: Writes, whole: Section) -> None:
 
 def _memory_v1_limits(writes: Writes, hierarchy: Hierarchy, limit: int, swap: int) -> None:
     """Order the two limits so that memory <= memory+swap holds after each write, or else the kernel says
-    EINVAL."""
+    EINVAL.
+    """
     first: list[tuple[str, int, int]] = []
     if limit:
         first.append(("memory.limit_in_bytes", limit, FAIL))
@@ -323,7 +334,8 @@ def _shares(writes: Writes, hierarchy: Hierarchy, cpu: Section, shares: int) -> 
 
 def _bandwidth(writes: Writes, hierarchy: Hierarchy, quota: int, period: int, burst: int | None) -> None:
     """Order quota, period and burst: burst <= quota must always hold, and quota / period stay within the
-    parent's."""
+    parent's.
+    """
     if hierarchy.version == 2:
         files = [("cpu.max", _cpu_max(writes, hierarchy, quota, period))] if quota or period else []
         burst_file = "cpu.max.burst"

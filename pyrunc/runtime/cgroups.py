@@ -15,10 +15,11 @@ Here is decided; pyrunc-init acts, for each `CgroupDir` of a plan in its order:
 6. v1: `tasks` is opened for init; v2: the directory is what CLONE_INTO_CGROUP gets.
 """
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+import os
+
+from pyrunc.records import NamedTuple
 from pyrunc.runtime.cgroup_devices import (
     DEFAULT_DEVICE_RULES,
     device_program,
@@ -28,6 +29,11 @@ from pyrunc.runtime.cgroup_devices import (
 from pyrunc.runtime.cgroup_files import clean_path, open_cgroup, read_at
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
 from pyrunc.runtime.cgroup_resources import Write, Writes, resource_writes
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 ACCOUNTED = ("cpu", "io", "memory", "pids")
 """v2 controllers that are enabled without a limit too, since what a container uses is counted only where they

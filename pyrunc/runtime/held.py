@@ -5,17 +5,19 @@ our pipe, so neither may have a second holder. A forked child lets go of what it
 does this process before it waits, at its end, for the supervisors.
 """
 
+from __future__ import annotations
+
 import os
 from _thread import RLock
 from _weakref import ref
-from typing import Protocol
 
 
-class Holder(Protocol):
+class Holder:
     """What has descriptors that are this process's alone."""
 
     def let_go(self) -> None:
         """Close them."""
+        raise NotImplementedError
 
 
 # Held while descriptors are made and noted, so that a fork in another thread comes before or

@@ -1,10 +1,11 @@
 """What Sandbox and AsyncSandbox share: from a root and its options, or an OCI document, to the requests."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from _collections_abc import Sequence  # collections.abc would import all of collections
 
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from pyrunc.runtime import option_checks as checks
@@ -12,8 +13,13 @@ from pyrunc.runtime import users
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
 from pyrunc.runtime.plan import SHORT_ID
-from pyrunc.runtime.stdio import Null
 from pyrunc.runtime.supervised import Supervised
+from pyrunc.spec import document
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Self
 
 StrPath = str | os.PathLike[str]
 
@@ -26,7 +32,7 @@ class Launcher:
         self._template.freeze()
         self._env = request.env
         self._owner = _owner(request.spec)
-        self._null: Null | None = Null()
+        self._closed = False
 
     @classmethod
     def of_options(cls, rootfs: StrPath | Sequence[StrPath], options: SandboxOptions) -> Self:
@@ -50,6 +56,7 @@ class Launcher:
 
         Raises InvalidSpec, InvalidArgument or Unsupported, naming the field.
         """
+        document.check(spec)
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):
             raise InvalidArgument(f"root.path: {root}: not a directory")
@@ -57,36 +64,37 @@ class Launcher:
         env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
         if "HOME" not in env:
             # As runc has it, for programs that stop without one.
-            env["HOME"] = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+            env["HOME"] = (
+                users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+            )
         mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
         return cls(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
 
-    def null(self) -> Null:
-        """An open /dev/null, which outlives `close` as long as it is referred to.
-
-        Raises FailedPrecondition after `close`.
-        """
-        null = self._null
-        if null is None:
-            raise FailedPrecondition("the sandbox is closed")
-        return null
-
     def request(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int, wait: bool = True
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        stdio: Sequence[int],
+        flags: int,
+        wait: bool = True,
     ) -> Supervised:
         """Ask the spawner for a container that runs *argv* with *env* added and the three descriptors *stdio*.
 
-        *flags* are the plan's. Raises InvalidArgument, Unavailable, Unsupported, PermissionDenied;
-        BlockingIOError if *wait* is False and the spawner's queue is full.
+        *flags* are the plan's. Raises FailedPrecondition after `close`, InvalidArgument, Unavailable,
+        Unsupported, PermissionDenied; BlockingIOError if *wait* is False and the spawner's queue is full.
         """
         checks.arguments(argv)
+        if self._closed:
+            raise FailedPrecondition("the sandbox is closed")
         container_id = os.urandom(32).hex()
         variables = self._env if not env else {**self._env, **checks.environment(env)}
         if variables.get("HOSTNAME") == SHORT_ID:
             variables = {**variables, "HOSTNAME": container_id[:12]}
         listed = [f"{key}={value}" for key, value in variables.items()]
         try:
-            plan = self._template.finish(container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags)
+            plan = self._template.finish(
+                container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags
+            )
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
@@ -110,7 +118,7 @@ class Launcher:
 
     def close(self) -> None:
         """Start no more."""
-        self._null = None
+        self._closed = True
 
 
 def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -125,7 +133,8 @@ def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
 def _owner(spec: Mapping[str, Any]) -> tuple[int, int]:
     """Who the program is on the host: its user and group, seen through the maps of its user namespace."""
     user, linux = (spec.get("process") or {}).get("user") or {}, spec.get("linux") or {}
-    return _outside(user.get("uid") or 0, linux.get("uidMappings")), _outside(user.get("gid") or 0, linux.get("gidMappings"))
+    uid = _outside(user.get("uid") or 0, linux.get("uidMappings"))
+    return uid, _outside(user.get("gid") or 0, linux.get("gidMappings"))
 
 
 def _outside(inside: int, maps: Sequence[Mapping[str, int]] | None) -> int:

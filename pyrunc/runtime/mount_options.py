@@ -1,9 +1,14 @@
 """Mount options, as OCI and mount(8) write them, in the terms of the mount API."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from __future__ import annotations
 
 from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8
 NOATIME, STRICTATIME, ATIME_MASK = 0x10, 0x20, 0x70
@@ -40,7 +45,15 @@ _IMPLIED = {
     "user": NOEXEC | NOSUID | NODEV, "users": NOEXEC | NOSUID | NODEV, "owner": NOSUID | NODEV, "group": NOSUID | NODEV,
 }  # fmt: skip
 # mount(8) acts on these itself, in ways that would be missed if they were passed over like a comment.
-_REFUSED = ("remount", "move", "X-mount.subdir", "X-mount.owner", "X-mount.group", "X-mount.mode", "X-mount.idmap")
+_REFUSED = (
+    "remount",
+    "move",
+    "X-mount.subdir",
+    "X-mount.owner",
+    "X-mount.group",
+    "X-mount.mode",
+    "X-mount.idmap",
+)
 
 
 class MountOptions(NamedTuple):
@@ -66,7 +79,7 @@ class MountOptions(NamedTuple):
     no_fail: bool
 
 
-def parse(options: Sequence[str], field: str = "options") -> MountOptions:
+def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
     """Sort the options of one OCI mount; the later of two that contradict each other wins.
 
     Raises InvalidSpec for what is no option and Unsupported for one that mount(8) knows and this does not; both
@@ -78,6 +91,8 @@ def parse(options: Sequence[str], field: str = "options") -> MountOptions:
     attr_set = attr_clear = rec_set = rec_clear = propagation = 0
     data: list[tuple[str, str]] = []
     idmap = ""
+    if not isinstance(options, list | tuple):
+        raise InvalidSpec(f"{field}: must be a list, not {options!r}")
     for option in options:
         if not isinstance(option, str) or not option or "\0" in option:
             raise InvalidSpec(f"{field}: {option!r} is no mount option")
@@ -114,7 +129,9 @@ def parse(options: Sequence[str], field: str = "options") -> MountOptions:
         elif option not in _NO_EFFECT and option[:2] not in ("x-", "X-"):
             key, _, value = option.partition("=")
             if len(value.encode("utf-8", "surrogateescape")) > _FSCONFIG_MAX or not key:
-                raise InvalidSpec(f"{field}: {option[:64]!r} is no mount option of at most {_FSCONFIG_MAX} bytes")
+                raise InvalidSpec(
+                    f"{field}: {option[:64]!r} is no mount option of at most {_FSCONFIG_MAX} bytes"
+                )
             data.append((key, value))
     return MountOptions(
         bind, recursive, attr_set, attr_clear, rec_set, rec_clear, propagation, rec_propagation, tuple(data),

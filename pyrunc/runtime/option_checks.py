@@ -4,24 +4,33 @@ All raise InvalidArgument. They run once for each Sandbox, so that no value of a
 as the packing of a plan.
 """
 
+from __future__ import annotations
+
+import _socket
 import os
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from _collections_abc import Iterable, Mapping, Sequence  # collections.abc would import all of collections
 
 from pyrunc.errors import InvalidArgument
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Check = Callable[[object, str], Any]
 
 INT64 = (1 << 63) - 1
 MAX_ID = 0xFFFF_FFFE
 _SHOWN = 100
 
-Check = Callable[[object, str], Any]
 
 
 def refuse(option: str, wanted: str, value: object) -> InvalidArgument:
     """The error for *value*, which is shown shortened."""
     shown = repr(value)
-    return InvalidArgument(f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}")
+    return InvalidArgument(
+        f"{option} must be {wanted}, not {shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}"
+    )
 
 
 def integer(low: int, high: int = INT64) -> Check:
@@ -104,9 +113,9 @@ def path(value: object, option: str) -> str:
 def address(value: object, option: str) -> str:
     """An IPv4 or IPv6 address."""
     found = text(value, option)
-    for family in (socket.AF_INET, socket.AF_INET6):
+    for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
-            socket.inet_pton(family, found)
+            _socket.inet_pton(family, found)
         except OSError:
             continue
         return found

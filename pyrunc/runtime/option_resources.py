@@ -1,25 +1,35 @@
 """Limits and devices of a Sandbox in OCI's terms."""
 
+from __future__ import annotations
+
 import os
 import stat
-from collections.abc import Mapping
-from typing import Any
 
 from pyrunc.errors import InvalidArgument
 from pyrunc.runtime import option_checks as checks
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
 
 
-def resources(options: "SandboxOptions") -> dict[str, Any]:
+def resources(options: SandboxOptions) -> dict[str, Any]:
     """`linux.resources` of the limits in *options*.
 
     Source: OCI config-linux.md "Control groups"; --cpus as Docker converts it.
     """
-    memory = _given(options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes")
-    cpu = _given(options, shares="cpu_shares", quota="cpu_quota_us", period="cpu_period_us", cpus="cpuset_cpus", mems="cpuset_mems")  # fmt: skip
+    memory = _given(
+        options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes"
+    )
+    cpu = _given(
+        options, shares="cpu_shares", quota="cpu_quota_us", period="cpu_period_us",
+        cpus="cpuset_cpus", mems="cpuset_mems",
+    )  # fmt: skip
     if "cpus" in options:
         if "quota" in cpu or "period" in cpu:
             raise InvalidArgument("cpus cannot be combined with cpu_quota_us or cpu_period_us")
@@ -46,7 +56,7 @@ def resources(options: "SandboxOptions") -> dict[str, Any]:
     return found
 
 
-def _given(options: "SandboxOptions", **names: str) -> dict[str, Any]:
+def _given(options: SandboxOptions, **names: str) -> dict[str, Any]:
     return {field: options[key] for field, key in names.items() if key in options}  # type: ignore[literal-required]
 
 
@@ -80,7 +90,13 @@ def device(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InvalidArgument(f"devices: {host}: not a device node")
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
     numbers = {"type": kind, "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-    node = {**numbers, "path": target, "fileMode": status.st_mode & 0o777, "uid": status.st_uid, "gid": status.st_gid}
+    node = {
+        **numbers,
+        "path": target,
+        "fileMode": status.st_mode & 0o777,
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+    }
     return node, {**numbers, "allow": True, "access": access}
 
 

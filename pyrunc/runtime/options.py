@@ -1,15 +1,22 @@
 """What a Sandbox can be told, and the OCI spec that it means."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from _collections_abc import Mapping  # collections.abc would import all of collections
 
 from pyrunc.errors import InvalidArgument, PyruncError, Unsupported
+from pyrunc.records import NamedTuple, TypedDict
 from pyrunc.runtime import mount_options, option_resources
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import Rootfs
 from pyrunc.runtime.plan import ID, SHORT_ID
 from pyrunc.spec import capabilities, defaults, rlimits
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
 
 SCMP_UNCONFINED = "unconfined"
 
@@ -138,8 +145,12 @@ def _is_network(value: object, option: str) -> str:
     if value in ("none", "host"):
         return str(value)
     if isinstance(value, str) and not value.startswith("/"):
-        raise Unsupported(f"{option} must be 'none', 'host' or a path, not {value!r}: networks do not exist yet")
+        raise Unsupported(
+            f"{option} must be 'none', 'host' or a path, not {value!r}: networks do not exist yet"
+        )
     found: str = checks.path(value, option)
+    if not os.path.exists(found):
+        raise InvalidArgument(f"{option}: {found}: no such file or directory")
     return found
 
 
@@ -151,7 +162,8 @@ _PATHS = checks.listed(checks.path)
 _RATES = checks.mapped(checks.path, _SIZE)
 _CHECKS: dict[str, checks.Check] = {
     "writable": checks.one_of("scratch", "direct", "no"), "scratch_bytes": _SIZE,
-    "mounts": checks.listed(_is_mount), "tmpfs": checks.mapped(checks.path, checks.text), "shm_bytes": checks.integer(1),
+    "mounts": checks.listed(_is_mount), "tmpfs": checks.mapped(checks.path, checks.text),
+    "shm_bytes": checks.integer(1),
     "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
     "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
     "oom_score_adj": checks.integer(-1000, 1000),
@@ -220,7 +232,9 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
     options = checked(options)
     writable = options.get("writable", "scratch")
     if len(layers) > 1 and writable == "direct":
-        raise InvalidArgument("writable: several layers cannot be written directly; it must be 'scratch' or 'no'")
+        raise InvalidArgument(
+            "writable: several layers cannot be written directly; it must be 'scratch' or 'no'"
+        )
     for layer in layers:
         checks.text(layer, "rootfs")
         if not os.path.isdir(layer):
@@ -239,7 +253,12 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
             spec[key] = options[key]
     files = _etc_files(options, name) if options.get("etc_files", True) else {}
     # Read-only has a scratch too: the mount points that the root lacks are made there, not in the caller's directory.
-    rootfs = Rootfs(tuple(layers), writable != "direct", options.get("scratch_bytes", 0), idmap=options.get("idmap_rootfs", True))
+    rootfs = Rootfs(
+        tuple(layers),
+        writable != "direct",
+        options.get("scratch_bytes", 0),
+        idmap=options.get("idmap_rootfs", True),
+    )
     env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
     env.setdefault("HOME", home)
     return Request(spec, rootfs, files, env)
@@ -309,7 +328,7 @@ def _capabilities(options: SandboxOptions) -> list[str]:
 
 def _own_capabilities() -> set[str]:
     """What this process holds, and so can pass on."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
     return {name for name, number in capabilities.NUMBER.items() if bits >> number & 1}
 
@@ -344,7 +363,9 @@ def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
     rows = defaults.mounts(options.get("shm_bytes", defaults.SHM_BYTES))
     if options.get("ipc") == "host":
         if "shm_bytes" in options:
-            raise InvalidArgument("shm_bytes: cannot be set with ipc='host', which shares the host's /dev/shm")
+            raise InvalidArgument(
+                "shm_bytes: cannot be set with ipc='host', which shares the host's /dev/shm"
+            )
         rows[-1] = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind"]}
     wanted = [_mount(mount, f"mounts[{i}]") for i, mount in enumerate(options.get("mounts", ()))]
     for path, text in options.get("tmpfs", {}).items():
@@ -407,9 +428,9 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
 
 
 def _sysctls(options: SandboxOptions) -> dict[str, str]:
-    """Docker's two for a network of the container's own: low ports and ping need no capability there."""
+    """Docker's two for a network that is made for the container: low ports and ping need no capability there."""
     covered = any(os.path.normpath(path) == "/proc" for path in _targets(options))
-    if options.get("network", "none") == "host" or covered:
+    if options.get("network", "none") != "none" or covered:
         return {}
     found = {"net.ipv4.ip_unprivileged_port_start": "0"}
     if not options.get("uid_maps"):

@@ -1,10 +1,15 @@
 """The plan as Python writes and prints it; `_native/plan.pxd` draws the layout and judges it."""
 
+from __future__ import annotations
+
 import struct
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from pyrunc._native import plan as native
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 HOST = native.HOST
 INIT = native.INIT
@@ -117,7 +122,7 @@ class PlanTemplate:
         self.steps.sort(key=lambda step: step.section)
         strings = bytearray(b"\0")
         offsets: dict[str, int] = {"": 0}
-        records = []
+        records: list[bytes] = []
 
         def intern(text: str | None) -> int:
             if text is None:

@@ -1,20 +1,26 @@
 """The public Sandbox: isolated processes from a root directory, with no image, store or daemon."""
 
+from __future__ import annotations
+
 import select
 import time
 from _operator import itemgetter
 from _thread import allocate_lock
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, NamedTuple, Self, Unpack
 
 from pyrunc._native import plan as native
 from pyrunc.errors import FailedPrecondition, PyruncError, TimedOut
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
-from pyrunc.runtime.stdio import Pipes
+from pyrunc.runtime.stdio import Pipes, Stdio
 from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Self, Unpack
 
 __all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
@@ -54,7 +60,16 @@ class RunResult(NamedTuple):
             name, since = stage, at
         timings[name] = time.monotonic_ns() - since
         ooms = end.oom_kills > 0
-        return cls(end.exit_code, *output, ooms, timings, end.utime_us, end.stime_us, end.maxrss_bytes, end.overhead_us)
+        return cls(
+            end.exit_code,
+            *output,
+            ooms,
+            timings,
+            end.utime_us,
+            end.stime_us,
+            end.maxrss_bytes,
+            end.overhead_us,
+        )
 
 
 class Process:
@@ -93,15 +108,18 @@ class Process:
 
     def _take(self) -> bool:
         """Take the record of the end if it has come; whether the container has ended."""
-        with self._lock:  # of several threads that wait, one takes it
-            if self._error is None and self._child.exit is None and _readable(self._child, 0):
-                try:
-                    self._child.take()
-                except PyruncError as exc:
-                    self._error = exc
-            if self._error is not None:
-                raise self._error
-            return self._child.exit is not None
+        child = self._child
+        if child.exit is None and self._error is None:
+            _check_open(child)
+            with self._lock:  # of several threads that wait, one takes it
+                if not child.over and _readable(child, 0):
+                    try:
+                        child.take()
+                    except PyruncError as exc:
+                        self._error = exc
+        if self._error is not None:
+            raise self._error
+        return child.exit is not None
 
 
 class SandboxProcess(Process):
@@ -202,9 +220,14 @@ class Sandbox:
                 attempts += 1
 
     def _run(
-        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, begun: int, timeout_s: float | None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        stdin: bytes,
+        begun: int,
+        timeout_s: float | None,
     ) -> RunResult:
-        with Pipes(stdin, self._launcher.null()) as pipes:
+        with Pipes(stdin) as pipes:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
                 if not _talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
@@ -227,11 +250,10 @@ class Sandbox:
         caller's, who keeps them; None is /dev/null.
         Raises StartError or one of its kind if it cannot start.
         """
-        null = self._launcher.null()
-        stdio = tuple(null.fd if fd is None else fd for fd in (stdin, stdout, stderr))
         attempts = 1
         while True:
-            child = self._launcher.request(argv, env, stdio, 0)
+            with Stdio(stdin, stdout, stderr) as stdio:
+                child = self._launcher.request(argv, env, stdio, 0)
             try:
                 child.take()
                 return SandboxProcess(child)

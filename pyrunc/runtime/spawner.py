@@ -4,6 +4,8 @@ It is started with the first request, forks a supervisor for each further one, a
 its socket closes, however this process dies. A forked child of this process gets its own.
 """
 
+from __future__ import annotations
+
 import _socket  # without what the socket module adds: its import costs milliseconds
 import atexit
 import fcntl
@@ -12,10 +14,13 @@ import select
 import struct
 import sys
 from _thread import allocate_lock
-from collections.abc import Sequence
 
 from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
 from pyrunc.runtime import cgroup_layout, held
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _REQUEST = struct.pack("=II", 0x51525950, 1)
 _MAX_DESCRIPTORS = 250
@@ -26,7 +31,7 @@ _END_WAIT_MS = 5000
 DEFAULT_PARENT = "/pyrunc"
 
 _lock = allocate_lock()
-_current: "Spawner | None" = None
+_current: Spawner | None = None
 
 
 def sealed_memfd(name: str, data: bytes | bytearray, *, executable: bool = False) -> int:
@@ -70,7 +75,9 @@ def check_host() -> None:
     Raises Unsupported or PermissionDenied.
     """
     release = os.uname().release
-    numbers = tuple(int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2])
+    numbers = tuple(
+        int("".join(filter(str.isdigit, part)) or 0) for part in release.split("-")[0].split(".")[:2]
+    )
     if numbers < _KERNEL_MINIMUM:
         raise Unsupported(f"kernel {release} is too old: pyrunc needs Linux 5.15 or newer")
     if os.geteuid() != 0:
@@ -117,7 +124,9 @@ class Spawner:
         BlockingIOError when its queue is full and *wait* is False.
         """
         if len(descriptors) > _MAX_DESCRIPTORS:
-            raise ValueError(f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request")
+            raise ValueError(
+                f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request"
+            )
         rights = struct.pack(f"={len(descriptors)}i", *descriptors)
         flags = _socket.MSG_NOSIGNAL if wait else _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
         self._socket.sendmsg([_REQUEST], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], flags)

@@ -1,27 +1,50 @@
 """The three pipes of one run, and the conversation over them; who waits for them is up to the caller."""
 
+from __future__ import annotations
+
 import os
 import select
-from types import TracebackType
-from typing import Self
 
 from pyrunc.runtime import held
 from pyrunc.runtime import option_checks as checks
 
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
 _CHUNK = 65536
 
 
-class Null:
-    """A descriptor of /dev/null that lives as long as anybody refers to this object."""
+def open_null() -> int:
+    """A descriptor of /dev/null.
 
-    def __init__(self) -> None:
-        self.fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    One for each start: a shared one would have to survive a close in another thread, and a host
+    program that closes whatever is open, as one does that becomes a daemon.
+    """
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
-        os.close(self.fd)
+
+class Stdio:
+    """Three descriptors of the caller's, /dev/null in the place of each None."""
+
+    def __init__(self, *chosen: int | None) -> None:
+        self._chosen = chosen
+        self._null = -1
+
+    def __enter__(self) -> tuple[int, ...]:
+        if None in self._chosen:
+            self._null = open_null()
+        return tuple(self._null if fd is None else fd for fd in self._chosen)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._null >= 0:
+            os.close(self._null)
 
 
-class Pipes:
+class Pipes(held.Holder):
     """Input and output of one run.
 
     `receive` and `feed` are called when their descriptor is ready and never wait; `drain`
@@ -29,18 +52,13 @@ class Pipes:
     that was given the container's end of one could put it off for ever.
     """
 
-    def __init__(self, stdin: bytes, null: Null) -> None:
-        """*stdin* is what the program shall read; the empty input is *null*.
-
-        Raises InvalidArgument if it is not bytes.
-        """
+    def __init__(self, stdin: bytes) -> None:
+        """*stdin* is what the program shall read; raises InvalidArgument if it is not bytes."""
         if not isinstance(stdin, bytes | bytearray | memoryview):
             raise checks.refuse("stdin", "bytes", stdin)
         self._input = memoryview(stdin)
         self._theirs: list[int] = []
-        self._null = null
         self.input = self.output = self.errors = -1
-        first = null.fd
         try:
             if stdin:
                 with held.lock:
@@ -48,6 +66,9 @@ class Pipes:
                     held.note(self)
                 self._theirs.append(first)
                 os.set_blocking(self.input, False)
+            else:
+                first = open_null()
+                self._theirs.append(first)
             self.output, out = os.pipe2(os.O_CLOEXEC)
             self._theirs.append(out)
             self.errors, err = os.pipe2(os.O_CLOEXEC)
@@ -113,7 +134,9 @@ class Pipes:
                 os.close(fd)
         self.output = self.errors = -1
 
-    let_go = close
+    def let_go(self) -> None:
+        """Close them in a process that the holder was forked into."""
+        self.close()
 
     def close_input(self) -> None:
         """Give the program the end of its input."""

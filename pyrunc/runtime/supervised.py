@@ -1,16 +1,21 @@
 """One start: the request, the supervisor's records, and what they mean."""
 
+from __future__ import annotations
+
 import _socket
 import os
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from pyrunc import errors
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import held, spawner
 from pyrunc.runtime.mount_options import IDMAP
 from pyrunc.runtime.plan import ID, STAGES, PlanTemplate, Step
 from pyrunc.spec.rlimits import NAMES as RLIMITS
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
@@ -42,7 +47,7 @@ class NotTaken(errors.Unavailable):
     """Nothing of the request has happened; it may be made again."""
 
 
-class Supervised:
+class Supervised(held.Holder):
     """A container that was asked for; its socket is the supervisor's.
 
     Closing it while the container runs ends the container. *over* says that no record comes any more.
@@ -94,7 +99,9 @@ class Supervised:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = _RECORD.unpack(data)
+        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = (
+            _RECORD.unpack(data)
+        )
         self.pid = pid
         if kind == STARTED:
             if ancillary:
@@ -129,7 +136,9 @@ class Supervised:
                 os.close(fd)
         self.pidfd = self._plan = -1
 
-    let_go = close
+    def let_go(self) -> None:
+        """Hang up, or, in a process that this one was forked into, let the other one do so."""
+        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_socket"):
@@ -174,7 +183,10 @@ class Supervised:
         if step.op == "write_procfs" and path == "self/oom_score_adj":
             return f"cannot set oom_score_adj to {step.s1}", errors.LimitRefused
         if step.op == "write_procfs":
-            return f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}", errors.StartError
+            return (
+                f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}",
+                errors.StartError,
+            )
         if step.op == "new_mount":
             words = (step.s1 or "").split("\0")
             pairs = zip(words[:-1:2], words[1::2], strict=True)
@@ -186,7 +198,10 @@ class Supervised:
         if step.op == "cgroup_mkdir":
             return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
         if step.op in ("capabilities", "ambient", "bounding"):
-            return f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack", errors.StartError
+            return (
+                f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack",
+                errors.StartError,
+            )
         if step.op == "user":
             return f"cannot become user {step.n0}:{step.n1} with groups {path or 'none'}", errors.StartError
         if step.op == "chdir":
@@ -199,10 +214,14 @@ class Supervised:
         command = self._command
         if error in (_ENOENT, _ENOTDIR):
             reason = "no such file or directory" if "/" in command else "executable file not found in $PATH"
-            return errors.CommandNotFound(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+            return errors.CommandNotFound(
+                f'exec: "{command}": {reason}', step="execve", path=command, errno=error
+            )
         if error in (_EACCES, _EPERM, _ENOEXEC):
             reason = os.strerror(error).lower()
-            return errors.CommandNotExecutable(f'exec: "{command}": {reason}', step="execve", path=command, errno=error)
+            return errors.CommandNotExecutable(
+                f'exec: "{command}": {reason}', step="execve", path=command, errno=error
+            )
         return errors.StartError(
             f'exec: "{command}": {os.strerror(error).lower()}', step="execve", path=command, errno=error
         )
@@ -210,7 +229,10 @@ class Supervised:
     def _died(self, status: int) -> errors.StartError:
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if signal == _SIGSYS:
-            return errors.KilledBySeccomp("the seccomp filter killed the container before its program ran", step="seccomp")
+            words = "the seccomp filter killed the container before its program ran"
+            return errors.KilledBySeccomp(words, step="seccomp")
         if signal == _SIGKILL:
-            return errors.OutOfMemory("the container was killed before its program ran; is its memory limit too low?")
+            return errors.OutOfMemory(
+                "the container was killed before its program ran; is its memory limit too low?"
+            )
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")

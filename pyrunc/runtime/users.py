@@ -1,13 +1,18 @@
 """Users and groups by name, as the container's own /etc/passwd and /etc/group know them."""
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from pyrunc._native import openat2
 from pyrunc.errors import InvalidArgument, NotFound
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MAX_FILE = 4 << 20
 _MAX_ID = 0xFFFF_FFFE

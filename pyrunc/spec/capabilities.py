@@ -1,8 +1,13 @@
 """Capabilities by name (capabilities(7)); their position is their number."""
 
-from collections.abc import Iterable
+
+from __future__ import annotations
 
 from pyrunc.errors import InvalidSpec
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NAMES = (
     "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",

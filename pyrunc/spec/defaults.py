@@ -4,9 +4,15 @@ Source: what `docker run` asks of its runtime (Engine API v1.51, HostConfig), wi
 cgroup namespace and no network, since pyrunc has none yet.
 """
 
+from __future__ import annotations
+
 import os
-from functools import cache
-from typing import Any
+
+from pyrunc.records import lru_cache
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from typing import Any
 
 CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
@@ -25,7 +31,7 @@ _CPUS = "/sys/devices/system/cpu"
 NAMESPACES = ("mount", "pid", "network", "ipc", "uts", "cgroup")
 
 
-@cache
+@lru_cache(maxsize=None)
 def masked_paths() -> tuple[str, ...]:
     """MASKED_PATHS, and the thermal counters of each CPU where the kernel has them: they tell of the host's load."""
     found = []

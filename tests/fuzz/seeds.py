@@ -78,7 +78,7 @@ def every_step() -> PlanTemplate:
     template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
     for op, section, operands in EVERY_STEP:
         template.add(op, section, "process", **operands)
-    template.clone_flags = 0x20000000
+    template.clone_flags = 0x20020000
     template.cgroup_slot = template.memory_slot = 4
     return template
 
@@ -86,6 +86,7 @@ def every_step() -> PlanTemplate:
 def least() -> PlanTemplate:
     """The shortest plan that there can be."""
     template = PlanTemplate()
+    template.clone_flags = 0x00020000  # CLONE_NEWNS, without which there is no plan
     template.add("execve", INIT, "program", s0="")
     return template
 

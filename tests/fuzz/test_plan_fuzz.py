@@ -97,8 +97,8 @@ CHECKS = {
     "the steps": ("not _inside(h.steps_off, <uint64_t>h.step_count * sizeof(plan_step), size)", "False"),
     "the last NUL": ("data[<uint64_t>h.strings_off + h.strings_size - 1] != 0", "False"),
     "slots": ("(step.slot_a >= PLAN_MAX_SLOTS) and (needs & NEEDS_SLOT_A or step.slot_a != <uint32_t>NONE)", "False"),
-    "lists of options": ("step.n0 > 4096 or not _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)", "False"),
-    "programs": ("step.n1 * 8 > h.blob_size - step.n0", "False"),
+    "lists of options": ("step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)", "True"),
+    "programs": ("return step.n1 * 8 <= h.blob_size - step.n0", "return True"),
 }  # fmt: skip
 
 

@@ -45,7 +45,17 @@ def changed(path: str, value: object) -> dict[str, Any]:
 def test_the_order_of_privileges() -> None:
     """Limits before the user, the bounding set before it too, seccomp and execve last."""
     names = [step.op for step in steps(SPEC)]
-    order = ["pivot_root", "rlimit", "chdir", "no_new_privs", "bounding", "user", "capabilities", "umask", "execve"]
+    order = [
+        "pivot_root",
+        "rlimit",
+        "chdir",
+        "no_new_privs",
+        "bounding",
+        "user",
+        "capabilities",
+        "umask",
+        "execve",
+    ]
     assert [name for name in names if name in order] == order
 
 
@@ -53,7 +63,11 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
     found = steps(SPEC)
     last = max(number for number, step in enumerate(found) if step.op in ("attach", "mkdir", "mknod"))
     root = next(step.a for step in found if step.op == "pivot_root")
-    (sealed,) = [number for number, step in enumerate(found) if step.op == "mount_attr" and step.a == root and step.n0 == 1]
+    (sealed,) = [
+        number
+        for number, step in enumerate(found)
+        if step.op == "mount_attr" and step.a == root and step.n0 == 1
+    ]
     assert last < sealed
 
 
@@ -63,14 +77,18 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
     ("process.user.gid", "5", "process.user.gid"), ("process.user.umask", -1, "process.user.umask"),
     ("process.user.additionalGids", [1 << 33], "process.user.additionalGids"),
     ("process.user.additionalGids", list(range(300)), "process.user.additionalGids: at most 256"),
-    ("process.rlimits.0.soft", -1, r"process.rlimits\[0\].soft"), ("process.rlimits.0.hard", 1 << 64, r"process.rlimits\[0\].hard"),
+    ("process.rlimits.0.soft", -1, r"process.rlimits\[0\].soft"),
+    ("process.rlimits.0.hard", 1 << 64, r"process.rlimits\[0\].hard"),
     ("process.rlimits.0.type", "RLIMIT_FISH", r"process.rlimits\[0\].type: unknown limit 'RLIMIT_FISH'"),
     ("process.oomScoreAdj", 5000, "process.oomScoreAdj"),
     ("process.capabilities.bounding", ["CAP_FLY"], "process.capabilities.bounding: unknown capability 'CAP_FLY'"),
-    ("mounts.0.options", ["X-mount.owner=1"], r"mounts\[0\].options: 'X-mount.owner=1' is not supported \(mount at /proc\)"),
+    ("mounts.0.options", ["X-mount.owner=1"],
+     r"mounts\[0\].options: 'X-mount.owner=1' is not supported \(mount at /proc\)"),
     ("mounts.0.destination", "", r"mounts\[0\].destination"), ("mounts.0.destination", "/", r"mounts\[0\].destination"),
-    ("mounts.0.type", "", r"mounts\[0\].type"), ("mounts.2.source", "/no/such", r"mounts\[2\].source: /no/such: no such file"),
-    ("mounts.2.source", "", r"mounts\[2\].source"), ("mounts.2.options", ["bind", "size=1"], r"mounts\[2\].options: .* 'size'"),
+    ("mounts.0.type", "", r"mounts\[0\].type"),
+    ("mounts.2.source", "/no/such", r"mounts\[2\].source: /no/such: no such file"),
+    ("mounts.2.source", "", r"mounts\[2\].source"),
+    ("mounts.2.options", ["bind", "size=1"], r"mounts\[2\].options: .* 'size'"),
     ("linux.devices", [{"type": "x", "path": "/dev/x"}], r"linux.devices\[0\].type"),
     ("linux.devices", [{"type": "c", "path": "x"}], r"linux.devices\[0\].path"),
     ("linux.devices", [{"type": "c", "path": "/dev/x", "major": 1 << 40}], r"linux.devices\[0\].major"),
@@ -88,7 +106,7 @@ def test_a_field_that_is_wrong_is_named(path: str, value: object, words: str) ->
 
 def test_layers_beyond_a_page_of_options() -> None:
     layers = tuple(f"/tmp/{number:0100d}" for number in range(60))
-    with pytest.raises(Unsupported, match="60 layers need .* bytes"):
+    with pytest.raises(Unsupported, match=r"60 layers need .* bytes"):
         compile_spec(SPEC, Rootfs(layers, scratch=True))
 
 

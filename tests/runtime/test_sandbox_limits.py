@@ -6,6 +6,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,8 +36,8 @@ class Cgroup:
 
 
 @contextmanager
-def running(rootfs: Path, **options: object) -> Iterator[Cgroup]:
-    with Sandbox(rootfs, **options) as box, box.start(["/bin/sleep", "100"]) as process:  # type: ignore[arg-type]
+def running(rootfs: Path, **options: Any) -> Iterator[Cgroup]:
+    with Sandbox(rootfs, **options) as box, box.start(["/bin/sleep", "100"]) as process:
         yield Cgroup(process.pid)
 
 
@@ -59,7 +60,9 @@ def has(controller: str, file: str) -> bool:
     ({"pids_limit": 7}, "pids", "pids.max", "7"),
     ({"pids_limit": -1}, "pids", "pids.max", "max"),
 ])  # fmt: skip
-def test_values_on_the_host(rootfs: Path, options: dict[str, object], controller: str, file: str, value: str) -> None:
+def test_values_on_the_host(
+    rootfs: Path, options: dict[str, Any], controller: str, file: str, value: str
+) -> None:
     with running(rootfs, **options) as cgroup:
         assert cgroup.read(controller, file) == value
 
@@ -88,7 +91,7 @@ def test_io_weight_works_or_is_refused_by_name(rootfs: Path) -> None:
         with running(rootfs, blkio_weight=300) as cgroup:
             assert cgroup.read("blkio", "blkio.bfq.weight") == "300"
     except (LimitRefused, Unsupported) as exc:
-        assert "weight" in str(exc)  # noqa: PT017 - which of the two depends on the kernel
+        assert "weight" in str(exc)
 
 
 @pytest.mark.usefixtures("probe")
@@ -103,7 +106,7 @@ def test_more_memory_than_the_limit_kills(rootfs: Path) -> None:
 
 @pytest.mark.usefixtures("probe")
 def test_a_cpu_quota_throttles(run: Run) -> None:
-    script = "for i in 1 2 3 4 5 6 7 8 9; do probe memory 100; done >/dev/null; cat /sys/fs/cgroup/cpu/cpu.stat"
+    script = "for i in 1 2 3 4; do probe memory 50; done >/dev/null; cat /sys/fs/cgroup/cpu/cpu.stat"
     if not V1:
         script = script.replace("/cpu/", "/")
     assert int(re.findall(r"nr_throttled (\d+)", run(script, cpus=0.1))[0]) > 0
@@ -125,7 +128,13 @@ def test_limits_of_a_process(run: Run) -> None:
     assert run("ulimit -Sn; ulimit -Hn", rlimits={"nofile": (100, 200)}).split() == ["100", "200"]
     assert run("ulimit -Sn; ulimit -Hn", rlimits={"NOFILE": 150}).split() == ["150", "150"]
     assert run("ulimit -Sc; ulimit -Hf", rlimits={"core": (0, -1), "fsize": 4096}).split() == ["0", "8"]
-    assert run("dd if=/dev/zero of=/tmp/x bs=8192 count=1 2>/dev/null; stat -c %s /tmp/x", rlimits={"fsize": 4096}) == "4096\n"
+    assert (
+        run(
+            "dd if=/dev/zero of=/tmp/x bs=8192 count=1 2>/dev/null; stat -c %s /tmp/x",
+            rlimits={"fsize": 4096},
+        )
+        == "4096\n"
+    )
 
 
 def test_limits_of_a_process_that_are_refused(run: Run) -> None:
@@ -133,7 +142,7 @@ def test_limits_of_a_process_that_are_refused(run: Run) -> None:
     try:
         run("true", rlimits={"nofile": hard + 1000})
     except LimitRefused as exc:
-        assert str(exc) == f"cannot set rlimit nofile to {hard + 1000}:{hard + 1000}: operation not permitted"  # noqa: PT017
+        assert str(exc) == f"cannot set rlimit nofile to {hard + 1000}:{hard + 1000}: operation not permitted"
     with pytest.raises(InvalidArgument, match="rlimits: unknown limit 'fish'"):
         run("true", rlimits={"fish": 1})
     with pytest.raises(InvalidArgument, match="rlimits: core: the soft limit 2 is above the hard limit 1"):
@@ -147,20 +156,30 @@ def test_sysctls_of_the_containers_own_namespaces(run: Run) -> None:
     }  # fmt: skip
     files = " ".join("/proc/sys/" + key.replace(".", "/") for key in wanted)
     before = [Path(path).read_text() for path in files.split()]
-    assert [line.replace("\t", " ") for line in run(f"cat {files}", sysctls=wanted).splitlines()] == list(wanted.values())
+    assert [line.replace("\t", " ") for line in run(f"cat {files}", sysctls=wanted).splitlines()] == list(
+        wanted.values()
+    )
     assert [Path(path).read_text() for path in files.split()] == before
 
 
-@pytest.mark.parametrize("key", ["vm.swappiness", "kernel.panic", "net/../kernel.panic", "net..kernel", "kernel.pid_max", "x"])
+@pytest.mark.parametrize(
+    "key", ["vm.swappiness", "kernel.panic", "net/../kernel.panic", "net..kernel", "kernel.pid_max", "x"]
+)
 def test_sysctls_of_the_host_are_refused_by_name(run: Run, key: str) -> None:
-    with pytest.raises(InvalidArgument, match=re.escape(f"sysctls: linux.sysctl: {key!r} is not in a separate")):
+    with pytest.raises(
+        InvalidArgument, match=re.escape(f"sysctls: linux.sysctl: {key!r} is not in a separate")
+    ):
         run("true", sysctls={key: "1"})
 
 
 def test_sysctls_of_a_namespace_that_is_the_hosts(run: Run) -> None:
-    for key, option in (("net.core.somaxconn", "network"), ("kernel.shmmax", "ipc"), ("kernel.domainname", "uts")):
+    for key, option in (
+        ("net.core.somaxconn", "network"),
+        ("kernel.shmmax", "ipc"),
+        ("kernel.domainname", "uts"),
+    ):
         with pytest.raises(InvalidArgument, match=f"{key}' needs a {option} namespace of its own"):
-            run("true", sysctls={key: "1"}, **{option: "host"})
+            run("true", sysctls={key: "1"}, **{option: "host"})  # type: ignore[arg-type]
 
 
 def test_a_sysctl_that_the_kernel_refuses_is_named(run: Run) -> None:
@@ -176,11 +195,13 @@ def test_the_oom_score(run: Run) -> None:
     try:
         assert run("cat /proc/self/oom_score_adj", oom_score_adj=-500) == "-500\n"
     except LimitRefused as exc:  # without CAP_SYS_RESOURCE it can only go up
-        assert str(exc) == "cannot set oom_score_adj to -500: permission denied"  # noqa: PT017
+        assert str(exc) == "cannot set oom_score_adj to -500: permission denied"
 
 
 def test_a_limit_that_the_kernel_refuses_names_file_and_value(run: Run) -> None:
-    with pytest.raises(LimitRefused, match=r"^cannot set pids.max to 9000000000: invalid argument$") as caught:
+    with pytest.raises(
+        LimitRefused, match=r"^cannot set pids.max to 9000000000: invalid argument$"
+    ) as caught:
         run("true", pids_limit=9_000_000_000)
     assert (caught.value.step, caught.value.path) == ("write_at", "pids.max")
     with pytest.raises(LimitRefused, match=r"^cannot set cpuset.cpus to 4000: "):
@@ -197,10 +218,11 @@ def test_a_limit_that_the_kernel_refuses_names_file_and_value(run: Run) -> None:
     ({"cpus": 1, "cpu_quota_us": 1000}, "cpus cannot be combined"),
     ({"cpu_quota_us": 10}, "cpu_quota_us: .* at least 1000"), ({"cpu_period_us": 10}, "cpu_period_us: .* 1000"),
     ({"pids_limit": -2}, "pids_limit"), ({"oom_score_adj": 1001}, "oom_score_adj"), ({"umask": 0o1000}, "umask"),
-    ({"sysctls": {"net.x": 1}}, "sysctls"), ({"rlimits": {"core": "1"}}, "rlimits"), ({"rlimits": {"core": -2}}, "rlimits"),
+    ({"sysctls": {"net.x": 1}}, "sysctls"), ({"rlimits": {"core": "1"}}, "rlimits"),
+    ({"rlimits": {"core": -2}}, "rlimits"),
     ({"read_bps": {"/dev/null": -1}}, "read_bps"), ({"blkio_weight": 5}, "blkio_weight"),
 ])  # fmt: skip
-def test_what_no_limit_can_be(run: Run, options: dict[str, object], words: str) -> None:
+def test_what_no_limit_can_be(run: Run, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument, match=f"^{words}"):
         run("true", **options)
 

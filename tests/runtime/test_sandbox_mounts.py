@@ -4,6 +4,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ class Entry:
         fields = left.split()
         self.root, self.place, self.options = fields[3], fields[4], set(fields[5].split(","))
         self.optional = {field.split(":")[0] for field in fields[6:]}
-        self.kind, self.source, superblock = (right.split() + [""])[:3]
+        self.kind, self.source, superblock = [*right.split(), ""][:3]
         self.superblock = set(superblock.split(","))
 
 
@@ -36,7 +37,7 @@ def table(text: str) -> dict[str, Entry]:
     return {entry.place: entry for entry in map(Entry, text.splitlines()) if entry.place.startswith("/m")}
 
 
-def mounted(run: Run, *mounts: Mount, **options: object) -> dict[str, Entry]:
+def mounted(run: Run, *mounts: Mount, **options: Any) -> dict[str, Entry]:
     return table(run("cat /proc/self/mountinfo", mounts=mounts, **options))
 
 
@@ -111,12 +112,16 @@ def test_an_attribute_of_a_mount(run: Run, source: Path, kind: str, option: str,
       "X-note", "nolazytime", "nomand"], {"rw", "relatime"}),
 ])  # fmt: skip
 @pytest.mark.parametrize("kind", ["bind", "tmpfs"])
-def test_options_that_undo_and_imply(run: Run, source: Path, kind: str, options: list[str], expected: set[str]) -> None:
+def test_options_that_undo_and_imply(
+    run: Run, source: Path, kind: str, options: list[str], expected: set[str]
+) -> None:
     assert mounted(run, Mount("/m", str(source), kind, options))["/m"].options == expected
 
 
 @pytest.mark.parametrize(("option", "word"), ATTRIBUTES)
-def test_a_recursive_attribute_reaches_what_is_mounted_below(run: Run, tree: Path, option: str, word: str) -> None:
+def test_a_recursive_attribute_reaches_what_is_mounted_below(
+    run: Run, tree: Path, option: str, word: str
+) -> None:
     plain = mounted(run, Mount("/m", str(tree), options=["rbind", option]))
     every = mounted(run, Mount("/m", str(tree), options=["rbind", f"r{option}"]))
     assert word in plain["/m"].options
@@ -139,7 +144,7 @@ def test_attributes_do_what_they_say(run: Run, source: Path, rootfs: Path) -> No
         (source / name).chmod(0o4755)
     os.mknod(source / "null", 0o666 | 0o020000, os.makedev(1, 3))
 
-    def attempt(script: str, *options: str, **others: object) -> str:
+    def attempt(script: str, *options: str, **others: Any) -> str:
         return run(f"({script}) 2>&1; true", mounts=[Mount("/m", str(source), options=options)], **others)
 
     assert attempt("echo x > /m/new", "ro") == "/bin/sh: can't create /m/new: Read-only file system\n"
@@ -160,6 +165,14 @@ def test_bind_and_rbind(run: Run, tree: Path) -> None:
     assert (tree / "file").read_text() == "new\n"
 
 
+def test_a_source_below_proc_self_is_the_callers(run: Run, source: Path) -> None:
+    directory = os.open(source, os.O_RDONLY)
+    try:
+        assert run("ls /m", mounts=[Mount("/m", f"/proc/self/fd/{directory}")]) == "device\nfile\nlink\n"
+    finally:
+        os.close(directory)
+
+
 def test_files_and_missing_mount_points(run: Run, source: Path) -> None:
     file = str(source / "file")
     script = "cat /made/up/file /etc/passwd; ls -d /made/up/dir/deep"
@@ -174,8 +187,10 @@ def test_files_and_missing_mount_points(run: Run, source: Path) -> None:
         run("true", mounts=[Mount("/etc/passwd/x", kind="tmpfs")])
 
 
-def test_a_symlink_of_the_image_leads_to_the_image(run: Run, source: Path, tmp_path: Path, make_rootfs: object) -> None:
-    root = make_rootfs(tmp_path / "root")  # type: ignore[operator]
+def test_a_symlink_of_the_image_leads_to_the_image(
+    source: Path, tmp_path: Path, make_rootfs: Callable[[Path], Path]
+) -> None:
+    root = make_rootfs(tmp_path / "root")
     (root / "etc/away").symlink_to("/../../../../../../mnt")
     (root / "mnt").mkdir()
     with Sandbox(root, mounts=[Mount("/etc/away/in", str(source))]) as box:
@@ -201,15 +216,25 @@ def test_a_mount_takes_the_place_of_a_default_one(run: Run, source: Path) -> Non
 
 
 def test_options_of_a_tmpfs(run: Run) -> None:
-    found = mounted(run, Mount("/m", kind="tmpfs", options=["size=64k", "mode=0710", "uid=1000", "gid=1001", "nr_inodes=9"]))
+    found = mounted(
+        run,
+        Mount("/m", kind="tmpfs", options=["size=64k", "mode=0710", "uid=1000", "gid=1001", "nr_inodes=9"]),
+    )
     assert {"size=64k", "mode=710", "uid=1000", "gid=1001", "nr_inodes=9"} <= found["/m"].superblock
     script = "stat -c '%a %u %g' /m; df -k /m | tail -1 | awk '{print $2}'"
-    assert run(script, tmpfs={"/m": "size=64k,mode=0710,uid=1000,gid=1001"}).split() == ["710", "1000", "1001", "64"]
+    assert run(script, tmpfs={"/m": "size=64k,mode=0710,uid=1000,gid=1001"}).split() == [
+        "710",
+        "1000",
+        "1001",
+        "64",
+    ]
     assert table(run("cat /proc/self/mountinfo", tmpfs={"/m": ""}))["/m"].options == {
         "rw", "nosuid", "nodev", "noexec", "relatime",
     }  # fmt: skip
     assert "noexec" not in table(run("cat /proc/self/mountinfo", tmpfs={"/m": "exec"}))["/m"].options
-    assert "No space left" in run("dd if=/dev/zero of=/m/x bs=1M count=2 2>&1", code=1, tmpfs={"/m": "size=1m"})
+    assert "No space left" in run(
+        "dd if=/dev/zero of=/m/x bs=1M count=2 2>&1", code=1, tmpfs={"/m": "size=1m"}
+    )
 
 
 @pytest.mark.parametrize("option", ["sync", "dirsync", "lazytime"])
@@ -219,7 +244,9 @@ def test_flags_of_a_superblock(run: Run, option: str) -> None:
 
 def test_flags_of_a_superblock_are_undone(run: Run) -> None:
     options = ["sync", "async", "lazytime", "nolazytime"]
-    assert not {"sync", "lazytime"} & mounted(run, Mount("/m", kind="tmpfs", options=options))["/m"].superblock
+    assert (
+        not {"sync", "lazytime"} & mounted(run, Mount("/m", kind="tmpfs", options=options))["/m"].superblock
+    )
 
 
 @pytest.mark.parametrize("kind", ["proc", "sysfs", "mqueue", "devpts", "ramfs", "overlay"])
@@ -232,9 +259,10 @@ def test_other_file_systems(run: Run, source: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("mount", "words"), [
-    (Mount("/m", kind="tmpfs", options=["shape=round"]), "cannot mount tmpfs at /m with options shape=round: invalid argument"),
-    (Mount("/m", kind="tmpfs", options=["size=many", "mode=755"]), "cannot mount tmpfs at /m with options size=many,mode=755: "
-     "invalid argument"),
+    (Mount("/m", kind="tmpfs", options=["shape=round"]),
+     "cannot mount tmpfs at /m with options shape=round: invalid argument"),
+    (Mount("/m", kind="tmpfs", options=["size=many", "mode=755"]),
+     "cannot mount tmpfs at /m with options size=many,mode=755: invalid argument"),
     (Mount("/m", kind="nosuchfs"), "cannot mount nosuchfs at /m with options none: no such device"),
 ])  # fmt: skip
 def test_what_the_kernel_refuses_is_named(run: Run, mount: Mount, words: str) -> None:
@@ -243,7 +271,8 @@ def test_what_the_kernel_refuses_is_named(run: Run, mount: Mount, words: str) ->
 
 
 @pytest.mark.parametrize(("mount", "kind", "words"), [
-    (Mount("/m", "relative/path"), InvalidArgument, r"mounts\[0\].source must be an absolute path, not 'relative/path'"),
+    (Mount("/m", "relative/path"), InvalidArgument,
+     r"mounts\[0\].source must be an absolute path, not 'relative/path'"),
     (Mount("/m", ""), InvalidArgument, r"mounts\[0\].source must be an absolute path"),
     (Mount("/m", "/none"), InvalidArgument, r"mounts\[0\].source: /none: no such file or directory"),
     (Mount("m", "/etc"), InvalidArgument, r"mounts\[0\].target must be an absolute path"),
@@ -275,7 +304,9 @@ def test_nofail_passes_over_a_missing_source(run: Run) -> None:
     (None, set()), ("private", set()), ("rprivate", set()), ("shared", {"shared"}), ("rshared", {"shared"}),
     ("slave", {"master"}), ("rslave", {"master"}), ("unbindable", {"unbindable"}), ("runbindable", {"unbindable"}),
 ])  # fmt: skip
-def test_propagation_as_mountinfo_has_it(rootfs: Path, tree: Path, option: str | None, optional: set[str]) -> None:
+def test_propagation_as_mountinfo_has_it(
+    rootfs: Path, tree: Path, option: str | None, optional: set[str]
+) -> None:
     """The source is shared on the host, in a mount namespace that dies with the child that made it."""
 
     def inside() -> None:
@@ -322,7 +353,10 @@ def test_propagation_as_it_happens(rootfs: Path, source: Path, option: str, down
 
 def test_the_root_propagates_nothing_to_the_host(run: Run) -> None:
     before = Path("/proc/self/mountinfo").read_text()
-    run("mkdir /tmp/x; mount -t tmpfs none /tmp/x; mount -t tmpfs none /mnt 2>/dev/null; true", cap_add=["SYS_ADMIN"])
+    run(
+        "mkdir /tmp/x; mount -t tmpfs none /tmp/x; mount -t tmpfs none /mnt 2>/dev/null; true",
+        cap_add=["SYS_ADMIN"],
+    )
     assert Path("/proc/self/mountinfo").read_text() == before
     assert all(not Entry(line).optional for line in run("cat /proc/self/mountinfo").splitlines())
 

@@ -16,13 +16,18 @@ pytestmark = pytest.mark.usefixtures("host_unchanged")
 _TEXTS = st.one_of(
     st.text(max_size=20),
     st.sampled_from((
-        "", "/", "/x", "/proc", "/dev", "/dev/null", "/etc/passwd", "/..", "a:b", "root", "0", "-1", "4294967295", "ALL",
-        "SYS_ADMIN", "host", "private", "none", "scratch", "no", "direct", "ro", "bind", "tmpfs", "size=1m", "tmpcopyup",
+        "", "/", "/x", "/proc", "/dev", "/dev/null", "/etc/passwd", "/..", "a:b", "root", "0", "-1",
+        "4294967295", "ALL",
+        "SYS_ADMIN", "host", "private", "none", "scratch", "no", "direct", "ro", "bind", "tmpfs",
+        "size=1m", "tmpcopyup",
         "net.core.somaxconn", "kernel.shmmax", "c 1:3 rwm", "1.2.3.4", "nofile", "0-1", "x" * 5000, "\0", "\ud800",
     )),
 )  # fmt: skip
 _NUMBERS = st.one_of(
-    st.integers(), st.floats(), st.booleans(), st.sampled_from((0, 1, -1, 1 << 31, 1 << 32, 1 << 63, 1 << 64, -(1 << 63), 1 << 70))
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from((0, 1, -1, 1 << 31, 1 << 32, 1 << 63, 1 << 64, -(1 << 63), 1 << 70)),
 )
 _SCALARS = st.one_of(st.none(), _TEXTS, _NUMBERS, st.binary(max_size=5))
 _MOUNTS = st.builds(Mount, _SCALARS, _SCALARS, _SCALARS, st.one_of(_SCALARS, st.lists(_SCALARS, max_size=3)))
@@ -30,7 +35,9 @@ _MAPS = st.builds(IdMap, _SCALARS, _SCALARS, _SCALARS)
 _VALUES = st.recursive(
     st.one_of(_SCALARS, _MOUNTS, _MAPS),
     lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.tuples(inner, inner), st.dictionaries(_TEXTS | st.integers(), inner, max_size=3)
+        st.lists(inner, max_size=3),
+        st.tuples(inner, inner),
+        st.dictionaries(_TEXTS | st.integers(), inner, max_size=3),
     ),
     max_leaves=5,
 )
@@ -38,7 +45,12 @@ _VALUES = st.recursive(
 
 # Values of the right shape too, so that the checks behind the first one are reached.
 _LIKELY = st.one_of(
-    _VALUES, _TEXTS, _NUMBERS, st.lists(_TEXTS, max_size=3), st.lists(_MOUNTS, max_size=2), st.lists(_MAPS, max_size=2),
+    _VALUES,
+    _TEXTS,
+    _NUMBERS,
+    st.lists(_TEXTS, max_size=3),
+    st.lists(_MOUNTS, max_size=2),
+    st.lists(_MAPS, max_size=2),
     st.dictionaries(_TEXTS, _TEXTS, max_size=2),
     st.dictionaries(_TEXTS, st.integers() | st.tuples(st.integers(), st.integers()), max_size=2),
 )
@@ -48,14 +60,14 @@ def test_every_option_is_checked() -> None:
     assert set(_CHECKS) == set(SandboxOptions.__annotations__)
 
 
-@given(st.fixed_dictionaries({}, optional={option: _LIKELY for option in sorted(_CHECKS)}))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(_CHECKS), _LIKELY)))
 @example({"rlimits": {"nofile": (1, 1 << 64)}})
 @example({"devices": ["/dev/null:/x" + "y" * 5000]})
 @example({"tmpfs": {"/x": "size=\0,,"}})
 @example({"mounts": [Mount("/x", "/etc", "tmpfs", ["a=b\0c=d"])]})
 @example({"uid_maps": [IdMap(0, 1, 1 << 40)]})
 @example({"hostname": "\ud800"})
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_only_errors_of_pyrunc_come_out_of_a_sandbox(rootfs: Path, options: dict[str, Any]) -> None:
     try:
         Sandbox(rootfs, **options).close()

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def own() -> set[str]:
     return names(int(re.findall(r"CapPrm:\s*(\w+)", status)[0], 16))
 
 
-def held(run: Run, **options: object) -> dict[str, set[str]]:
+def held(run: Run, **options: Any) -> dict[str, set[str]]:
     rows = re.findall(r"Cap(\w+):\s*(\w+)", run("cat /proc/self/status", **options))
     return {kind: names(int(bits, 16)) for kind, bits in rows}
 
@@ -49,7 +50,9 @@ def test_dockers_capabilities_and_no_other(run: Run) -> None:
     (["ALL"], ["ALL"], None),  # in Docker to add wins
     (["CHOWN"], ["CHOWN"], DOCKER),  # first what is dropped, then what is added
 ])  # fmt: skip
-def test_capabilities_added_and_dropped(run: Run, add: list[str], drop: list[str], expected: set[str] | None) -> None:
+def test_capabilities_added_and_dropped(
+    run: Run, add: list[str], drop: list[str], expected: set[str] | None
+) -> None:
     wanted = own() - set(drop) if expected is None else expected
     found = held(run, cap_add=add, cap_drop=drop)
     assert found["Eff"] == found["Prm"] == found["Bnd"] == wanted
@@ -104,7 +107,9 @@ def test_users_and_groups(run: Run, user: str, groups: list[str], expected: str)
     assert {gid, *listed} == set(expected.split()[2:])
 
 
-@pytest.mark.parametrize(("user", "home"), [("", "/root"), ("web", "/home/web"), ("1000", "/home/web"), ("77", "/")])
+@pytest.mark.parametrize(
+    ("user", "home"), [("", "/root"), ("web", "/home/web"), ("1000", "/home/web"), ("77", "/")]
+)
 def test_home_is_what_passwd_says(run: Run, user: str, home: str) -> None:
     assert run("echo $HOME", user=user) == f"{home}\n"
     assert run("echo $HOME", user=user, env={"HOME": "/own"}) == "/own\n"
@@ -118,9 +123,9 @@ def test_a_root_without_passwd(make_rootfs: Callable[[Path], Path], tmp_path: Pa
 
 
 def test_users_that_do_not_exist(run: Run) -> None:
-    with pytest.raises(NotFound, match="^unable to find user foo: no matching entries in passwd file$"):
+    with pytest.raises(NotFound, match=r"^unable to find user foo: no matching entries in passwd file$"):
         run("true", user="foo")
-    with pytest.raises(NotFound, match="^unable to find group bar: no matching entries in group file$"):
+    with pytest.raises(NotFound, match=r"^unable to find group bar: no matching entries in group file$"):
         run("true", user="web:bar")
     with pytest.raises(NotFound, match="unable to find group bar"):
         run("true", groups=["bar"])
@@ -144,7 +149,10 @@ def test_umask(run: Run) -> None:
 def test_low_ports_and_ping_need_no_capability_on_a_network_of_its_own(run: Run) -> None:
     assert run("probe port 80; probe ping", user="web", cap_drop=["ALL"]) == "ok\nok\n"
     sysctls = {"net.ipv4.ip_unprivileged_port_start": "1024", "net.ipv4.ping_group_range": "1 0"}
-    assert run("probe port 80; probe ping", user="web", cap_drop=["ALL"], sysctls=sysctls) == "Permission denied\n" * 2
+    assert (
+        run("probe port 80; probe ping", user="web", cap_drop=["ALL"], sysctls=sysctls)
+        == "Permission denied\n" * 2
+    )
 
 
 def test_a_capability_set_that_the_kernel_refuses_is_named(rootfs: Path) -> None:
@@ -157,5 +165,8 @@ def test_a_capability_set_that_the_kernel_refuses_is_named(rootfs: Path) -> None
         "process": {"args": ["true"], "cwd": "/", "capabilities": dict.fromkeys(("permitted", "effective"), wanted)},
         "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
     }  # fmt: skip
-    with Sandbox.from_spec(spec, str(rootfs.parent)) as box, pytest.raises(StartError, match="cannot hold the capabilities"):
+    with (
+        Sandbox.from_spec(spec, str(rootfs.parent)) as box,
+        pytest.raises(StartError, match="cannot hold the capabilities"),
+    ):
         box.run(["/bin/true"])

@@ -116,7 +116,9 @@ def test_signals_are_as_a_fresh_program_expects_them(rootfs: Path) -> None:
             status = box.run(["cat", "/proc/self/status"]).stdout.decode()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    assert {int(line.split()[1], 16) for line in status.splitlines() if line[:6] in ("SigBlk", "SigIgn", "SigCgt")} == {0}
+    assert {
+        int(line.split()[1], 16) for line in status.splitlines() if line[:6] in ("SigBlk", "SigIgn", "SigCgt")
+    } == {0}
 
 
 @pytest.mark.parametrize(("command", "kind", "code", "words"), [
@@ -162,7 +164,10 @@ def test_killed_by_seccomp_before_it_starts(rootfs: Path) -> None:
         "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
         "syscalls": [{"names": ["capset"], "action": "SCMP_ACT_KILL_PROCESS"}],
     }  # fmt: skip
-    with Sandbox(rootfs, seccomp=profile) as box, pytest.raises(errors.KilledBySeccomp, match="seccomp filter killed"):
+    with (
+        Sandbox(rootfs, seccomp=profile) as box,
+        pytest.raises(errors.KilledBySeccomp, match="seccomp filter killed"),
+    ):
         box.run(["/bin/true"])
     for wrong in ({"defaultAction": "nonsense"}, {}, {"defaultAction": 5}, "own", 5):
         with pytest.raises(errors.InvalidArgument, match="seccomp"):
@@ -193,10 +198,18 @@ def test_without_root_one_line_says_what_is_missing(rootfs: Path) -> None:
 def test_an_old_kernel_is_refused_in_one_line(rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spawner.shut_down()
     with monkeypatch.context() as patch:
-        for release, old in (("5.14.0-rc1+", True), ("4.18.0-553.el8_10.x86_64", True), ("5.15-custom", False)):
-            patch.setattr(os, "uname", lambda release=release: os.uname_result(("Linux", "h", release, "v", "x86_64")))
+        for release, old in (
+            ("5.14.0-rc1+", True),
+            ("4.18.0-553.el8_10.x86_64", True),
+            ("5.15-custom", False),
+        ):
+            patch.setattr(
+                os, "uname", lambda release=release: os.uname_result(("Linux", "h", release, "v", "x86_64"))
+            )
             if old:
-                with pytest.raises(errors.Unsupported, match=f"^kernel {release.replace('+', '.')} is too old"[:30]):
+                with pytest.raises(
+                    errors.Unsupported, match=f"^kernel {release.replace('+', '.')} is too old"[:30]
+                ):
                     Sandbox(rootfs).run(["true"])
             else:
                 assert Sandbox(rootfs).run(["true"]).exit_code == 0

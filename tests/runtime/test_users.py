@@ -11,7 +11,13 @@ from pyrunc.errors import InvalidArgument, NotFound
 from pyrunc.runtime import users
 from pyrunc.runtime.users import User
 
-PASSWD = "root:x:0:0:root:/root:/bin/sh\n\n# comment\nshort:x:1\nweb:x:1000:1001::/home/web:/bin/sh\nweb:x:5:5::/second:\n"
+PASSWD = """root:x:0:0:root:/root:/bin/sh
+
+# comment
+short:x:1
+web:x:1000:1001::/home/web:/bin/sh
+web:x:5:5::/second:
+"""
 GROUP = "root:x:0:\nweb:x:1001:\naudio:x:29:other,web\nbroken:x:abc:web\nhuge:x:99999999999:web\n"
 
 

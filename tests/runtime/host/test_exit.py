@@ -50,7 +50,8 @@ def test_killed(script: Script) -> None:
 
 
 def test_dropped_and_closed_objects_warn_of_nothing(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         import gc
         from pyrunc import errors
 
@@ -69,4 +70,5 @@ def test_dropped_and_closed_objects_warn_of_nothing(script: Script) -> None:
         except errors.TimedOut:
             pass
         gc.collect()
-    """))
+    """)
+    )

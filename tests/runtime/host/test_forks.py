@@ -6,24 +6,27 @@ from tests.runtime.host.conftest import Script, finish
 
 
 def test_parent_and_child_go_on(script: Script) -> None:
-    output = finish(script("""
+    output = finish(
+        script("""
         from pyrunc.runtime import spawner
 
         assert box.run(["true"]).exit_code == 0
         before = spawner.current().pid
         child = os.fork()
         assert box.run(["echo", "here"]).stdout == b"here\\n"
-        print(child == 0, spawner.current().pid == before, flush=True)
+        os.write(1, f"{child == 0} {spawner.current().pid == before}\\n".encode())
         if child:
             assert os.waitpid(child, 0)[1] == 0
             assert box.run(["true"]).exit_code == 0
-    """))
+    """)
+    )
     assert sorted(output.splitlines()) == ["False True", "True False"]
 
 
 def test_a_fork_in_another_thread_does_not_keep_input_open(script: Script) -> None:
     """Without care the child would hold the other end of `cat`'s input, and the run would never end."""
-    finish(script("""
+    finish(
+        script("""
         children = []
 
         def fork():
@@ -43,11 +46,13 @@ def test_a_fork_in_another_thread_does_not_keep_input_open(script: Script) -> No
         for child in children:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-    """))
+    """)
+    )
 
 
 def test_a_child_does_not_keep_its_parents_containers_alive(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         from tests.runtime.host.leftovers import alive, eventually
 
         reading, writing = os.pipe()
@@ -67,11 +72,13 @@ def test_a_child_does_not_keep_its_parents_containers_alive(script: Script) -> N
         os.kill(child, signal.SIGKILL)
         os.close(reading)
         os.close(writing)
-    """))
+    """)
+    )
 
 
 def test_an_inherited_process_belongs_to_the_parent(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         from pyrunc import errors
 
         process = box.start(["sleep", "1000"])
@@ -90,12 +97,14 @@ def test_an_inherited_process_belongs_to_the_parent(script: Script) -> None:
         assert process.exit_code is None
         process.close()
         assert process.exit_code == 137
-    """))
+    """)
+    )
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(script: Script, method: str) -> None:
-    output = finish(script(f"""
+    output = finish(
+        script(f"""
         import multiprocessing
 
         def work(name):
@@ -110,13 +119,15 @@ def test_multiprocessing(script: Script, method: str) -> None:
                 pool.join()
             assert running.exit_code is None
             running.close()
-    """))
+    """)
+    )
     assert output == str([b"%c\n" % letter for letter in b"abcdef"]) + "\n"
 
 
 def test_subprocesses_beside_runs(script: Script) -> None:
     """Also with a function before exec, which runs in a child with one thread."""
-    finish(script("""
+    finish(
+        script("""
         import subprocess
 
         def before_exec():
@@ -140,11 +151,13 @@ def test_subprocesses_beside_runs(script: Script) -> None:
             over.set()
             for thread in threads:
                 thread.join()
-    """))
+    """)
+    )
 
 
 def test_the_host_program_has_one_child_of_ours(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         from pathlib import Path
         from pyrunc.runtime import spawner
 
@@ -159,11 +172,13 @@ def test_the_host_program_has_one_child_of_ours(script: Script) -> None:
         for process in running:
             process.close()
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)
-    """))
+    """)
+    )
 
 
 def test_a_host_program_that_reaps_whatever_ends(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         from pyrunc.runtime import spawner
 
         def reap(*_):
@@ -182,4 +197,5 @@ def test_a_host_program_that_reaps_whatever_ends(script: Script) -> None:
                 pass  # the spare of the last one served this run
         spawner.shut_down()
         assert box.run(["true"]).exit_code == 0
-    """))
+    """)
+    )

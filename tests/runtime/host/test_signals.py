@@ -15,7 +15,7 @@ from tests.runtime.host.leftovers import eventually, marked, new_mark
         "box.run(['sleep', MARK])",
         "box.run(['sh', '-c', f'sleep {MARK} & sleep {MARK}'], timeout_s=900)",
         "started()",
-        "asyncio.run(waiting())",
+        "asyncio.run(waiting(), debug=False)",
     ],
 )
 def test_ctrl_c_in_a_call(script: Script, call: str) -> None:
@@ -61,7 +61,9 @@ def test_ctrl_c_that_the_host_handles_reaches_no_container(script: Script) -> No
 
 
 def test_interrupts_at_any_moment_leave_nothing(script: Script) -> None:
-    finish(script("""
+    finish(
+        script(
+            """
         from tests.runtime.host.leftovers import descriptors, eventually, marked, new_mark
 
         mark = new_mark()
@@ -79,12 +81,16 @@ def test_interrupts_at_any_moment_leave_nothing(script: Script) -> None:
         assert interrupted == 100
         eventually(lambda: not marked(mark), "processes are left")
         assert len(descriptors()) <= before, descriptors()
-    """, strict=False))  # an interrupted socketpair() is closed by its destructor, which warns
+    """,
+            strict=False,
+        )
+    )  # an interrupted socketpair() is closed by its destructor, which warns
 
 
 @pytest.mark.parametrize("handler", ["signal.SIG_IGN", "lambda number, frame: seen.append(number)"])
 def test_sigchld_is_the_host_programs(script: Script, handler: str) -> None:
-    finish(script(f"""
+    finish(
+        script(f"""
         from pyrunc.runtime import spawner
 
         seen = []
@@ -98,14 +104,17 @@ def test_sigchld_is_the_host_programs(script: Script, handler: str) -> None:
         spawner.shut_down()
         assert len(seen) <= 1
         assert box.run(["true"]).exit_code == 0
-    """))
+    """)
+    )
 
 
 def test_signals_that_the_host_blocks_or_ignores_are_not_the_containers(script: Script) -> None:
-    finish(script("""
+    finish(
+        script("""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         fields = dict(line.split(":\\t") for line in box.run(["cat", "/proc/self/status"]).stdout.decode().splitlines())
         assert int(fields["SigBlk"], 16) == 0
         assert int(fields["SigIgn"], 16) == 0  # SIGPIPE too, which Python ignores
-    """))
+    """)
+    )

@@ -36,9 +36,7 @@ def test_32_threads_share_a_sandbox(box: pyrunc.Sandbox) -> None:
     assert in_threads(work) == [[b"%d %d" % (number, turn) for turn in range(6)] for number in range(THREADS)]
 
 
-def test_the_first_starts_of_a_sandbox_at_once(
-    rootfs: os.PathLike[str], parent: str
-) -> None:
+def test_the_first_starts_of_a_sandbox_at_once(rootfs: os.PathLike[str], parent: str) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

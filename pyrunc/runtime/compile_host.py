@@ -1,0 +1,201 @@
+"""The host's part of a plan: namespaces, id maps, and the cgroups that the supervisor makes and init joins."""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc._native import plan as native
+from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.records import NamedTuple
+from pyrunc.runtime import cgroup_layout, cgroups
+from pyrunc.runtime import mount_options as mo
+from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    Spec = Mapping[str, Any]
+
+
+CLONE_NEW = {
+    "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
+    "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000,
+}  # fmt: skip
+MAX_ID = 0xFFFF_FFFE
+_FLAG = native.FLAGS
+# cgroup_resources' FAIL, SKIP, NEXT
+_ON_MISSING = (0, _FLAG["missing"], _FLAG["alternative"])
+
+
+class Rootfs(NamedTuple):
+    """Where the root comes from.
+
+    *layers* are directories, the lowest first; *scratch* keeps writes in a tmpfs of
+    *scratch_bytes* (0: the kernel's default) that dies with the container; otherwise the single layer is used itself.
+    *idmap* shows the layers' owners through the container's own id maps, where it has a user namespace.
+    """
+
+    layers: tuple[str, ...]
+    scratch: bool = False
+    scratch_bytes: int = 0
+    idmap: bool = False
+
+
+class HostPart:
+    """What a plan says before the root: the steps of the supervisor, and init's way into cgroups and namespaces."""
+
+    def __init__(self, spec: Spec, rootfs: Rootfs, files: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.linux: Mapping[str, Any] = spec.get("linux") or {}
+        self.rootfs = rootfs
+        self.files = files
+        self.plan = PlanTemplate()
+        self.userns_slots: dict[tuple[str, str], int] = {}
+        cwd = (spec.get("process") or {}).get("cwd") or "/"
+        if not isinstance(cwd, str) or not cwd.startswith("/"):
+            raise InvalidSpec(f"process.cwd: must be absolute, not {cwd!r}")
+        self.cwd = os.path.normpath("/" + cwd.lstrip("/"))
+        self.namespaces = self._namespaces()
+        self.new = {kind for kind, path in self.namespaces.items() if not path}
+
+    def _namespaces(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for i, entry in enumerate(self.linux.get("namespaces") or ()):
+            kind = entry.get("type")
+            if kind == "time":
+                raise Unsupported(f"linux.namespaces[{i}]: time namespaces are not supported yet")
+            if kind not in CLONE_NEW:
+                raise InvalidSpec(f"linux.namespaces[{i}].type: unknown namespace {kind!r}")
+            if kind in found:
+                raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
+            found[kind] = for_supervisor(entry.get("path") or "")
+        if found.get("mount") != "":
+            raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
+        return found
+
+    def _user_namespace(self) -> None:
+        """A new user namespace: init waits until the supervisor has written its maps, then becomes its root."""
+        uid, gid = (self._id_map(key) for key in ("uidMappings", "gidMappings"))
+        self.id_maps = (uid, gid)
+        if "user" not in self.namespaces:
+            if uid or gid:
+                raise InvalidSpec("linux.uidMappings: needs a user namespace of its own")
+            return
+        if "user" not in self.new:
+            raise Unsupported("linux.namespaces: joining a user namespace by path is not supported yet")
+        if not uid or not gid:
+            raise InvalidSpec("linux.uidMappings, linux.gidMappings: a new user namespace needs both")
+        plan = self.plan
+        plan.add("sync", INIT, "namespaces", n0=0)
+        plan.add("write_proc", SYNC, "host", s0="uid_map", s1=uid)
+        plan.add("write_proc", SYNC, "host", s0="gid_map", s1=gid)
+        plan.add("user", INIT, "namespaces", s0="")
+
+    def _id_map(self, key: str) -> str:
+        rows = self.linux.get(key) or ()
+        return "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in rows)
+
+    def _userns_slot(self, maps: tuple[str, str]) -> int:
+        """A user namespace that idmapped mounts with these maps share, made once."""
+        if maps not in self.userns_slots:
+            slot = self.plan.slot()
+            self.plan.add("userns", HOST, "host", a=slot, s0=maps[0], s1=maps[1])
+            self.userns_slots[maps] = slot
+        return self.userns_slots[maps]
+
+    def _idmap(self, slot: int, source: str, maps: tuple[str, str], recursive: bool) -> None:
+        # *source* is there to be named in an error.
+        self.plan.add(
+            "mount_attr", HOST, "host", a=slot, s0=source, b=self._userns_slot(maps), n0=mo.IDMAP,
+            flags=_FLAG["recursive"] if recursive else 0,
+        )  # fmt: skip
+
+    def _cgroups(self) -> None:
+        """Make the cgroups on the host; init joins them as its first act."""
+        plan = self.plan
+        layout = cgroup_layout.detect()
+        resources: Mapping[str, Any] = self.linux.get("resources") or {}
+        wanted = cgroups.plan_cgroup(layout, self.linux.get("cgroupsPath") or f"/pyrunc/{ID}", resources)
+        joins: list[tuple[int, str | None]] = []
+        self.cgroups: list[cgroups.CgroupDir] = []
+        for directory in wanted.dirs:
+            controllers = (*directory.enable, *self._controllers(layout, directory))
+            counts = bool(resources.get("memory")) and "memory" in controllers
+            slot = plan.slot() if directory.version == 2 or directory.writes or counts else native.ABSENT
+            self.cgroups.append(directory)
+            plan.cgroup_path = f"/{directory.path}"
+            plan.add(
+                "cgroup_mkdir", HOST, "host", a=slot, s0=directory.mountpoint, s1=plan.cgroup_path,
+                s2=" ".join(f"+{name}" for name in directory.enable) or None,
+                flags=self._cgroup_flags(directory),
+            )  # fmt: skip
+            for write in directory.writes:
+                flags = _ON_MISSING[write.on_missing]
+                plan.add("write_at", HOST, "host", a=slot, s0=write.file, s1=write.value, flags=flags)
+            self._join_cgroup(directory, slot, joins)
+            if counts:
+                plan.memory_slot = slot
+        if wanted.device_bpf:
+            blob = plan.blob(wanted.device_bpf)
+            plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
+        for tasks, cpuset in joins:
+            plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
+
+    def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
+        flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0
+        if directory.seed_cpuset:
+            flags |= _FLAG["cpuset"]
+            if directory.writes or "user" in self.new:
+                # Before its writes, one of which may stand alone; and a user namespace's root could not do it later.
+                flags |= _FLAG["seed_cpuset"]
+        return flags
+
+    def _join_cgroup(self, directory: cgroups.CgroupDir, slot: int, joins: list[tuple[int, str | None]]) -> None:
+        if directory.version == 2:
+            self.plan.cgroup_slot = slot
+            return
+        tasks = self.plan.slot()
+        path = f"{directory.mountpoint}/{directory.path}"
+        self.plan.add("open", HOST, "host", a=tasks, s0=f"{path}/tasks", n0=os.O_WRONLY | os.O_NOFOLLOW)
+        joins.append((tasks, path if directory.seed_cpuset else None))
+
+    @staticmethod
+    def _controllers(layout: cgroup_layout.Layout, directory: cgroups.CgroupDir) -> tuple[str, ...]:
+        """The v1 controllers of the hierarchy that *directory* is in; none for v2, where they are enabled."""
+        found = (h for h in layout.hierarchies if h.mountpoint == directory.mountpoint and h.version == 1)
+        return next((h.controllers for h in found), ())
+
+    def _join_namespaces(self) -> None:
+        plan = self.plan
+        for kind in self.new:
+            if kind != "cgroup":
+                plan.clone_flags |= CLONE_NEW[kind]
+        for kind, path in self.namespaces.items():
+            if path:
+                slot = plan.slot()
+                plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
+                where = (HOST, "host") if kind == "pid" else (INIT, "namespaces")
+                plan.add("setns", *where, a=slot, s0=path, n0=CLONE_NEW[kind])
+        if "cgroup" in self.new:
+            # After the cgroups were joined: the other order would show the host's path inside.
+            plan.add("unshare", INIT, "namespaces", n0=CLONE_NEW["cgroup"])
+        if "network" in self.new:
+            plan.add("loopback_up", INIT, "namespaces")
+        if "uts" in self.new:
+            plan.add("hostname", INIT, "namespaces", s0=self.spec.get("hostname") or SHORT_ID)
+            if self.spec.get("domainname"):
+                plan.add("domainname", INIT, "namespaces", s0=self.spec["domainname"])
+
+
+def for_supervisor(path: str) -> str:
+    """*path* of the host, to be opened by the supervisor, for which /proc/self is not this process."""
+    return f"/proc/{os.getpid()}/{path[11:]}" if path.startswith("/proc/self/") else path
+
+
+def checked_number(value: object, field: str, high: int, low: int = 0) -> int:
+    """An integer that fits its place in the plan."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidSpec(f"{field}: must be an integer from {low} to {high}, not {value!r}")
+    return value

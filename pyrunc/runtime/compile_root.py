@@ -1,0 +1,366 @@
+"""The root's part of a plan: the root itself, mounts, devices, masks, and pivot_root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from pyrunc._native import plan as native
+from pyrunc.errors import InvalidSpec, Unsupported
+from pyrunc.runtime import cgroup_layout
+from pyrunc.runtime import mount_options as mo
+from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
+from pyrunc.runtime.plan import HOST, INIT
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+_FLAG = native.FLAGS
+_RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
+_CHARDEV = _FLAG["chardev"]
+# Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
+_SCRATCH = "/sys"
+_DEVICES = (
+    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
+)  # fmt: skip
+_LINKS = (
+    ("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"), ("/dev/ptmx", "pts/ptmx"),
+)  # fmt: skip
+
+
+class RootPart(HostPart):
+    """What a plan says between namespaces and process, all of it in init before and with pivot_root."""
+
+    def _root(self) -> None:
+        plan = self.plan
+        wanted = self.linux.get("rootfsPropagation") or "rprivate"
+        propagation = mo.parse([wanted], "linux.rootfsPropagation").propagation
+        if not propagation:
+            raise InvalidSpec(f"linux.rootfsPropagation: unknown propagation {wanted!r}")
+        # Slave keeps what the host mounts later visible; a shared peer group must never reach the host's root.
+        plan.add(
+            "propagation", INIT, "root", s0="/",
+            n0=(mo.MS_SLAVE if propagation in (mo.MS_SLAVE, mo.MS_SHARED) else mo.MS_PRIVATE) | mo.MS_REC,
+        )  # fmt: skip
+        self.root = plan.slot()
+        # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
+        self.place = _SCRATCH
+        layers = self.rootfs.layers
+        if not self.rootfs.scratch:
+            plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
+            plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
+            if self.rootfs.idmap and self.id_maps[0]:
+                self._idmap(self.root, layers[0], self.id_maps, False)
+            if self.files:
+                self._scratch()
+            plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
+            return
+        self._scratch()
+        plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
+        plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
+        if "user" in self.new:
+            # Attached by descriptor, since the namespace's root may not be able to walk to them; and
+            # the layers are idmapped, not the overlay, which refuses it.
+            base = f"{_SCRATCH}/layers"
+            names = [str(number) for number in range(len(layers))]
+            for name, layer in zip(names, layers, strict=True):
+                slot = plan.slot()
+                plan.add("open_tree", HOST, "host", a=slot, s0=layer)
+                if self.rootfs.idmap:
+                    self._idmap(slot, layer, self.id_maps, False)
+                plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
+        else:
+            base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
+            names = [_escape(os.path.relpath(layer, base)) for layer in layers]
+        lower = ":".join(reversed(names))
+        options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
+        if len(options) >= 4096:
+            raise Unsupported(f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible")
+        plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base)
+
+    def _scratch(self) -> None:
+        """A tmpfs of this container alone, where upper, work and the made-up files live."""
+        plan = self.plan
+        slot = plan.slot()
+        options = [("mode", "0755")]
+        if self.rootfs.scratch_bytes:
+            options.append(("size", str(self.rootfs.scratch_bytes)))
+        self._new_mount("tmpfs", slot, options, mo.NODEV if not self.rootfs.scratch else 0, "root")
+        plan.add("root_attach", INIT, "root", a=slot, s0=_SCRATCH)
+        plan.add("mkdir", INIT, "root", s0="/root", n0=0o755)
+        self.place = f"{_SCRATCH}/root"
+        if self.files:
+            plan.add("mkdir", INIT, "root", s0="/files", n0=0o755)
+            for number, content in enumerate(self.files.values()):
+                plan.add("file", INIT, "root", s0=f"/files/{number}", s1=content, n0=0o644)
+
+    def _new_mount(
+        self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str,
+        destination: str | None = None,
+    ) -> None:  # fmt: skip
+        """A new file system; *destination* is for the message of a refusal."""
+        named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
+        listed = "".join(f"{key}\0{value}\0" for key, value in named)
+        self.plan.add(
+            "new_mount", INIT, stage, a=slot, s0=kind, s1=listed, s2=destination, n0=len(named), n1=attributes
+        )
+
+    def _mounts(self) -> None:
+        self.procfs = -1
+        self.dev_is_ours = False
+        readonly = bool((self.spec.get("root") or {}).get("readonly"))
+        for i, entry in enumerate(self.spec.get("mounts") or ()):
+            try:
+                self._mount(entry, f"mounts[{i}]")
+            except (InvalidSpec, Unsupported) as exc:
+                raise type(exc)(f"{exc} (mount at {entry.get('destination')})") from exc
+        for number, path in enumerate(self.files):
+            slot = self.plan.slot()
+            self.plan.add("open_tree", INIT, "mounts", a=slot, s0=f"{_SCRATCH}/files/{number}")
+            if readonly:
+                self.plan.add("mount_attr", INIT, "mounts", a=slot, n0=mo.RDONLY)
+            self.plan.add("attach", INIT, "mounts", a=slot, s0=path, flags=_FILE | _CREATE)
+        self._devices()
+        if self.cwd != "/":
+            # As runc and Docker have it; it must come before the root is read-only.
+            self.plan.add("mkdir", INIT, "devices", s0=self.cwd, n0=0o755, flags=_CREATE)
+        self._proc_writes()
+        if readonly:
+            self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
+
+    def _mount(self, entry: Mapping[str, Any], field: str) -> None:
+        destination = os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
+        if not entry.get("destination") or destination == "/":
+            raise InvalidSpec(f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}")
+        options = mo.parse(entry.get("options") or (), f"{field}.options")
+        kind = entry.get("type") or ("bind" if options.bind else "")
+        if options.bind or kind == "bind":
+            self._bind(entry, options, destination, field)
+        elif kind == "cgroup":
+            self._cgroup_mount(options, destination)
+        elif not kind or kind == "none":
+            raise InvalidSpec(f"{field}.type: missing")
+        else:
+            self._filesystem(kind, options, destination, field)
+
+    def _bind(self, entry: Mapping[str, Any], options: mo.MountOptions, destination: str, field: str) -> None:
+        plan = self.plan
+        source = entry.get("source")
+        if not source or "\0" in source:
+            raise InvalidSpec(f"{field}.source: a bind mount needs a path")
+        if options.data:
+            raise InvalidSpec(f"{field}.options: a bind mount takes no option {options.data[0][0]!r}")
+        try:
+            status = os.stat(source)
+        except OSError as exc:
+            if options.no_fail and exc.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
+        slot = plan.slot()
+        tree = for_supervisor(source)
+        plan.add("open_tree", HOST, "host", a=slot, s0=tree, flags=_RECURSIVE if options.recursive else 0)
+        self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
+        if options.idmap or entry.get("uidMappings"):
+            self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
+        file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
+        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
+
+    def _maps_gid(self, gid: int) -> bool:
+        rows = self.linux.get("gidMappings") or ()
+        return any(row["containerID"] <= gid < row["containerID"] + row["size"] for row in rows)
+
+    def _mount_maps(self, entry: Mapping[str, Any], field: str) -> tuple[str, str]:
+        """The maps of an idmapped mount: its own, else the container's."""
+        if entry.get("uidMappings") and entry.get("gidMappings"):
+            uid, gid = (
+                "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in entry[key])
+                for key in ("uidMappings", "gidMappings")
+            )
+            return uid, gid
+        if not self.id_maps[0]:
+            raise InvalidSpec(f"{field}.options: an idmapped mount needs uidMappings and gidMappings")
+        return self.id_maps
+
+    def _attributes(self, section: int, slot: int, options: mo.MountOptions, propagation: int) -> None:
+        plan = self.plan
+        stage = "host" if section == HOST else "mounts"
+        if options.rec_set or options.rec_clear:
+            plan.add(
+                "mount_attr", section, stage, a=slot, n0=options.rec_set, n1=options.rec_clear, flags=_RECURSIVE
+            )
+        if options.attr_set or options.attr_clear:
+            plan.add("mount_attr", section, stage, a=slot, n0=options.attr_set, n1=options.attr_clear)
+        if propagation:
+            recursive = options.rec_propagation or not options.propagation
+            plan.add("mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0)
+
+    def _filesystem(self, kind: str, options: mo.MountOptions, destination: str, field: str) -> None:
+        plan = self.plan
+        if options.copy_up:
+            raise Unsupported(f"{field}.options: tmpcopyup is not supported yet")
+        slot = plan.slot()
+        data = options.data
+        if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
+            # The group of terminals does not exist in this user namespace; devpts would refuse it.
+            data = tuple(pair for pair in data if pair[0] != "gid")
+        self._new_mount(kind, slot, data, options.attr_set, "mounts", destination)
+        if options.rec_set or options.rec_clear or options.propagation:
+            self._attributes(INIT, slot, options._replace(attr_set=0, attr_clear=0), options.propagation)
+        flags = _CREATE
+        if kind in ("proc", "sysfs"):
+            # A symlink here would let an image choose where procfs appears (CVE-2019-19921, CVE-2023-27561).
+            flags |= _REAL
+        if kind == "proc" and destination == "/proc":
+            self.procfs = slot
+        if destination == "/dev":
+            self.dev_is_ours = kind == "tmpfs"
+            if self.dev_is_ours:
+                self._fill_dev(slot)
+        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=flags)
+
+    def _cgroup_mount(self, options: mo.MountOptions, destination: str) -> None:
+        """The container's own cgroups and no more: a bind of each directory, on v1 below a tmpfs.
+
+        With a cgroup namespace that is what a fresh mount would show, and three system calls less.
+        """
+        plan = self.plan
+        attributes = options.attr_set
+        layout = cgroup_layout.detect()
+        own: list[tuple[str, tuple[str, ...], int]] = []
+        for directory in self.cgroups:
+            if directory.version == 2 and len(self.cgroups) > 1:
+                continue  # hybrid: as runc, only the hierarchies that have controllers
+            bind = plan.slot()
+            plan.add("open_tree", HOST, "host", a=bind, s0=f"{directory.mountpoint}/{directory.path}")
+            own.append((os.path.basename(directory.mountpoint), self._controllers(layout, directory), bind))
+        if layout.mode == "v2":
+            for _, _, bind in own:
+                plan.add("mount_attr", HOST, "host", a=bind, n0=attributes, n2=mo.MS_PRIVATE)
+                plan.add("attach", INIT, "mounts", a=bind, s0=destination, flags=_CREATE | _REAL)
+            return
+        base = plan.slot()
+        self._new_mount("tmpfs", base, (("mode", "0755"),), attributes & ~mo.RDONLY, "mounts")
+        for name, controllers, _ in own:
+            plan.add("mkdir", INIT, "mounts", s0=name, a=base, n0=0o755)
+            for alias in controllers:
+                if alias != name:
+                    plan.add("symlink", INIT, "mounts", s0=alias, a=base, s1=name)
+        plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
+        for name, _, bind in own:
+            plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}")
+        plan.add("mount_attr", INIT, "mounts", a=base, n0=attributes, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
+
+    def _fill_dev(self, slot: int) -> None:
+        """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""
+        plan = self.plan
+        # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
+        for path, major, minor in _DEVICES if "user" not in self.new else ():
+            plan.add("mknod", INIT, "mounts", s0=path[5:], a=slot, n0=stat.S_IFCHR | 0o666, n1=os.makedev(major, minor))
+        for path, target in _LINKS:
+            plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
+        for entry in self.spec.get("mounts") or ():
+            place = os.path.normpath(str(entry.get("destination")))
+            if place in ("/dev/pts", "/dev/shm", "/dev/mqueue"):
+                plan.add("mkdir", INIT, "mounts", s0=place[5:], a=slot, n0=0o755)
+
+    def _devices(self) -> None:
+        ours = {path for path, _, _ in _DEVICES}
+        if "user" in self.new and self.dev_is_ours:
+            for path, major, minor in _DEVICES:
+                self._bind_device(path, path, os.makedev(major, minor))
+        for i, device in enumerate(self.linux.get("devices") or ()):
+            self._device(device, f"linux.devices[{i}]", ours)
+
+    def _bind_device(self, source: str, path: str, rdev: int) -> None:
+        slot = self.plan.slot()
+        self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
+        # Writing to a device does not mind; but chmod(2) by a user that is mapped to the node's owner changed the host's.
+        self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
+        self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
+
+    def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:
+        kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+        kind = kinds.get(device.get("type", ""))
+        path = os.path.normpath(device.get("path") or "")
+        if kind is None:
+            raise InvalidSpec(f"{field}.type: unknown device type {device.get('type')!r}")
+        if not path.startswith("/") or path == "/":
+            raise InvalidSpec(f"{field}.path: must be absolute, not {device.get('path')!r}")
+        if self.dev_is_ours and path in ours:
+            return
+        major, minor = (
+            checked_number(device.get(key) or 0, f"{field}.{key}", high)
+            for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
+        )
+        rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
+        if "user" in self.new:
+            self._bind_device(path, path, rdev)
+            return
+        uid, gid = (checked_number(device.get(key) or 0, f"{field}.{key}", MAX_ID) for key in ("uid", "gid"))
+        owner = uid << 32 | gid
+        mode = checked_number(device.get("fileMode", 0o666), f"{field}.fileMode", 0xFFFFFFFF) & 0o7777
+        self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
+
+    def _proc_writes(self) -> None:
+        """Kernel parameters and the OOM score, through the procfs that init itself has made."""
+        sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
+        score = (self.spec.get("process") or {}).get("oomScoreAdj")
+        if not sysctl and score is None:
+            return
+        if self.procfs < 0:
+            raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
+        for key, value in sysctl.items():
+            self._check_sysctl(key)
+            path = "sys/" + key.replace(".", "/")
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
+        if score is not None:
+            text = str(checked_number(score, "process.oomScoreAdj", 1000, -1000))
+            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
+
+    def _check_sysctl(self, key: str) -> None:
+        """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""
+        owner = ""
+        if key.startswith("net."):
+            owner = "network"
+        elif key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
+            owner = "ipc"
+        elif key in ("kernel.domainname", "kernel.hostname"):
+            owner = "uts"
+        if not owner or ".." in key or "/" in key:
+            raise InvalidSpec(f"linux.sysctl: {key!r} is not in a separate kernel namespace")
+        if owner not in self.namespaces:
+            raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
+        path, ours = self.namespaces[owner], "net" if owner == "network" else owner
+        try:
+            shared = bool(path) and os.path.samefile(path, f"/proc/self/ns/{ours}")
+        except OSError as exc:
+            raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+        if shared:
+            raise InvalidSpec(f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}")
+
+    def _masks(self) -> None:
+        plan = self.plan
+        tmpfs = plan.slot()
+        for path in self.linux.get("readonlyPaths") or ():
+            plan.add("readonly", INIT, "masks", s0=path)
+        for path in dict.fromkeys(self.linux.get("maskedPaths") or ()):
+            plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
+
+    def _pivot(self) -> None:
+        self.plan.add("pivot_root", INIT, "pivot", a=self.root)
+        propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"])
+        if propagation.propagation in (mo.MS_SHARED, mo.MS_UNBINDABLE):
+            self.plan.add(
+                "propagation", INIT, "pivot", s0="/",
+                n0=propagation.propagation | (mo.MS_REC if propagation.rec_propagation else 0),
+            )  # fmt: skip
+
+
+def _escape(path: str) -> str:
+    """A path for overlay's option string: ``,`` ends an option, ``:`` a layer."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

@@ -1,0 +1,84 @@
+"""Plans that are in bounds but mean what no plan may mean are refused before anything acts on them."""
+
+import struct
+from typing import Any
+
+import pytest
+
+from pyrunc._native import plan as native
+from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
+
+CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
+Given = tuple[str, int, dict[str, Any]]
+RESERVED = 124  # the header's last number
+
+
+def judge(
+    *steps: Given, clone_flags: int = CLONE_NEWNS | CLONE_NEWPID, changed: tuple[int, int] | None = None
+) -> int:
+    """The validator's answer to a plan of *steps*, with the 32-bit number *changed* = (offset, value) in it."""
+    template = PlanTemplate()
+    for _ in range(4):
+        template.slot()
+    template.clone_flags = clone_flags
+    for op, section, operands in steps:
+        template.add(op, section, "process", **operands)
+    template.add("execve", INIT, "program", s0="")
+    plan = template.finish("0" * 64, ["x"], [], ["/x"])
+    if changed:
+        struct.pack_into("=I", plan, *changed)
+    return native.validate(bytes(plan), 0)
+
+
+def test_a_sound_plan_is_accepted() -> None:
+    assert judge(("pivot_root", INIT, {"a": 0}), ("write_proc", SYNC, {"s0": "uid_map", "s1": ""})) == 0
+
+
+OUT_OF_PLACE: dict[str, tuple[Given, ...]] = {
+    "a step of init on the host": (("hostname", HOST, {"s0": "x"}),),
+    "a step of the host in init": (("open", INIT, {"a": 0, "s0": "/"}),),
+    "a relative path": (("mkdir", INIT, {"s0": "x"}),),
+    "a path that climbs": (("mask", INIT, {"a": 0, "s0": "/a/../../b"}),),
+    "a name with a slash in a fresh mount": (("mknod", INIT, {"a": 0, "s0": "/x"}),),
+    "a cgroup that climbs": (("cgroup_mkdir", HOST, {"s0": "/sys/fs/cgroup", "s1": "/../x"}),),
+    "a slot that there is not": (("pivot_root", INIT, {"a": native.MAX_SLOTS}),),
+    "groups that are no numbers": (("user", INIT, {"s0": "1,,2"}),),
+    "a group that is -1": (("user", INIT, {"s0": "4294967295"}),),
+    "a uid that is -1": (("user", INIT, {"n0": 0xFFFFFFFF, "s0": ""}),),
+    "more options than there are": (("new_mount", INIT, {"a": 0, "s0": "tmpfs", "s1": "a\0b\0", "n0": 4096}),),
+    "a program beyond the blobs": (("seccomp", INIT, {"n0": 0, "n1": 1}),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OUT_OF_PLACE)
+def test_what_is_out_of_place_is_refused(what: str) -> None:
+    assert judge(*OUT_OF_PLACE[what]) < 0
+
+
+def test_a_flag_that_shares_memory_or_descriptors_is_refused() -> None:
+    for flag in (0x100, 0x200, 0x400, 0x800, 0x8000, 0x10000, 1 << 33):
+        assert judge(clone_flags=CLONE_NEWNS | flag) < 0, hex(flag)
+
+
+HARMFUL: dict[str, tuple[Given, ...]] = {
+    "a file by absolute path in a fresh mount": (("file", INIT, {"a": 0, "s0": "/etc/x", "s1": ""}),),
+    "a write to the host's own procfs": (("write_proc", HOST, {"s0": "sysrq-trigger", "s1": "x"}),),
+    "a process's file that is a path": (("write_proc", SYNC, {"s0": "../1/oom_score_adj", "s1": "x"}),),
+    "a cgroup's file that is a path": (("write_at", HOST, {"a": 0, "s0": "/proc/sys/vm/swappiness", "s1": "1"}),),
+    "a cgroup's file that climbs": (("open_at", HOST, {"a": 0, "b": 1, "s0": "../tasks"}),),
+    "a sync point that nobody serves": (("sync", INIT, {"n0": 0}),),
+    "a flag that means nothing": (("hostname", INIT, {"s0": "x", "flags": 1 << 31}),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HARMFUL)
+def test_what_could_only_do_harm_is_refused(what: str) -> None:
+    assert judge(*HARMFUL[what]) < 0
+
+
+def test_mounting_without_a_mount_namespace_is_refused() -> None:
+    assert judge(("pivot_root", INIT, {"a": 0}), clone_flags=CLONE_NEWPID) < 0
+
+
+def test_a_reserved_number_is_refused() -> None:
+    assert judge(changed=(RESERVED, 1)) < 0
