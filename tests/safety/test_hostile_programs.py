@@ -155,6 +155,33 @@ def test_output_given_to_another_container_does_not_hold_up_the_run(
         os.close(reading)
 
 
+def test_a_failed_start_is_never_taken_for_an_end(sandbox: Make) -> None:
+    """READY, the failed execve and the end of init may all be there at once: all three must be read."""
+    box = sandbox()
+    for _ in range(300):
+        with pytest.raises(errors.CommandNotFound):
+            box.start(["/bin/missing"])
+        with pytest.raises(errors.CommandNotFound):
+            box.run(["/bin/missing"])
+
+
+def test_cgroups_made_inside_go_although_the_requester_is_killed(rootfs: Path) -> None:
+    name = f"/pyrunc-safety-{os.getpid()}-nested"
+    script = "for d in /sys/fs/cgroup/*/ /sys/fs/cgroup/; do mkdir -p $d/a/b $d/c; done; echo made; sleep 60"
+    source = (
+        "import pyrunc\n"
+        f"box = pyrunc.Sandbox({str(rootfs)!r}, mounts=[pyrunc.Mount{tuple(_RW_CGROUPS)!r}], cgroup_parent={name!r})\n"
+        f"box.start(['/bin/sh', '-c', {script!r}], stdout=1).wait()"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", source], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+        assert program.stdout
+        assert program.stdout.readline() == b"made\n"
+        assert list(Path("/sys/fs/cgroup").glob(f"*{name}/*/a/b"))
+        program.kill()
+    assert support.wait_until(lambda: not list(Path("/sys/fs/cgroup").glob(f"*{name}")))
+
+
 def test_a_stopped_container_can_be_killed(sandbox: Make) -> None:
     with sandbox().start(["/bin/sleep", "60"]) as process:
         process.kill(19)
