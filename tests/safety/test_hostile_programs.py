@@ -174,7 +174,9 @@ def test_cgroups_made_inside_go_although_the_requester_is_killed(rootfs: Path) -
         f"box.start(['/bin/sh', '-c', {script!r}], stdout=1).wait()"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", source], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", source], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as program:
         assert program.stdout
         assert program.stdout.readline() == b"made\n"
         assert list(Path("/sys/fs/cgroup").glob(f"*{name}/*/a/b"))
