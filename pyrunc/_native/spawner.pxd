@@ -82,6 +82,8 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
 cdef inline void last_one_out(char **directories) noexcept nogil:
     """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
     cdef int i = 0
+    # Their channels too: who is done would else wait for our answer, and we for it.
+    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
     while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
         pass                        # SIGCHLD is ignored: returns when no child is left
     while directories[i] != NULL:
