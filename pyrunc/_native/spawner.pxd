@@ -65,7 +65,8 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
         close(sock)
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
-            supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, host_net if own_net == 0 else -1)
+            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, host_net if own_net == 0 else -1):
+                return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         keep[0] = 0
         keep[1] = 1
