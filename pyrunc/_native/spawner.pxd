@@ -83,7 +83,7 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
 cdef inline void last_one_out(char **directories) noexcept nogil:
     """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
     cdef int i = 0
-    # Their channels too: who is done would else wait for our answer, and we for it.
+    # Who is done and asks whether it is needed gets the end of its channel for an answer; else we waited for each other.
     syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
     while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
         pass                        # SIGCHLD is ignored: returns when no child is left

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,9 +191,7 @@ def test_the_program_itself_is_killed(rootfs: Path, rounds: int) -> None:
             first = chance.randrange(4)
             if turn % 2:
                 assert host.ask("hold") == "held"  # two that run meanwhile
-            got = stepper.kill_at(
-                host.process.pid, at, lambda host=host, first=first: host.tell(f"cycle {first}")
-            )  # type: ignore[misc]
+            got = stepper.kill_at(host.process.pid, at, partial(host.tell, f"cycle {first}"))
             host.close()
             what = f"seed {number}, turn {turn}: killed at {got} of {at} in cycle {first}"
             nothing_left(host, False, what)
