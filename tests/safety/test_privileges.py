@@ -417,7 +417,7 @@ def test_a_joined_network_of_the_host_keeps_its_parameters(sandbox: Make) -> Non
 
 
 def test_no_namespace_of_one_container_is_left_for_the_next(rootfs: Path, sandbox: Make) -> None:
-    """A supervisor that has joined a pid namespace for one container must not give birth to another one's init there."""
+    """A supervisor that has joined a pid namespace for one container must not clone another's init there."""
     spawner.shut_down()  # so that few supervisors wait
     show = ["/bin/grep", "NSpid", "/proc/self/status"]
     others = [entry for entry in _SPEC["linux"]["namespaces"] if entry["type"] != "pid"]  # type: ignore[index]
@@ -434,7 +434,13 @@ def test_no_namespace_of_one_container_is_left_for_the_next(rootfs: Path, sandbo
             host = sandbox(pid="host").run(["/bin/ls", "-l", "/proc/self/ns/pid"]).stdout.split()[-1].decode()
             assert host == os.readlink("/proc/self/ns/pid")
             with sandbox().start(["/bin/sleep", "60"]) as nested:
-                levels = Path(f"/proc/{nested.pid}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()
+                levels = (
+                    Path(f"/proc/{nested.pid}/status")
+                    .read_text()
+                    .partition("NSpid:")[2]
+                    .split("\n")[0]
+                    .split()
+                )
                 assert len(levels) == 2, "born below another container's"
     for _ in range(10):  # and none is broken by the end of that namespace
         assert sandbox().run(show).exit_code == 0
