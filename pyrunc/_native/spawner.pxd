@@ -82,14 +82,8 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
 
 cdef inline void last_one_out(char **directories) noexcept nogil:
     """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
-    cdef int keep[3]
-    cdef int i
-    for i in range(3):
-        keep[i] = i
+    cdef int i = 0
     # The channels too: who is done now would ask for more work, and wait for us as we do for it.
-    close_all_but(keep, 3)
-    i = 0
-    # Who is done and asks whether it is needed gets the end of its channel for an answer; else we waited for each other.
     syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
     while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
         pass                        # SIGCHLD is ignored: returns when no child is left
