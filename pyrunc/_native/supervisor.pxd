@@ -188,17 +188,6 @@ cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noex
     return 0 if send(w.progress_fd, &number, sizeof(number), MSG_NOSIGNAL) == sizeof(number) else -EPIPE
 
 
-cdef inline bint obey(int reply_fd, int pidfd) noexcept nogil:
-    """Take one command of the requester; False when it hung up."""
-    cdef command message
-    cdef ssize_t got = recv(reply_fd, &message, sizeof(message), MSG_DONTWAIT)
-    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
-        return False
-    if got == sizeof(message) and message.kind == COMMAND_KILL:
-        syscall(NR_pidfd_send_signal, pidfd, message.signal, NULL, 0)
-    return True
-
-
 cdef inline bint has_sync(walk *w) noexcept nogil:
     # Every sync point is served by a section (the validator sees to it), and those stand last.
     return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
@@ -250,7 +239,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
         if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
             watch[0].fd = -1
         if watch[1].revents and owner:
-            if not obey(reply_fd, pidfd):
+            if not obey(w, reply_fd, pidfd):
                 owner = False
                 watch[1].fd = -1
                 if not w.header.flags & PLAN_KEEP_RUNNING:
@@ -262,11 +251,26 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
             return
 
 
+cdef inline void thaw(walk *w) noexcept nogil:
+    """Let a signal reach what the v1 freezer holds; a container that may write to its cgroups can freeze itself."""
+    cdef const plan_step *step
+    cdef uint32_t i
+    cdef int directory
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.op == OP_CGROUP_MKDIR:
+            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) >= 0:
+                directory = openat(AT_FDCWD, w.path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+                write_at(directory, b"freezer.state", b"THAWED")
+                close(directory)
+
+
 cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
     """End init, and whatever shares its cgroup where the pid namespace is not its own."""
     if w.header.cgroup_slot != <uint32_t>NONE:
         write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")   # Linux 5.14
     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+    thaw(w)
 
 
 cdef inline void kill_stragglers(walk *w) noexcept nogil:
@@ -290,6 +294,20 @@ cdef inline void kill_stragglers(walk *w) noexcept nogil:
                 nanosleep(&pause, NULL)
             close(directory)
             return
+
+
+cdef inline bint obey(walk *w, int reply_fd, int pidfd) noexcept nogil:
+    """Take one command of the requester; False when it hung up."""
+    cdef command message
+    cdef ssize_t got = recv(reply_fd, &message, sizeof(message), MSG_DONTWAIT)
+    if got == 0 or (got < 0 and errno != EAGAIN and errno != EINTR):
+        return False
+    if got == sizeof(message) and message.kind == COMMAND_KILL:
+        if message.signal == SIGKILL:
+            kill_container(w, pidfd)
+        else:
+            syscall(NR_pidfd_send_signal, pidfd, message.signal, NULL, 0)
+    return True
 
 
 cdef inline uint32_t oom_kills(walk *w) noexcept nogil:

@@ -205,7 +205,6 @@ def test_a_full_scratch_is_the_containers_problem(sandbox: Make) -> None:
     assert b"No space left" in result.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="the supervisor waits for an init that cgroup v1 has frozen, for ever")
 def test_a_container_that_freezes_itself_can_be_killed(sandbox: Make) -> None:
     frozen = "/sys/fs/cgroup/freezer/freezer.state"
     if not os.path.exists("/sys/fs/cgroup/freezer"):
