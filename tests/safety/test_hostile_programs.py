@@ -227,7 +227,9 @@ def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make
     box = sandbox()
     box.run(["/bin/true"])
     spawner_pid = support.spawner_pid()
-    assert support.wait_until(lambda: len(support.children(spawner_pid)) == 1)  # others go when there is no work
+    assert support.wait_until(
+        lambda: len(support.children(spawner_pid)) == 1
+    )  # others go when there is no work
     group = pids / f"pyrunc-safety-{os.getpid()}-few"
     group.mkdir()
     try:
@@ -235,7 +237,9 @@ def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make
         (group / "pids.max").write_text("1")
         with box.start(["/bin/sleep", "60"]):
             time.sleep(0.1)
-            waiting = [pid for pid in support.children(spawner_pid) if support.name_of(pid) == "pyrunc-spawner"]
+            waiting = [
+                pid for pid in support.children(spawner_pid) if support.name_of(pid) == "pyrunc-spawner"
+            ]
             assert not waiting, "its fork should have failed"
             (group / "pids.max").write_text("max")
             within(lambda: box.start(["/bin/sleep", "60"]).close(), 5)
