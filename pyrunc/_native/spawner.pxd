@@ -65,7 +65,8 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
         close(sock)
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
-            supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, host_net if own_net == 0 else -1)
+            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, host_net if own_net == 0 else -1):
+                return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         keep[0] = 0
         keep[1] = 1
@@ -82,6 +83,8 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
 cdef inline void last_one_out(char **directories) noexcept nogil:
     """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
     cdef int i = 0
+    # The channels too: who is done now would ask for more work, and wait for us as we do for it.
+    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
     while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
         pass                        # SIGCHLD is ignored: returns when no child is left
     while directories[i] != NULL:

@@ -334,21 +334,34 @@ cdef inline uint64_t own_cpu_us() noexcept nogil:
     return microseconds(&usage.ru_utime) + microseconds(&usage.ru_stime)
 
 
-cdef inline void supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int host_net) noexcept nogil:
-    """One container from its plan to its end.
+cdef inline bint has_joined(walk *w) noexcept nogil:
+    """Whether the plan has brought this process itself into another's namespace, which it cannot leave."""
+    cdef uint32_t i
+    for i in range(w.header.step_count):
+        if w.steps[i].section == SECTION_HOST and w.steps[i].op == OP_SETNS:
+            return True
+    return False
+
+
+cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int host_net) noexcept nogil:
+    """One container from its plan to its end; whether this process may serve another.
 
     *fds* are the request's *count* further descriptors; *channel* leads to the spawner; *host_net* is
     as clone_init has it. Afterwards descriptors are open that `close_all_but` must close.
     """
     cdef walk w
+    cdef bint again
     w.data = NULL
+    w.header = NULL
     w.argv = NULL
     supervise_container(&w, plan_fd, reply_fd, fds, count, channel, host_net)
+    again = w.header == NULL or not has_joined(&w)
     # Nothing of one container, such as its environment, may be there when the next one comes.
     if w.data != NULL:
         munmap(<void *>w.data, w.data_size)
     if w.argv != NULL:
         munmap(w.argv, w.argv_size)
+    return again
 
 
 cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fds, uint32_t count, int channel,

@@ -339,6 +339,27 @@ def test_one_containers_environment_is_nowhere_in_anothers_processes(sandbox: Ma
         assert support.memory_contains(careless, secret)
 
 
+def test_a_supervisor_that_serves_again_has_forgotten(sandbox: Make) -> None:
+    """One supervisor serves many containers, one after the other."""
+    secret = b"hunter2-" + os.urandom(8).hex().encode()
+    box = sandbox()
+    with box.start(["/bin/sleep", "60"]):
+        before = set(support.children(support.spawner_pid()))
+    for _ in range(5):
+        box.run(["/bin/true", "--" + secret.decode()], env={"SECRET": secret.decode()}, stdin=secret)
+        for pid in [support.spawner_pid(), *support.children(support.spawner_pid())]:
+            assert support.wait_until(lambda pid=pid: not holds(pid, secret))  # type: ignore[misc]
+    assert before & set(support.children(support.spawner_pid())), "none has served again"
+
+
+def holds(pid: int, secret: bytes) -> bool:
+    """As memory_contains, but a process that has ended holds nothing."""
+    try:
+        return support.memory_contains(pid, secret)
+    except OSError:
+        return False
+
+
 def test_a_container_has_no_key_of_the_hosts_session(sandbox: Make) -> None:
     source = (
         "import ctypes; libc = ctypes.CDLL(None); text = ctypes.create_string_buffer(16)\n"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,9 @@ class Host:
     def spawner(self) -> int:
         """The present spawner; one that was killed is followed by another with the next request but one."""
         while True:
-            found = [pid for pid in support.children(self.process.pid) if support.name_of(pid) == "pyrunc-spawner"]
+            found = [
+                pid for pid in support.children(self.process.pid) if support.name_of(pid) == "pyrunc-spawner"
+            ]
             if found:
                 return found[0]
             assert self.ask("check") == "works"
@@ -188,7 +191,7 @@ def test_the_program_itself_is_killed(rootfs: Path, rounds: int) -> None:
             first = chance.randrange(4)
             if turn % 2:
                 assert host.ask("hold") == "held"  # two that run meanwhile
-            got = stepper.kill_at(host.process.pid, at, lambda host=host, first=first: host.tell(f"cycle {first}"))  # type: ignore[misc]
+            got = stepper.kill_at(host.process.pid, at, partial(host.tell, f"cycle {first}"))
             host.close()
             what = f"seed {number}, turn {turn}: killed at {got} of {at} in cycle {first}"
             nothing_left(host, False, what)
@@ -226,7 +229,9 @@ def test_parents_that_killed_supervisors_made_are_removed(rootfs: Path) -> None:
         host = Host(rootfs, 0, parents=False)
         assert not [group for group in host.groups if group.exists()]
         assert host.ask("hold") == "held"
-        supervisors = [pid for pid in support.children(host.spawner()) if support.name_of(pid) == "pyrunc-super"]
+        supervisors = [
+            pid for pid in support.children(host.spawner()) if support.name_of(pid) == "pyrunc-super"
+        ]
         assert len(supervisors) == 2
         assert [group for group in host.groups if group.exists()] == host.groups
         for pid in supervisors:

@@ -416,6 +416,36 @@ def test_a_joined_network_of_the_host_keeps_its_parameters(sandbox: Make) -> Non
     in_child(attack, namespaces.CLONE_NEWNET | namespaces.CLONE_NEWNS)
 
 
+def test_no_namespace_of_one_container_is_left_for_the_next(rootfs: Path, sandbox: Make) -> None:
+    """A supervisor that has joined a pid namespace for one container must not clone another's init there."""
+    spawner.shut_down()  # so that few supervisors wait
+    show = ["/bin/grep", "NSpid", "/proc/self/status"]
+    others = [entry for entry in _SPEC["linux"]["namespaces"] if entry["type"] != "pid"]  # type: ignore[index]
+    with sandbox().start(["/bin/sleep", "60"]) as first:
+        path = f"/proc/{first.pid}/ns/pid"
+        spec = {
+            **_SPEC, "root": {"path": str(rootfs)},
+            "linux": {"namespaces": [*others, {"type": "pid", "path": path}]},
+        }  # fmt: skip
+        joined = Sandbox.from_spec(spec)
+        inside = os.readlink(path)
+        for _ in range(5):
+            assert joined.run(["/bin/ls", "-l", "/proc/self/ns/pid"]).stdout.split()[-1].decode() == inside
+            host = sandbox(pid="host").run(["/bin/ls", "-l", "/proc/self/ns/pid"]).stdout.split()[-1].decode()
+            assert host == os.readlink("/proc/self/ns/pid")
+            with sandbox().start(["/bin/sleep", "60"]) as nested:
+                levels = (
+                    Path(f"/proc/{nested.pid}/status")
+                    .read_text()
+                    .partition("NSpid:")[2]
+                    .split("\n")[0]
+                    .split()
+                )
+                assert len(levels) == 2, "born below another container's"
+    for _ in range(10):  # and none is broken by the end of that namespace
+        assert sandbox().run(show).exit_code == 0
+
+
 _WATCHER = """
 import os, sys
 print('ready', flush=True)

@@ -58,14 +58,18 @@ def test_user_namespace_maps_a_range() -> None:
     ready, mapped = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
-        linux.unshare(linux.CLONE_NEWUSER)
-        os.write(ready[1], b"x")
-        os.read(mapped[0], 1)
-        os.setuid(5)
-        os.write(ready[1], str(os.getuid()).encode())
-        signal.pause()
+        try:
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(ready[1], b"x")
+            os.read(mapped[0], 1)
+            os.setuid(5)
+            os.write(ready[1], str(os.getuid()).encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(ready[1])
     try:
-        os.read(ready[0], 1)
+        assert os.read(ready[0], 1) == b"x"
         Path(f"/proc/{pid}/uid_map").write_text("0 100000 1000")
         os.write(mapped[1], b"x")
         assert os.read(ready[0], 8) == b"5"
@@ -74,7 +78,7 @@ def test_user_namespace_maps_a_range() -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        for fd in ready + mapped:
+        for fd in (ready[0], *mapped):
             os.close(fd)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.runtime.host.conftest import Script, finish
-from tests.runtime.host.leftovers import eventually, marked, new_mark
+from tests.runtime.host.leftovers import alive, eventually, marked, new_mark
 
 ENDS = {
     "falls off the end": "",
@@ -72,3 +72,22 @@ def test_dropped_and_closed_objects_warn_of_nothing(script: Script) -> None:
         gc.collect()
     """)
     )
+
+
+def test_the_spawner_ends_with_the_program(script: Script) -> None:
+    """Also right after a run, when the supervisor that is done asks for more work."""
+    output = finish(
+        script("""
+        from pyrunc.runtime import spawner
+        from tests.runtime.host.leftovers import alive
+
+        for _ in range(20):
+            box.run(["true"])
+            pid = spawner.current().pid
+            spawner.shut_down()
+            assert not alive(pid)
+        box.run(["true"])
+        print(spawner.current().pid)
+    """)
+    )
+    assert not alive(int(output))
