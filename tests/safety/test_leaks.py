@@ -4,10 +4,12 @@ What others do on the machine counts too in some figures, so growth is compared 
 leak for each start would be hundreds, or thousands when `pytest -m soak` makes ten thousand starts.
 """
 
+import contextlib
+import ctypes
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from pyrunc.runtime import spawner
 from tests.safety import support
 
 Make = Callable[..., Sandbox]
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STARTS = pytest.mark.parametrize("starts", [200, pytest.param(10_000, marks=pytest.mark.soak)])
 # A leak for every tenth start would be seen; caches that fill once, and what others do, are below it.
@@ -113,6 +116,20 @@ def nothing_has_grown(before: Figures, starts: int) -> None:
         return not found
 
     assert support.wait_until(steady, 5.0), found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_ours() -> Iterator[None]:
+    """Other tests make this process the parent of orphans; what is counted here must be what these tests start."""
+    spawner.shut_down()
+    was = ctypes.c_int()
+    support.call(support.libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(was), 0, 0, 0))
+    support.call(support.libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0))
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    yield
+    support.call(support.libc.prctl(_PR_SET_CHILD_SUBREAPER, was.value, 0, 0, 0))
 
 
 def repeat(act: Callable[[], object], starts: int) -> None:
