@@ -28,6 +28,7 @@ _PARAMETERS = (
     "kernel/core_pattern", "kernel/hostname", "kernel/domainname", "kernel/shm_rmid_forced", "net/ipv4/ip_forward",
     "net/ipv4/ip_default_ttl",
 )  # fmt: skip
+_STATE = "/run/pyrunc"
 _OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns")
 
 
@@ -105,8 +106,13 @@ def parameters() -> Iterator[str]:
 
 def places() -> Iterator[str]:
     """Directories where a mount point or a state directory could be left."""
-    for path in ("/", "/run", "/etc", "/mnt", "/var/lib", "/var/run"):
-        yield from (f"path {path.rstrip('/')}/{name}" for name in os.listdir(path))
+    for path in ("/", "/run", "/etc", "/mnt", "/var/lib"):
+        yield from (
+            f"path {path.rstrip('/')}/{name}" for name in os.listdir(path) if f"{path}/{name}" != _STATE
+        )
+    if os.path.isdir(_STATE):
+        # What is meant to stay: compiled seccomp programs, for the processes that come after this one.
+        yield from (f"path {_STATE}/{name}" for name in os.listdir(_STATE) if name != "seccomp")
     yield from (f"named network namespace {path}" for path in Path("/run/netns").glob("*"))
 
 
