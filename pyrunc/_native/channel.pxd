@@ -3,8 +3,7 @@
 #
 #   who -> whom             socket or pipe           message
 #   Python -> a spare       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
-#   supervisor -> spawner   SEQPACKET, for each      TAKEN: no spare any more; DONE: a spare again; IDLE: for a second
-#   spawner -> supervisor   the same                 STAY (+ the request socket after DONE); closing it ends a spare
+#   supervisor -> spawner   SEQPACKET, for each      TAKEN: that was the last spare; its end is the other's death
 #   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC; EOF is execve or death
@@ -24,9 +23,6 @@ cdef enum:
     COMMAND_KILL = 1
 
     WORD_TAKEN = 1
-    WORD_DONE = 2
-    WORD_IDLE = 3
-    WORD_STAY = 4
 
     PROGRESS_READY = 1
     PROGRESS_FAILED = 2

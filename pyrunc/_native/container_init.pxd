@@ -360,7 +360,7 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_DOMAINNAME:
         return <int>_rc(setdomainname(text(w, step.s0), strlen(text(w, step.s0))))
     if op == OP_LOOPBACK_UP:
-        return c_link_up(1)
+        return 0 if w.lo_is_up else c_link_up(1)
     if op == OP_RLIMIT:
         limit.rlim_cur = step.n1
         limit.rlim_max = step.n2

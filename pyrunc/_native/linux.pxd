@@ -227,7 +227,7 @@ cdef extern from *:
     int MNT_DETACH
 
     # memory
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_SHARED, MAP_ANONYMOUS
     void *MAP_FAILED
     void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset) nogil
     int munmap(void *address, size_t length) nogil

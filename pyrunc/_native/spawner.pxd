@@ -11,49 +11,46 @@ cdef enum:
     PATIENCE_S = 1                  # how long all but the last of them wait
     MAX_CHANNELS = 65536
 
+    SPARE = 1
+    SERVING = 2
 
-cdef inline bint say(int channel, uint32_t word) noexcept nogil:
-    return send(channel, &word, sizeof(word), MSG_NOSIGNAL) == sizeof(word)
-
-
-cdef inline int ask(int channel, uint32_t word) noexcept nogil:
-    """Say *word* to the spawner and wait: a descriptor or 0 is its consent, -1 means that we are not needed."""
-    cdef int fds[256]
-    cdef int count
-    cdef uint32_t answer = 0
-    cdef int got
-    if not say(channel, word):
-        return -1
-    while True:
-        got = receive_with(channel, &answer, sizeof(answer), fds, &count)
-        if got != -EINTR:
-            break
-    if got != sizeof(answer) or answer != WORD_STAY:
-        return -1
-    return fds[0] if count == 1 else 0
+# What every supervisor does at the moment, by the number of its channel in the spawner; shared memory.
+# A byte has one writer, the supervisor, until it is dead. So no count can go wrong, whoever is killed when.
+cdef struct crew:
+    uint32_t top                    # channels from here on were never used
+    char state[MAX_CHANNELS]
 
 
-cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
+cdef inline uint32_t spares(crew *all, uint32_t but) noexcept nogil:
+    """How many supervisors other than *but* wait for a request."""
+    cdef uint32_t i
+    cdef uint32_t found = 0
+    for i in range(all.top):
+        if i != but and all.state[i] == SPARE:
+            found += 1
+    return found
+
+
+cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t own) noexcept nogil:
     """A supervisor between containers: with an empty network namespace, it waits for the next request.
 
     It serves one container at a time, and what it held for one is gone before the next: descriptors,
-    memory and namespace. While it serves it does not hold the request socket, so that a requester
-    whose spawner was killed is not left waiting for an answer.
+    memory and namespace. It wakes the spawner only when it was the last spare.
     """
     cdef request message
     cdef pollfd watch
+    cdef uint32_t word = WORD_TAKEN
     cdef int fds[256]
-    cdef int keep[6]
     cdef int count
     cdef int got
-    cdef int own_net = unshare(CLONE_NEWNET)
+    cdef int own_net = fresh_network()
     while True:
         got = receive_with(sock, &message, sizeof(message), fds, &count)
         if got == -EINTR:
             continue
         if got == -EAGAIN:
             # PATIENCE_S without work: go, unless this is the last spare; that one waits for ever.
-            if ask(channel, WORD_IDLE) < 0:
+            if spares(all, own) > 0:
                 return 0
             watch.fd = sock
             watch.events = POLLIN
@@ -61,23 +58,25 @@ cdef inline int spare(int sock, int channel, int host_net) noexcept nogil:
             continue
         if got < 0 or count < 0:
             return 0
-        say(channel, WORD_TAKEN)
-        close(sock)
+        all.state[own] = SERVING
+        if spares(all, own) == 0:
+            send(channel, &word, sizeof(word), MSG_NOSIGNAL)
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
-            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, host_net if own_net == 0 else -1):
+            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock, host_net if own_net == 0 else -1):
                 return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
-        keep[0] = 0
-        keep[1] = 1
-        keep[2] = 2
-        keep[3] = channel
-        keep[4] = host_net
-        close_all_but(keep, 5)
-        own_net = unshare(CLONE_NEWNET)
-        sock = ask(channel, WORD_DONE)
-        if sock <= 0:
+        if spares(all, own) >= MAX_SPARES:
             return 0
+        close_others(sock, channel, host_net)
+        own_net = fresh_network()
+        all.state[own] = SPARE
+
+
+cdef inline int fresh_network() noexcept nogil:
+    """Move to a network namespace of our own, its loopback interface up; 0 or -errno."""
+    cdef int rc = <int>_rc(unshare(CLONE_NEWNET))
+    return rc if rc < 0 else c_link_up(1)
 
 
 cdef inline void last_one_out(char **directories) noexcept nogil:
@@ -92,8 +91,8 @@ cdef inline void last_one_out(char **directories) noexcept nogil:
         i += 1
 
 
-cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit) noexcept nogil:
-    """Fork a spare; our end of its channel, or -errno."""
+cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit, crew *all) noexcept nogil:
+    """Fork a spare; 0 or -errno."""
     cdef epoll_event event
     cdef int pair[2]
     cdef int pid
@@ -103,18 +102,22 @@ cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit) n
     event.data.fd = pair[0]
     pid = -EMFILE
     if pair[0] < MAX_CHANNELS and epoll_ctl(epoll, EPOLL_CTL_ADD, pair[0], &event) == 0:
+        if all.top <= <uint32_t>pair[0]:
+            all.top = <uint32_t>pair[0] + 1
+        all.state[pair[0]] = SPARE
         pid = fork()
         if pid == 0:
             close_others(sock, pair[1], host_net)
             syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, limit, NULL)
-            _exit(spare(sock, pair[1], host_net))
+            _exit(spare(sock, pair[1], host_net, all, <uint32_t>pair[0]))
         if pid < 0:
             pid = -errno
+            all.state[pair[0]] = 0
     close(pair[1])
     if pid < 0:
         close(pair[0])
         return pid
-    return pair[0]
+    return 0
 
 
 cdef inline void close_others(int sock, int channel, int host_net) noexcept nogil:
@@ -137,16 +140,16 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     has so happened before the request arrives. A supervisor that is done becomes a spare again,
     and some spares stay for a while after a burst.
     """
-    cdef char waits[MAX_CHANNELS]   # by channel: whether its supervisor is a spare
+    cdef crew *all
     cdef epoll_event event
     cdef rlimit_t own
     cdef rlimit_t most
     cdef timespec pause
-    cdef uint32_t word
+    cdef uint32_t word = 0
+    cdef ssize_t got
     cdef int host_net
     cdef int epoll
     cdef int channel
-    cdef int spares = 0
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
     # What a terminal sends to the requester's process group, such as Ctrl-C, is not for those who clean up.
     setsid()
@@ -161,47 +164,32 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
         return 1
     if setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &pause, sizeof(pause)) < 0:
         return 1
-    # Each container that runs takes one descriptor here; the containers have the requester's limit.
+    all = <crew *>mmap(NULL, sizeof(crew), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
+    if <void *>all == MAP_FAILED:
+        return 1
+    # Each supervisor takes one descriptor here; the containers have the requester's limit.
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &own)
     most.rlim_cur = own.rlim_max
     most.rlim_max = own.rlim_max
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &most, NULL)
-    memset(waits, 0, sizeof(waits))
     pause.tv_sec = 0
     pause.tv_nsec = 10000000
     while True:
-        while spares == 0:
-            channel = fork_spare(sock, host_net, epoll, &own)
-            if channel < 0:
+        while spares(all, MAX_CHANNELS) == 0:
+            if fork_spare(sock, host_net, epoll, &own, all) < 0:
                 break
-            waits[channel] = 1
-            spares += 1
         # Out of processes, descriptors or memory: requests wait in the socket, and we try again.
-        if epoll_wait(epoll, &event, 1, -1 if spares else 10) != 1:
+        if epoll_wait(epoll, &event, 1, -1 if spares(all, MAX_CHANNELS) else 10) != 1:
             continue
         channel = event.data.fd
         if channel == sock:
             last_one_out(directories)
             return 0
-        word = 0
-        if recv(channel, &word, sizeof(word), MSG_DONTWAIT) < 0 and errno == EAGAIN:
+        got = recv(channel, &word, sizeof(word), MSG_DONTWAIT)
+        if got > 0 or (got < 0 and errno == EAGAIN):
             continue
-        if word == WORD_TAKEN and waits[channel]:
-            waits[channel] = 0
-            spares -= 1
-            continue
-        if word == WORD_DONE and not waits[channel] and spares < MAX_SPARES:
-            word = WORD_STAY
-            if send_with(channel, &word, sizeof(word), sock) == 0:
-                waits[channel] = 1
-                spares += 1
-                continue
-        if word == WORD_IDLE and waits[channel] and spares == 1 and say(channel, WORD_STAY):
-            continue
-        # Killed, failed, or not needed.
-        if waits[channel]:
-            waits[channel] = 0
-            spares -= 1
-            if word == 0:
-                nanosleep(&pause, NULL)     # the next one may fail as soon
+        # Killed, failed, or not needed any more.
+        if all.state[channel] == SPARE and spares(all, <uint32_t>channel) == 0:
+            nanosleep(&pause, NULL)     # the next one may fail as soon
+        all.state[channel] = 0
         close(channel)

@@ -22,6 +22,9 @@ cdef struct walk:
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
     uint32_t cached_slot
     uint32_t cached_name
+    int channel                     # to the spawner, whose death is its end
+    int sock                        # where requests come in; given up when the spawner is dead
+    bint lo_is_up                   # the network namespace came with its loopback interface up
     int progress_fd                 # this side's end of the pair between supervisor and init
     int root                        # the root's mount, once attached
     uint64_t stage_ns[STAGES]

@@ -221,7 +221,7 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
 
 cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Serve init until it ends: its progress, the requester's commands, the requester's death."""
-    cdef pollfd watch[3]
+    cdef pollfd watch[4]
     cdef bint owner = True
     # A quiet plan without sync points is told at its end: what init said is read then, with no wake-up on the way.
     watch[0].fd = -1 if w.header.flags & PLAN_QUIET and not has_sync(w) else w.progress_fd
@@ -230,11 +230,14 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
     watch[0].events = POLLIN
     watch[1].events = POLLIN
     watch[2].events = POLLIN
+    watch[3].fd = w.channel
+    watch[3].events = 0             # only its end
     while True:
         watch[0].revents = 0
         watch[1].revents = 0
         watch[2].revents = 0
-        if poll(watch, 3, -1) < 0 and errno != EINTR:
+        watch[3].revents = 0
+        if poll(watch, 4, -1) < 0 and errno != EINTR:
             return
         if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
             watch[0].fd = -1
@@ -244,6 +247,11 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
                 watch[1].fd = -1
                 if not w.header.flags & PLAN_KEEP_RUNNING:
                     kill_container(w, pidfd)
+        if watch[3].revents:
+            # The spawner was killed: a requester that still writes to it must see the end of its socket.
+            close(w.sock)
+            w.sock = -1
+            watch[3].fd = -1
         if watch[2].revents:
             # Not before all that init said was read: its last word may be why it failed.
             while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
@@ -331,6 +339,7 @@ cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
     if host_net >= 0:
         if args.flags & <uint64_t>CLONE_NEWNET and not args.flags & <uint64_t>CLONE_NEWUSER:
             args.flags &= ~<uint64_t>CLONE_NEWNET
+            w.lo_is_up = True
         elif setns(host_net, CLONE_NEWNET) < 0:
             return -errno
     args.pidfd = <uint64_t>pidfd
@@ -361,19 +370,23 @@ cdef inline bint has_joined(walk *w) noexcept nogil:
     return False
 
 
-cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int host_net) noexcept nogil:
+cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int sock,
+                            int host_net) noexcept nogil:
     """One container from its plan to its end; whether this process may serve another.
 
-    *fds* are the request's *count* further descriptors; *channel* leads to the spawner; *host_net* is
-    as clone_init has it. Afterwards descriptors are open that `close_all_but` must close.
+    *fds* are the request's *count* further descriptors; *channel* leads to the spawner, *sock* is where
+    requests come in; *host_net* is as clone_init has it. Afterwards descriptors are open that `close_all_but` must close.
     """
     cdef walk w
     cdef bint again
     w.data = NULL
     w.header = NULL
     w.argv = NULL
-    supervise_container(&w, plan_fd, reply_fd, fds, count, channel, host_net)
-    again = w.header == NULL or not has_joined(&w)
+    w.channel = channel
+    w.sock = sock
+    w.lo_is_up = False
+    supervise_container(&w, plan_fd, reply_fd, fds, count, host_net)
+    again = w.sock >= 0 and (w.header == NULL or not has_joined(&w))
     # Nothing of one container, such as its environment, may be there when the next one comes.
     if w.data != NULL:
         munmap(<void *>w.data, w.data_size)
@@ -382,12 +395,12 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
     return again
 
 
-cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fds, uint32_t count, int channel,
+cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fds, uint32_t count,
                                      int host_net) noexcept nogil:
     cdef record report
     cdef rusage_t usage
     cdef uint64_t overhead_us
-    cdef int keep[MAX_FDS + 8]
+    cdef int keep[MAX_FDS + 16]
     cdef int pair[2]
     cdef int pidfd = -1
     cdef int pid
@@ -404,10 +417,11 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     keep[3] = 0
     keep[4] = 1
     keep[5] = 2                     # /dev/null all three, so that no slot takes their place
-    keep[6] = channel
+    keep[6] = w.channel
+    keep[7] = w.sock
     for i in range(count):
-        keep[i + 7] = fds[i]
-    close_all_but(keep, <int>count + 7)
+        keep[i + 8] = fds[i]
+    close_all_but(keep, <int>count + 8)
     signal(SIGCHLD, SIG_DFL)
     # The requester shares this file offset: where it is 0, its request was taken, whatever becomes of us.
     lseek(plan_fd, 0, SEEK_SET)
@@ -454,7 +468,8 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         pid = clone_init(w, &pidfd, host_net)
         if pid == 0:
             close(reply_fd)
-            close(channel)
+            close(w.channel)
+            close(w.sock)
             close(pair[0])
             _exit(container_init(w))
         close(pair[1])
