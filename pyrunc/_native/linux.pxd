@@ -185,6 +185,7 @@ cdef extern from *:
     pid_t getpid() nogil
     pid_t getppid() nogil
     pid_t setsid() nogil
+    int sched_yield() nogil
     void _exit(int status) nogil
     int execve(const char *path, char *const *argv, char *const *envp) nogil
     int unshare(int flags) nogil

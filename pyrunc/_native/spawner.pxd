@@ -68,6 +68,8 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         if spares(all, own) >= MAX_SPARES:
             return 0
+        # The requester has just been woken, maybe on this processor: its turn comes before the next one's network.
+        sched_yield()
         close_others(sock, channel, host_net)
         own_net = fresh_network()
         all.state[own] = SPARE
