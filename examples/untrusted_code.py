@@ -12,7 +12,7 @@ ATTEMPTS = {
     "writes to the root": "echo bad > /bin/sh",
     "writes where it may": "echo fine > /tmp/file && cat /tmp/file",
     "calls home": "nc -w 2 192.0.2.1 80",
-    "looks for the host": "ls /home /root /var 2>/dev/null | head -3; id -u; ps | grep -c -v PID",
+    "looks for the host": "ls /home /root /var 2>/dev/null | head -3; id -u; cat /proc/1/comm; :",
     "wants to be root": "mount -t tmpfs none /tmp",
     "never ends": "while true; do :; done",
 }

@@ -7,6 +7,7 @@ import os
 import struct
 
 from pyrunc import errors
+from pyrunc._native.memfd import Sealed
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import held, spawner
 from pyrunc.runtime.mount_options import IDMAP
@@ -65,13 +66,13 @@ class Supervised(held.Holder):
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
-        self._plan = -1
+        self._plan: Sealed | None = None
         with held.lock:
             self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
             held.note(self)
         try:
-            self._plan = spawner.sealed_memfd("pyrunc-plan", plan)
-            spawner.request((self._plan, theirs.fileno(), *descriptors), wait)
+            self._plan = Sealed(b"pyrunc-plan", bytes(plan))
+            spawner.request((self._plan.fileno(), theirs.fileno(), *descriptors), wait)
         except BaseException:
             self.close()
             raise
@@ -95,7 +96,7 @@ class Supervised(held.Holder):
             data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
         if len(data) != _RECORD.size:
             self.over = True
-            if os.lseek(self._plan, 0, os.SEEK_CUR) != 0:
+            if self._plan and os.lseek(self._plan.fileno(), 0, os.SEEK_CUR) != 0:
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
@@ -131,10 +132,11 @@ class Supervised(held.Holder):
         """Hang up: what still runs is killed."""
         held.forget(self)
         self._socket.close()
-        for fd in (self.pidfd, self._plan):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self._plan = -1
+        if self._plan is not None:
+            self._plan.close()
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def let_go(self) -> None:
         """Hang up, or, in a process that this one was forked into, let the other one do so."""
