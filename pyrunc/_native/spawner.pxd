@@ -38,7 +38,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
     memory and namespace. It wakes the spawner only when it was the last spare.
     """
     cdef request message
-    cdef pollfd watch
+    cdef pollfd watch[2]
     cdef uint32_t word = WORD_TAKEN
     cdef int fds[256]
     cdef int count
@@ -52,9 +52,14 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
             # PATIENCE_S without work: go, unless this is the last spare; that one waits for ever.
             if spares(all, own) > 0:
                 return 0
-            watch.fd = sock
-            watch.events = POLLIN
-            poll(&watch, 1, -1)
+            watch[0].fd = sock
+            watch[0].events = POLLIN
+            watch[1].fd = channel
+            watch[1].events = 0
+            watch[1].revents = 0
+            poll(watch, 2, -1)
+            if watch[1].revents:
+                return 0            # the spawner was killed; its successor has spares of its own
             continue
         if got < 0 or count < 0:
             return 0
