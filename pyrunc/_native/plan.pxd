@@ -24,7 +24,6 @@ cdef enum:
     # header.flags
     PLAN_QUIET = 1                  # one record at the end; no STARTED (a short run)
     PLAN_KEEP_RUNNING = 2           # the requester's death does not end the container
-    PLAN_NEW_SESSION = 4
 
     SECTION_HOST = 0
     SECTION_INIT = 1
