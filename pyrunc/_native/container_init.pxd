@@ -21,6 +21,9 @@ cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
     cdef const char *path = text(w, step.s0)
     cdef int rc
     cdef int target
+    if step.slot_b != <uint32_t>NONE:
+        # A name in a fresh mount that nothing but this process has seen: it is what it was made as.
+        return c_move_mount_to(w.slots[step.slot_a], w.slots[step.slot_b], text(w, step.s1))
     if not step.flags & F_FILE:
         flags |= <uint64_t>O_DIRECTORY
     target = c_open_in_root(w.root, path, flags, resolve)

@@ -24,6 +24,11 @@ cdef inline int c_move_mount(int mount_fd, int target_fd) noexcept nogil:
         NR_move_mount, mount_fd, b"", target_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH))
 
 
+cdef inline int c_move_mount_to(int mount_fd, int dirfd, const char *name) noexcept nogil:
+    """Attach a detached mount to *name* in *dirfd*, which is no symlink: one is not followed."""
+    return <int>_rc(syscall(NR_move_mount, mount_fd, b"", dirfd, name, MOVE_MOUNT_F_EMPTY_PATH))
+
+
 cdef inline int c_mount_setattr(int mount_fd, bint recursive, mount_attr *attr) noexcept nogil:
     cdef unsigned int flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     return <int>_rc(syscall(NR_mount_setattr, mount_fd, b"", flags, attr, sizeof(mount_attr)))

@@ -52,7 +52,7 @@ cdef enum Op:
     OP_PROPAGATION                  # s0 path, n0 MS_ flags
     OP_ROOT_ATTACH                  # slot a: the root's mount, s0 host directory that it covers
     OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options, s2 directory the options are relative to -> slot a
-    OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL
+    OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL; slot b, if given: a fresh mount, s1 a name in it
     OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
     OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid; slot a as for OP_SYMLINK
     OP_SYMLINK                      # s0 path in the root, s1 target; slot a, if given: a fresh mount, s0 a name in it
@@ -333,6 +333,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 < MAX_SYNC
     if op == OP_MKNOD or op == OP_SYMLINK or op == OP_MKDIR or op == OP_FILE:
         return _plain_path(s0) if step.slot_a == <uint32_t>NONE else _plain_name(s0)
+    if op == OP_ATTACH and step.slot_b != <uint32_t>NONE:
+        return _plain_path(s0) and step.s1 != <uint32_t>NONE and _plain_name(strings + step.s1)
     if op == OP_MASK or op == OP_READONLY or op == OP_ATTACH:
         return _plain_path(s0)
     if op == OP_WRITE_AT or op == OP_OPEN_AT or op == OP_WRITE_PROC:

@@ -31,6 +31,7 @@ _LINKS = (
     ("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"), ("/dev/ptmx", "pts/ptmx"),
 )  # fmt: skip
+_BELOW_DEV = ("/dev/pts", "/dev/shm", "/dev/mqueue")
 
 
 class RootPart(HostPart):
@@ -115,6 +116,7 @@ class RootPart(HostPart):
     def _mounts(self) -> None:
         self.procfs = -1
         self.dev_is_ours = False
+        self.fresh_dev = native.ABSENT
         readonly = bool((self.spec.get("root") or {}).get("readonly"))
         for i, entry in enumerate(self.spec.get("mounts") or ()):
             try:
@@ -136,7 +138,7 @@ class RootPart(HostPart):
             self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
 
     def _mount(self, entry: Mapping[str, Any], field: str) -> None:
-        destination = os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
+        destination = _destination(entry)
         if not entry.get("destination") or destination == "/":
             raise InvalidSpec(
                 f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}"
@@ -172,7 +174,19 @@ class RootPart(HostPart):
         if options.idmap or entry.get("uidMappings"):
             self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
-        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=_CREATE | file)
+        self._attach(slot, destination, _CREATE | file)
+
+    def _attach(self, slot: int, destination: str, flags: int) -> None:
+        if destination in _BELOW_DEV and self.fresh_dev != native.ABSENT and not flags & _FILE:
+            # In a /dev that nothing but init has seen: no walk.
+            self.plan.add(
+                "attach", INIT, "mounts", a=slot, s0=destination, b=self.fresh_dev, s1=destination[5:]
+            )
+            return
+        if not flags & _REAL:
+            # By way of a symlink of the image it may cover /dev.
+            self.fresh_dev = native.ABSENT
+        self.plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=flags)
 
     def _maps_gid(self, gid: int) -> bool:
         rows = self.linux.get("gidMappings") or ()
@@ -233,7 +247,9 @@ class RootPart(HostPart):
             self.dev_is_ours = kind == "tmpfs"
             if self.dev_is_ours:
                 self._fill_dev(slot)
-        plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=flags)
+        self._attach(slot, destination, flags)
+        if destination == "/dev" and self.dev_is_ours:
+            self.fresh_dev = slot
 
     def _cgroup_mount(self, options: mo.MountOptions, destination: str) -> None:
         """The container's own cgroups and no more: a bind of each directory, on v1 below a tmpfs.
@@ -264,7 +280,7 @@ class RootPart(HostPart):
                     plan.add("symlink", INIT, "mounts", s0=alias, a=base, s1=name)
         plan.add("attach", INIT, "mounts", a=base, s0=destination, flags=_CREATE | _REAL)
         for name, _, bind in own:
-            plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}")
+            plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}", b=base, s1=name)
         plan.add("mount_attr", INIT, "mounts", a=base, n0=attributes, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
 
     def _fill_dev(self, slot: int) -> None:
@@ -284,8 +300,8 @@ class RootPart(HostPart):
         for path, target in _LINKS:
             plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
         for entry in self.spec.get("mounts") or ():
-            place = os.path.normpath(str(entry.get("destination")))
-            if place in ("/dev/pts", "/dev/shm", "/dev/mqueue"):
+            place = _destination(entry)
+            if place in _BELOW_DEV:
                 plan.add("mkdir", INIT, "mounts", s0=place[5:], a=slot, n0=0o755)
 
     def _devices(self) -> None:
@@ -381,6 +397,10 @@ class RootPart(HostPart):
                 "propagation", INIT, "pivot", s0="/",
                 n0=propagation.propagation | (mo.MS_REC if propagation.rec_propagation else 0),
             )  # fmt: skip
+
+
+def _destination(entry: Mapping[str, Any]) -> str:
+    return os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
 
 
 def _escape(path: str) -> str:

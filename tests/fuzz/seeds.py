@@ -40,6 +40,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("root_attach", INIT, {"a": 8, "s0": "/srv"}),
     ("root_overlay", INIT, {"a": 10, "s0": "/srv/1", "s1": "lowerdir=2:1,upperdir=/sys/u", "s2": "/srv"}),
     ("attach", INIT, {"a": 9, "s0": "/tmp", "flags": native.FLAGS["create"]}),
+    ("attach", INIT, {"a": 9, "b": 8, "s0": "/dev/pts", "s1": "pts"}),
     ("mkdir", INIT, {"s0": "/var/lib", "n0": 0o755, "flags": native.FLAGS["create"]}),
     ("mknod", INIT, {"s0": "/dev/null", "n0": 0o020666, "n1": 0x103, "n2": 5 << 32 | 7}),
     ("symlink", INIT, {"a": 9, "s0": "fd", "s1": "/proc/self/fd"}),

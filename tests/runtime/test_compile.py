@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, PyruncError, Unsupported
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 
@@ -102,6 +103,34 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
 def test_a_field_that_is_wrong_is_named(path: str, value: object, words: str) -> None:
     with pytest.raises((InvalidSpec, Unsupported), match=words):
         compile_spec(changed(path, value), Rootfs(("/",)))
+
+
+def attached(*destinations: str, **bind: str) -> list[str]:
+    """The mounts of a container that are attached by name to its /dev, and not by a walk from the root."""
+    kinds = {"/proc": "proc", "/sys": "sysfs", "/dev/pts": "devpts", "/dev/mqueue": "mqueue"}
+    mounts: list[dict[str, Any]] = []
+    for destination in destinations:
+        source = bind.get(destination.rpartition("/")[2])
+        kind = "bind" if source else kinds.get(destination, "tmpfs")
+        mounts.append({"destination": destination, "type": kind, "source": source or kind})
+    return [
+        step.s0
+        for step in steps({**SPEC, "mounts": mounts})
+        if step.op == "attach" and step.b != native.ABSENT
+    ]
+
+
+def test_mounts_below_a_fresh_dev_are_attached_by_name() -> None:
+    below = ["/dev/pts", "/dev/shm", "/dev/mqueue"]
+    assert attached("/proc", "/dev", *below) == below
+    assert attached("/dev", "/proc", "/sys", *below) == below
+    assert attached(*below, "/dev") == []
+    # What an image can have made a symlink to /dev covers it: then only the walk knows where the path leads.
+    assert attached("/dev", "/x", *below) == []
+    assert attached("/dev", "/x", *below, x="/tmp") == []
+    assert attached("/dev", "/dev/shm", "/dev/x", "/dev/pts") == ["/dev/shm"]
+    assert attached("/dev", *below, dev="/dev") == []
+    assert attached("/x", "/dev", "/dev/pts") == ["/dev/pts"]
 
 
 def test_layers_beyond_a_page_of_options() -> None:
