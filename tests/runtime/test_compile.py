@@ -7,6 +7,8 @@ import pytest
 
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, PyruncError, Unsupported
+from pyrunc.runtime import cgroup_layout
+from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 
 SPEC: dict[str, Any] = {
@@ -131,6 +133,25 @@ def test_mounts_below_a_fresh_dev_are_attached_by_name() -> None:
     assert attached("/dev", "/dev/shm", "/dev/x", "/dev/pts") == ["/dev/shm"]
     assert attached("/dev", *below, dev="/dev") == []
     assert attached("/x", "/dev", "/dev/pts") == ["/dev/pts"]
+
+
+@pytest.mark.parametrize(("without", "controllers", "used"), [
+    ("", (), False), ("pid", (), True), ("", ("cpu",), True), ("freezer", (), True),
+])  # fmt: skip
+def test_v2_of_a_hybrid_host_is_used_where_it_can_do_something(
+    monkeypatch: pytest.MonkeyPatch, without: str, controllers: tuple[str, ...], used: bool
+) -> None:
+    v1 = [
+        Hierarchy(f"/cg/{name}", "/", 1, (name,))
+        for name in ("cpu", "devices", "freezer", "memory")
+        if name != without and name not in controllers
+    ]
+    layout = Layout("hybrid", (*v1, Hierarchy("/cg/unified", "/", 2, controllers)), ())
+    monkeypatch.setattr(cgroup_layout, "detect", lambda: layout)
+    namespaces = [{"type": kind} for kind in ("mount", "pid") if kind != without]
+    plan = compile_spec(changed("linux", {"namespaces": namespaces}), Rootfs(("/",)))
+    assert ("/cg/unified" in [step.s0 for step in plan.steps if step.op == "cgroup_mkdir"]) == used
+    assert (plan.cgroup_slot != native.ABSENT) == used
 
 
 def test_layers_beyond_a_page_of_options() -> None:
