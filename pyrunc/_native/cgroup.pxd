@@ -2,6 +2,7 @@
 # Directories of control groups, made and removed by descriptor below their hierarchy.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup_home cimport *
 
 
 cdef inline int c_copy_file(int from_dir, int to_dir, const char *name) noexcept nogil:
@@ -104,18 +105,28 @@ cdef inline int write_file_at(int dirfd, const char *name, const char *value) no
 
 
 cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const char *enable, bint cpuset,
-                              bint seed, bint existing, char *buffer, size_t size, int *made) noexcept nogil:
+                              bint seed, bint existing, cgroup_homes *homes, char *buffer, size_t size,
+                              int *made) noexcept nogil:
     """Make the cgroup *path* below *hierarchy*, with its parents if need be; 0, or -errno.
 
     *made* tells whether it is new. An existing one is refused with -EEXIST unless *existing*.
     Of a v1 *cpuset* the parents are given cpus and mems, and with *seed* the cgroup itself.
+    *homes*, if given, remember the directory above for the next one.
     """
     cdef int rc = c_join_path(hierarchy, path, buffer, size)
+    cdef const char *name
+    cdef int home = AT_FDCWD
     cdef int attempt
     made[0] = 0
     if rc < 0:
         return rc
-    rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755)) if enable == NULL else -ENOENT
+    home = c_at_home(homes, buffer, &name)
+    rc = <int>_rc(mkdirat(home, name, 0o755)) if enable == NULL else -ENOENT
+    if home != AT_FDCWD and rc < 0:
+        # Removed meanwhile, maybe: what its path says counts.
+        c_leave_home(homes, home)
+        home = AT_FDCWD
+        rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
     for attempt in range(8):
         if rc != -ENOENT:
             break
@@ -127,6 +138,8 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         made[0] = 1
     elif rc != -EEXIST or not existing:
         return rc
+    if homes != NULL and home == AT_FDCWD:
+        c_keep_home(homes, buffer)
     return c_seed_below(buffer) if seed and made[0] else 0
 
 
@@ -190,18 +203,22 @@ cdef inline void c_cgroup_empty(const char *path) noexcept nogil:
     close(at)
 
 
-cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
+cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, cgroup_homes *homes, char *buffer,
+                                size_t size) noexcept nogil:
     """Remove one cgroup; a v1 cgroup stays busy for a moment after its last task is reaped."""
     cdef timespec pause
+    cdef const char *name
+    cdef int home
     cdef int attempt
     cdef int rc = 0
     rc = c_join_path(hierarchy, path, buffer, size)
     if rc < 0:
         return rc
+    home = c_at_home(homes, buffer, &name)
     pause.tv_sec = 0
     pause.tv_nsec = 200000
     for attempt in range(60):
-        rc = <int>_rc(unlinkat(AT_FDCWD, buffer, AT_REMOVEDIR))
+        rc = <int>_rc(unlinkat(home, name, AT_REMOVEDIR))
         if rc != -EBUSY:
             break
         c_cgroup_empty(buffer)

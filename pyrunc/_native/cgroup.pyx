@@ -35,7 +35,7 @@ def make(
     if enable is not None:
         e = c_text(enable)
     with nogil:
-        rc = c_cgroup_make(h, p, e, cpuset, seed, existing, buffer, sizeof(buffer), &made)
+        rc = c_cgroup_make(h, p, e, cpuset, seed, existing, NULL, buffer, sizeof(buffer), &made)
     check(rc, "mkdir", hierarchy + path)
     return bool(made)
 
@@ -53,5 +53,5 @@ def remove(bytes hierarchy not None, bytes path not None):
     cdef char buffer[4096]
     cdef int rc
     with nogil:
-        rc = c_cgroup_remove(h, p, buffer, sizeof(buffer))
+        rc = c_cgroup_remove(h, p, NULL, buffer, sizeof(buffer))
     check(rc, "rmdir", hierarchy + path)

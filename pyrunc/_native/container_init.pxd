@@ -413,6 +413,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
     # Until execve the supervisor's death is ours; after it its clean-up works by cgroup.
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     umask(0)
+    w.homes = NULL                  # mounts of the host's namespace
     memset(&message, 0, sizeof(message))
     for i in range(w.header.step_count):
         step = &w.steps[i]

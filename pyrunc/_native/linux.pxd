@@ -237,6 +237,7 @@ cdef extern from *:
     int memcmp(const void *a, const void *b, size_t count) nogil
     size_t strlen(const char *text) nogil
     int strcmp(const char *a, const char *b) nogil
+    int strncmp(const char *a, const char *b, size_t size) nogil
     char *strchr(const char *text, int c) nogil
 
     # sockets

@@ -3,6 +3,7 @@
 # them, so a bad plan costs a supervisor at most, never the spawner.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.supervisor cimport *
 
@@ -43,7 +44,9 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
     cdef int fds[256]
     cdef int count
     cdef int got
+    cdef cgroup_homes homes
     cdef int own_net = fresh_network()
+    homes.count = 0
     while True:
         got = receive_with(sock, &message, sizeof(message), fds, &count)
         if got == -EINTR:
@@ -52,6 +55,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
             # PATIENCE_S without work: go, unless this is the last spare; that one waits for ever.
             if spares(all, own) > 0:
                 return 0
+            c_leave_home(&homes, -1)    # who wants to unmount a hierarchy need not wait for us
             watch[0].fd = sock
             watch[0].events = POLLIN
             watch[1].fd = channel
@@ -68,14 +72,15 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
             send(channel, &word, sizeof(word), MSG_NOSIGNAL)
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
-            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock, host_net if own_net == 0 else -1):
+            if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock,
+                              host_net if own_net == 0 else -1, &homes):
                 return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         if spares(all, own) >= MAX_SPARES:
             return 0
         # The requester has just been woken, maybe on this processor: its turn comes before the next one's network.
         sched_yield()
-        close_others(sock, channel, host_net)
+        close_others(sock, channel, host_net, &homes)
         own_net = fresh_network()
         all.state[own] = SPARE
 
@@ -114,7 +119,7 @@ cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit, c
         all.state[pair[0]] = SPARE
         pid = fork()
         if pid == 0:
-            close_others(sock, pair[1], host_net)
+            close_others(sock, pair[1], host_net, NULL)
             syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, limit, NULL)
             _exit(spare(sock, pair[1], host_net, all, <uint32_t>pair[0]))
         if pid < 0:
@@ -127,15 +132,21 @@ cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit, c
     return 0
 
 
-cdef inline void close_others(int sock, int channel, int host_net) noexcept nogil:
-    cdef int keep[6]
+cdef inline void close_others(int sock, int channel, int host_net, cgroup_homes *homes) noexcept nogil:
+    cdef int keep[6 + MAX_HOMES]
+    cdef int count = 6
+    cdef int i
     keep[0] = 0
     keep[1] = 1
     keep[2] = 2
     keep[3] = sock
     keep[4] = channel
     keep[5] = host_net
-    close_all_but(keep, 6)
+    if homes != NULL:
+        for i in range(homes.count):
+            keep[count] = homes.home[i].fd
+            count += 1
+    close_all_but(keep, count)
 
 
 cdef inline int spawner(int sock, char **directories) noexcept nogil:

@@ -2,6 +2,7 @@
 # Steps that the supervisor and init share, and the walk's state.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.openat2 cimport *
@@ -22,6 +23,7 @@ cdef struct walk:
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
     uint32_t cached_slot
     uint32_t cached_name
+    cgroup_homes *homes
     int channel                     # to the spawner, whose death is its end
     int sock                        # where requests come in; given up when the spawner is dead
     bint lo_is_up                   # the network namespace came with its loopback interface up
@@ -86,13 +88,16 @@ cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
     """A detached copy of a host path; a device node is checked on the descriptor."""
     cdef stat_t status
     cdef unsigned int flags = OPEN_TREE_CLONE
+    cdef const char *path
+    cdef int home
     cdef int fd
     if step.flags & F_RECURSIVE:
         flags |= <unsigned int>AT_RECURSIVE
     if step.slot_b != <uint32_t>NONE:
         fd = c_open_tree(w.slots[step.slot_b], b"", flags | <unsigned int>AT_EMPTY_PATH)
     else:
-        fd = c_open_tree(AT_FDCWD, text(w, step.s0), flags)
+        home = c_at_home(w.homes, text(w, step.s0), &path)
+        fd = c_open_tree(home, path, flags)
     if fd >= 0 and step.flags & F_CHARDEV:
         if fstat(fd, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != step.n0:
             close(fd)

@@ -4,6 +4,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup cimport *
+from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.container_init cimport *
 from pyrunc._native.device_bpf cimport *
@@ -124,18 +125,22 @@ cdef inline int userns_step(walk *w, const plan_step *step) noexcept nogil:
 
 cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) noexcept nogil:
     cdef uint32_t op = step.op
+    cdef const char *path
     cdef int created = 0
+    cdef int home
     cdef int rc
     if op == OP_CGROUP_MKDIR:
         rc = c_cgroup_make(text(w, step.s0), text(w, step.s1), text(w, step.s2) if step.s2 != <uint32_t>NONE else NULL,
-                           step.flags & F_CPUSET, step.flags & F_SEED_CPUSET, step.flags & F_EXISTING, w.path, sizeof(w.path), &created)
+                           step.flags & F_CPUSET, step.flags & F_SEED_CPUSET, step.flags & F_EXISTING,
+                           w.homes if step.flags & F_KEEP_PARENTS and step.s2 == <uint32_t>NONE else NULL, w.path, sizeof(w.path), &created)
         made[0] = created
         if rc < 0 or step.slot_a == <uint32_t>NONE:
             return rc
         rc = c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
         if rc < 0:
             return rc
-        return put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)))
+        home = c_at_home(w.homes, w.path, &path)
+        return put_slot(w, step.slot_a, _rc(openat(home, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)))
     if op == OP_WRITE_AT:
         rc = write_at_step(w, step)
         w.skip = rc == 0 and step.flags & F_ALTERNATIVE
@@ -144,7 +149,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
         return put_slot(w, step.slot_b, _rc(openat(
             w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
     if op == OP_OPEN:
-        return put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, text(w, step.s0), <int>step.n0 | O_CLOEXEC)))
+        home = c_at_home(w.homes, text(w, step.s0), &path)
+        return put_slot(w, step.slot_a, _rc(openat(home, path, <int>step.n0 | O_CLOEXEC)))
     if op == OP_DEVICE_BPF:
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
     if op == OP_USERNS:
@@ -165,7 +171,7 @@ cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
         i -= 1
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
-            rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+            rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.homes, w.path, sizeof(w.path))
             if rc < 0 and first == 0:
                 first = rc
             if not step.flags & F_KEEP_PARENTS:
@@ -371,11 +377,11 @@ cdef inline bint has_joined(walk *w) noexcept nogil:
 
 
 cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int sock,
-                            int host_net) noexcept nogil:
+                            int host_net, cgroup_homes *homes) noexcept nogil:
     """One container from its plan to its end; whether this process may serve another.
 
     *fds* are the request's *count* further descriptors; *channel* leads to the spawner, *sock* is where
-    requests come in; *host_net* is as clone_init has it. Afterwards descriptors are open that `close_all_but` must close.
+    requests come in; *host_net* is as clone_init has it; *homes* stay from one container to the next. Afterwards descriptors are open that `close_all_but` must close.
     """
     cdef walk w
     cdef bint again
@@ -384,6 +390,7 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
     w.argv = NULL
     w.channel = channel
     w.sock = sock
+    w.homes = homes
     w.lo_is_up = False
     supervise_container(&w, plan_fd, reply_fd, fds, count, host_net)
     again = w.sock >= 0 and (w.header == NULL or not has_joined(&w))
@@ -400,7 +407,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     cdef record report
     cdef rusage_t usage
     cdef uint64_t overhead_us
-    cdef int keep[MAX_FDS + 16]
+    cdef int keep[MAX_FDS + 16 + MAX_HOMES]
     cdef int pair[2]
     cdef int pidfd = -1
     cdef int pid
@@ -421,7 +428,9 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     keep[7] = w.sock
     for i in range(count):
         keep[i + 8] = fds[i]
-    close_all_but(keep, <int>count + 8)
+    for i in range(<uint32_t>w.homes.count):
+        keep[count + 8 + i] = w.homes.home[i].fd
+    close_all_but(keep, <int>count + 8 + w.homes.count)
     signal(SIGCHLD, SIG_DFL)
     # The requester shares this file offset: where it is 0, its request was taken, whatever becomes of us.
     lseek(plan_fd, 0, SEEK_SET)
