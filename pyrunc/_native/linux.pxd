@@ -138,7 +138,7 @@ cdef extern from *:
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
-    int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC
+    int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC, F_SETFL
     int openat(int dirfd, const char *path, int flags, ...) nogil
     int close(int fd) nogil
     ssize_t read(int fd, void *buffer, size_t count) nogil
@@ -154,7 +154,7 @@ cdef extern from *:
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
-    int SEEK_SET
+    int SEEK_SET, SEEK_CUR
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
@@ -272,7 +272,7 @@ cdef extern from *:
     int ioctl(int fd, unsigned long request, ...) nogil
 
     # poll and time
-    short POLLIN, POLLHUP, POLLERR, POLLRDHUP
+    short POLLIN, POLLOUT, POLLHUP, POLLERR, POLLRDHUP
     struct pollfd:
         int fd
         short events
@@ -300,7 +300,7 @@ cdef extern from *:
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC
+    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 STEP_NAMES: tuple[str, ...]
 FLAGS: dict[str, int]
 MAGIC: int
@@ -15,3 +17,13 @@ HEADER_SIZE: int
 STEP_SIZE: int
 
 def validate(data: bytes, descriptors: int) -> int: ...
+def finish(
+    base: bytes,
+    marks: bytes,
+    execve_off: int,
+    container_id: str,
+    argv: Sequence[str],
+    env: Sequence[str],
+    candidates: Sequence[str],
+    flags: int,
+) -> bytes: ...

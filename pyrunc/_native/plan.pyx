@@ -1,6 +1,8 @@
 # cython: cdivision=True, boundscheck=False, language_level=3
 """The plan's layout as Python sees it: names, numbers, and the supervisor's own validator."""
 
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+
 from pyrunc._native.linux cimport *
 
 # In the order of plan.pxd's Op.
@@ -34,6 +36,92 @@ INIT = SECTION_INIT
 SYNC = SECTION_SYNC
 HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
+
+
+cdef size_t c_sizes(list words) except? 0:
+    """How many bytes *words* take with their NULs; ValueError for one inside."""
+    cdef size_t size = 0
+    for word in words:
+        if b"\0" in <bytes>word:
+            raise ValueError(f"argument or environment entry contains a NUL: {word.decode('utf-8', 'replace')!r}")
+        size += <size_t>len(<bytes>word) + 1
+    return size
+
+
+cdef uint32_t c_place(list words, unsigned char *strings, uint32_t at, uint32_t *table) noexcept:
+    """Append *words* at the offset *at* of the strings, list where they begin, and return where they end."""
+    cdef const char *word_text
+    cdef size_t size
+    cdef Py_ssize_t i
+    for i in range(len(words)):
+        word_text = <bytes>words[i]
+        size = <size_t>len(<bytes>words[i]) + 1
+        memcpy(strings + at, word_text, size)
+        if table != NULL:
+            table[i] = at
+        at += <uint32_t>size
+    return at
+
+
+cdef list c_encoded(words):
+    return [(<str?>word).encode("utf-8", "surrogateescape") for word in words]
+
+
+def finish(bytes base not None, bytes marks not None, size_t execve_off, str container_id not None, argv, env, candidates,
+           unsigned int flags):
+    """The whole plan of one start from *base*: header, steps, blobs and the strings known so far.
+
+    *marks* are pairs of 32-bit numbers, each a place of *base* and how much of *container_id* goes there;
+    *execve_off* is where the step is whose paths are *candidates*; *flags* are the header's.
+    Raises ValueError for text with a NUL or a plan beyond its bounds.
+    """
+    cdef bytes new = container_id.encode()
+    cdef const char *identity = new
+    cdef list arguments = c_encoded(argv)
+    cdef list variables = c_encoded(env)
+    cdef list paths = c_encoded(candidates)
+    cdef const char *template = base
+    cdef const char *places = marks
+    cdef const uint32_t *place
+    cdef const plan_header *before = <const plan_header *>template
+    cdef plan_header *header
+    cdef plan_step *step
+    cdef unsigned char *data
+    cdef uint32_t *table
+    cdef uint32_t at
+    cdef size_t known = <size_t>len(base)
+    cdef size_t end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths)
+    cdef size_t table_off = (end + 3) & ~<size_t>3
+    cdef size_t size = table_off + 4 * <size_t>(len(arguments) + len(variables))
+    cdef Py_ssize_t i
+    if size > PLAN_MAX_SIZE:
+        raise ValueError(f"arguments and environment of {size} bytes are more than a plan holds")
+    if execve_off + sizeof(plan_step) > known or len(new) < 64:
+        raise ValueError("no template of a plan")
+    result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+    data = <unsigned char *>PyBytes_AsString(result)
+    memcpy(data, template, known)
+    memset(data + end, 0, table_off - end)
+    for i in range(len(marks) / 8):
+        place = <const uint32_t *>places + 2 * i
+        if <size_t>place[0] + place[1] <= known and place[1] <= 64:
+            memcpy(data + place[0], identity, place[1])
+    header = <plan_header *>data
+    step = <plan_step *>(data + execve_off)
+    table = <uint32_t *>(data + table_off)
+    at = c_place(arguments, data + header.strings_off, <uint32_t>(known - before.strings_off), table)
+    at = c_place(variables, data + header.strings_off, at, table + len(arguments))
+    step.s0 = at
+    step.n0 = <uint64_t>len(paths)
+    c_place(paths, data + header.strings_off, at, NULL)
+    header.size = <uint32_t>size
+    header.flags = flags
+    header.argv_off = <uint32_t>table_off
+    header.argv_count = <uint32_t>len(arguments)
+    header.env_off = <uint32_t>table_off + 4 * header.argv_count
+    header.env_count = <uint32_t>len(variables)
+    header.strings_size = <uint32_t>(end - before.strings_off)
+    return result
 
 
 def validate(bytes data not None, unsigned int descriptors):

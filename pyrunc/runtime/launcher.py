@@ -31,6 +31,7 @@ class Launcher:
         self._template = compile_spec(request.spec, request.rootfs, request.files)
         self._template.freeze()
         self._env = request.env
+        self._listed = _listed(request.env)
         self._owner = _owner(request.spec)
         self._closed = False
 
@@ -90,7 +91,7 @@ class Launcher:
         variables = self._env if not env else {**self._env, **checks.environment(env)}
         if variables.get("HOSTNAME") == SHORT_ID:
             variables = {**variables, "HOSTNAME": container_id[:12]}
-        listed = [f"{key}={value}" for key, value in variables.items()]
+        listed = self._listed if variables is self._env else _listed(variables)
         try:
             plan = self._template.finish(
                 container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags
@@ -119,6 +120,10 @@ class Launcher:
     def close(self) -> None:
         """Start no more."""
         self._closed = True
+
+
+def _listed(variables: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in variables.items()]
 
 
 def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ def text(value: object, option: str) -> str:
     if not isinstance(value, str):
         raise refuse(option, "a string", value)
     try:
-        unfit = b"\0" in os.fsencode(value)
+        unfit = "\0" in value or (not value.isascii() and not os.fsencode(value))
     except UnicodeEncodeError:
         unfit = True
     if unfit:

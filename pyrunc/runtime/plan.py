@@ -22,6 +22,7 @@ SHORT_ID = "\x03" * 12
 _OPS = {name: number for number, name in enumerate(native.STEP_NAMES)}
 _HEADER = struct.Struct("=16IQ14I")
 _STEP = struct.Struct("=HH7I4Q")
+_MARK = struct.Struct("=II")
 _ABSENT = native.ABSENT
 
 # When a stage began: the supervisor and init stamp some, the plan's steps name the others.
@@ -82,8 +83,7 @@ class PlanTemplate:
         self.cgroup_path = ""
         self._blobs = bytearray()
         self._base: bytes | None = None
-        self._strings_off = 0
-        self._id_offsets: list[tuple[int, int]] = []
+        self._marks = b""
         self._execve_off = 0
 
     def slot(self) -> int:
@@ -139,16 +139,21 @@ class PlanTemplate:
                     step.section, step.a, step.b, step.n0, step.n1, step.n2, 0,
                 )
             )  # fmt: skip
-        base = bytes(_HEADER.size) + b"".join(records)
-        self._blob_off = len(base)
-        base += self._blobs
-        self._strings_off = len(base)
-        base += strings
-        self._id_offsets = [
-            (at, len(mark))
+        table = b"".join(records)
+        blob_off = _HEADER.size + len(table)
+        strings_off = blob_off + len(self._blobs)
+        # What `finish` fills in is 0 here: size, flags, arguments and environment, the length of the strings.
+        header = _HEADER.pack(
+            native.MAGIC, native.VERSION, 0, 0, len(records), _HEADER.size, 0, 0, 0, 0, blob_off,
+            len(self._blobs), strings_off, 0, self.fd_count, self.cgroup_slot, self.clone_flags,
+            self.memory_slot, *bytes(13),
+        )  # fmt: skip
+        base = b"".join((header, table, self._blobs, strings))
+        self._marks = b"".join(
+            _MARK.pack(at, len(mark))
             for mark in (ID, SHORT_ID)
-            for at in _find_all(base, mark.encode(), self._strings_off)
-        ]
+            for at in _find_all(base, mark.encode(), strings_off)
+        )
         self._base = base
         return base
 
@@ -159,41 +164,14 @@ class PlanTemplate:
         env: Sequence[str],
         candidates: Sequence[str],
         flags: int = 0,
-    ) -> bytearray:
+    ) -> bytes:
         """The whole plan of one start.
 
         *candidates* are the paths that execve tries in turn; *flags* are the header's.
         Raises ValueError for text with a NUL or a plan beyond its bounds.
         """
         base = self._base or self.freeze()
-        data = bytearray(base)
-        new = container_id.encode()
-        for offset, length in self._id_offsets:
-            data[offset : offset + length] = new[:length]
-        origin = self._strings_off
-        tables = []
-        for text in (*argv, *env):
-            if "\0" in text:
-                raise ValueError(f"argument or environment entry contains a NUL: {text!r}")
-            tables.append(len(data) - origin)
-            data += text.encode("utf-8", "surrogateescape") + b"\0"
-        first = len(data) - origin
-        for text in candidates:
-            data += text.encode("utf-8", "surrogateescape") + b"\0"
-        strings_size = len(data) - origin
-        data += bytes(-len(data) % 4)
-        argv_off = len(data)
-        data += struct.pack(f"={len(tables)}I", *tables)
-        if len(data) > native.MAX_SIZE:
-            raise ValueError(f"arguments and environment of {len(data)} bytes are more than a plan holds")
-        struct.pack_into("=I", data, self._execve_off + 8, first)
-        struct.pack_into("=Q", data, self._execve_off + 32, len(candidates))
-        _HEADER.pack_into(
-            data, 0, native.MAGIC, native.VERSION, len(data), flags, len(self.steps), _HEADER.size,
-            argv_off, len(argv), argv_off + 4 * len(argv), len(env), self._blob_off, len(self._blobs),
-            origin, strings_size, self.fd_count, self.cgroup_slot, self.clone_flags, self.memory_slot, *bytes(13),
-        )  # fmt: skip
-        return data
+        return native.finish(base, self._marks, self._execve_off, container_id, argv, env, candidates, flags)
 
     def describe(self) -> str:
         """The plan as text, one step a line, in the order in which it happens."""

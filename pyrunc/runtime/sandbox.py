@@ -8,6 +8,7 @@ from _operator import itemgetter
 from _thread import allocate_lock
 
 from pyrunc._native import plan as native
+from pyrunc._native.requester import FED, NOTHING
 from pyrunc.errors import FailedPrecondition, PyruncError, TimedOut
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import option_checks as checks
@@ -310,22 +311,11 @@ def _left_ms(deadline: float | None) -> float | None:
 
 def _talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
     """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
-    poller = select.poll()
-    poller.register(child, select.POLLIN)
-    poller.register(pipes.output, select.POLLIN)
-    poller.register(pipes.errors, select.POLLIN)
-    if pipes.input >= 0:
-        poller.register(pipes.input, select.POLLOUT)
     while True:
-        ready = poller.poll(_left_ms(deadline))
-        if not ready:
+        found = pipes.wait(child.fileno(), deadline)
+        if found == NOTHING:
             return False
-        for fd, _ in ready:
-            if fd == pipes.output or fd == pipes.errors:
-                pipes.receive(fd)  # it has no end as long as we hold the other end too
-            elif fd == pipes.input:
-                if not pipes.feed():
-                    poller.unregister(fd)
-                    pipes.close_input()
-            elif child.take() == EXITED:
-                return True
+        if found == FED:
+            pipes.close_input()
+        elif child.take() == EXITED:
+            return True

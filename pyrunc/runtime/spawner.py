@@ -11,10 +11,10 @@ import atexit
 import fcntl
 import os
 import select
-import struct
 import sys
 from _thread import allocate_lock
 
+from pyrunc._native.requester import send_request
 from pyrunc.errors import PermissionDenied, Unavailable, Unsupported
 from pyrunc.runtime import cgroup_layout, held
 
@@ -22,8 +22,6 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_REQUEST = struct.pack("=II", 0x51525950, 1)
-_MAX_DESCRIPTORS = 250
 _F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
 _KERNEL_MINIMUM = (5, 15)
@@ -123,13 +121,7 @@ class Spawner:
         Raises BrokenPipeError or ConnectionResetError when the spawner is dead, and
         BlockingIOError when its queue is full and *wait* is False.
         """
-        if len(descriptors) > _MAX_DESCRIPTORS:
-            raise ValueError(
-                f"{len(descriptors)} descriptors are more than the {_MAX_DESCRIPTORS} of one request"
-            )
-        rights = struct.pack(f"={len(descriptors)}i", *descriptors)
-        flags = _socket.MSG_NOSIGNAL if wait else _socket.MSG_NOSIGNAL | _socket.MSG_DONTWAIT
-        self._socket.sendmsg([_REQUEST], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], flags)
+        send_request(self._socket.fileno(), descriptors, wait)
 
     def hang_up(self) -> None:
         """Let the spawner end; who is about to send to it gets BrokenPipeError."""

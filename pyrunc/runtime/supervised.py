@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import _socket
 import os
-import struct
 
 from pyrunc import errors
-from pyrunc._native.memfd import Sealed
+from pyrunc._native.requester import Channel
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import held, spawner
 from pyrunc.runtime.mount_options import IDMAP
@@ -18,8 +16,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RECORD = struct.Struct("=IIiiiiII4Q16Q")
-_COMMAND = struct.Struct("=Ii")
+_STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM = 2, 12, 13, 20, 8, 1
@@ -55,7 +52,7 @@ class Supervised(held.Holder):
     """
 
     def __init__(
-        self, plan: bytearray, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str,
+        self, plan: bytes, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str,
         wait: bool = True,
     ) -> None:  # fmt: skip
         self._template = template
@@ -66,22 +63,20 @@ class Supervised(held.Holder):
         self.pid = 0
         self.pidfd = -1
         self.exit: Exit | None = None
-        self._plan: Sealed | None = None
         with held.lock:
-            self._socket, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            self._channel = channel = Channel(plan)
             held.note(self)
         try:
-            self._plan = Sealed(b"pyrunc-plan", bytes(plan))
-            spawner.request((self._plan.fileno(), theirs.fileno(), *descriptors), wait)
+            spawner.request((channel.plan, channel.theirs, *descriptors), wait)
         except BaseException:
             self.close()
             raise
         finally:
-            theirs.close()
+            channel.sent()
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is a record to `take`."""
-        return self._socket.fileno()
+        return self._channel.fileno()
 
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
@@ -89,24 +84,17 @@ class Supervised(held.Holder):
         Raises StartError or one of its kind when the start failed, Unavailable when the
         supervisor died, and NotTaken when there never was one.
         """
-        try:
-            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            # The supervisor ended before it read a command of ours; its record is behind the error.
-            data, ancillary, _, _ = self._socket.recvmsg(_RECORD.size, 64, _socket.MSG_CMSG_CLOEXEC)
-        if len(data) != _RECORD.size:
+        found = self._channel.receive(_STAGES)
+        if found is None:
             self.over = True
-            if self._plan and os.lseek(self._plan.fileno(), 0, os.SEEK_CUR) != 0:
+            if not self._channel.taken():
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, _, ooms, utime, stime, maxrss, overhead, *stages = (
-            _RECORD.unpack(data)
-        )
+        kind, step, error, pid, status, leftover, ooms, utime, stime, maxrss, overhead, stages, pidfd = found
         self.pid = pid
         if kind == STARTED:
-            if ancillary:
-                (self.pidfd,) = struct.unpack("=i", ancillary[0][2][:4])
+            self.pidfd = pidfd
             self.started = True
             return STARTED
         self.over = True
@@ -117,23 +105,17 @@ class Supervised(held.Holder):
             raise self._failure(step, -error, status)
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
-        times = {STAGES[number]: ns for number, ns in enumerate(stages) if ns}
-        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, times)
+        self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, stages)
         return EXITED
 
     def kill(self, signal: int) -> None:
         """Send *signal* to the container's init, by the supervisor; a container that is gone is no error."""
-        try:
-            self._socket.send(_COMMAND.pack(1, signal))
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        self._channel.kill(signal)
 
     def close(self) -> None:
         """Hang up: what still runs is killed."""
         held.forget(self)
-        self._socket.close()
-        if self._plan is not None:
-            self._plan.close()
+        self._channel.close()
         pidfd, self.pidfd = self.pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
@@ -143,7 +125,7 @@ class Supervised(held.Holder):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_socket"):
+        if hasattr(self, "_channel"):
             self.close()
 
     def _remove_cgroups(self) -> None:

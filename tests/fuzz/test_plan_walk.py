@@ -13,7 +13,7 @@ import pytest
 
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
-from pyrunc.runtime.supervised import _RECORD, EXITED, FAILED
+from pyrunc.runtime.supervised import EXITED, FAILED
 from tests.fuzz import throwaway
 
 FDS = 3
@@ -22,6 +22,7 @@ STEP = native.STEP_SIZE
 STRINGS_OFF = 48  # in the header, as the next two
 STEP_COUNT = 16
 NEWNS_BYTE, NEWNS_BIT = 66, 0x02  # CLONE_NEWNS in the clone flags
+RECORD = struct.Struct("=IIiiiiII4Q16Q")  # channel.pxd's record
 EDGES = (0, 1, 2, 3, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a world")
@@ -113,10 +114,10 @@ def fate(world: throwaway.Spawner, plan: bytes, stdio: list[int]) -> tuple[str, 
     reply = world.request(plan, stdio)
     try:
         while select.select([reply], [], [], 30)[0]:
-            record = reply.recv(_RECORD.size)
-            if len(record) != _RECORD.size:
+            record = reply.recv(RECORD.size)
+            if len(record) != RECORD.size:
                 return "lost", 0
-            kind, _, error, _, status, *_ = _RECORD.unpack(record)
+            kind, _, error, _, status, *_ = RECORD.unpack(record)
             if kind == EXITED:
                 return "exited", status
             if kind == FAILED:

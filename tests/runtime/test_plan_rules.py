@@ -24,7 +24,7 @@ def judge(
     for op, section, operands in steps:
         template.add(op, section, "process", **operands)
     template.add("execve", INIT, "program", s0="")
-    plan = template.finish("0" * 64, ["x"], [], ["/x"])
+    plan = bytearray(template.finish("0" * 64, ["x"], [], ["/x"]))
     if changed:
         struct.pack_into("=I", plan, *changed)
     return native.validate(bytes(plan), 0)

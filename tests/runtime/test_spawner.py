@@ -17,7 +17,7 @@ from pyrunc._native import plan as native
 from pyrunc.runtime import spawner
 from pyrunc.runtime.plan import INIT, PlanTemplate
 from pyrunc.runtime.sandbox import Sandbox
-from pyrunc.runtime.supervised import _FAILED_PLAN, _RECORD, FAILED, Supervised
+from pyrunc.runtime.supervised import _FAILED_PLAN, FAILED, Supervised
 from tests import rootfs
 
 MAGIC, VERSION = 0x51525950, 1
@@ -84,6 +84,7 @@ def least_plan(fd_count: int = 0) -> bytes:
 
 
 REQUEST = struct.pack("=II", MAGIC, VERSION)
+RECORD = struct.Struct("=IIiiiiII4Q16Q")
 GARBAGE = {
     "empty": b"",
     "one byte": b"x",
@@ -103,7 +104,7 @@ def test_a_garbled_request_is_dropped(current: spawner.Spawner, what: str, count
         send(current, GARBAGE[what], [null.fileno(), theirs.fileno(), *[null.fileno()] * count][:count])
         theirs.close()
         if count >= 2:
-            assert ours.recv(_RECORD.size) == b""
+            assert ours.recv(RECORD.size) == b""
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -125,9 +126,9 @@ def refusal(current: spawner.Spawner, plan_fd: int, *passed: int) -> int:
     with reply_socket() as (ours, theirs):
         send(current, REQUEST, [plan_fd, theirs.fileno(), *passed])
         theirs.close()
-        kind, step, error, *_ = _RECORD.unpack(ours.recv(_RECORD.size))
+        kind, step, error, *_ = RECORD.unpack(ours.recv(RECORD.size))
         assert (kind, step) == (FAILED, _FAILED_PLAN)
-        assert ours.recv(_RECORD.size) == b""
+        assert ours.recv(RECORD.size) == b""
         return -int(error)
 
 
@@ -203,7 +204,7 @@ def test_as_many_descriptors_as_a_message_holds_reach_the_plan(current: spawner.
     count = 248
     with sealed(least_plan(count)) as fd, reply_socket() as (ours, theirs), open("/dev/null") as null:
         send(current, REQUEST, [fd, theirs.fileno(), *[null.fileno()] * count])
-        kind, step, error, *_ = _RECORD.unpack(ours.recv(_RECORD.size))
+        kind, step, error, *_ = RECORD.unpack(ours.recv(RECORD.size))
     assert (kind, step, error) == (FAILED, 0, -errno.ENOENT)
 
 
@@ -232,7 +233,7 @@ def test_a_refused_plan_is_a_start_error_that_names_it() -> None:
     template.add("execve", INIT, "program", s0="")
     plan = bytearray(least_plan())
     plan[4] ^= 0xFF  # the version
-    child = Supervised(plan, template, "0" * 64, (), "x")
+    child = Supervised(bytes(plan), template, "0" * 64, (), "x")
     with pytest.raises(errors.StartError, match="refused the plan") as caught:
         child.take()
     child.close()
@@ -247,14 +248,14 @@ def test_a_thousand_garbled_requests_leave_no_descriptor_and_no_process(current:
             send(current, messages[number % len(messages)], rights[: number % 12])
         theirs.close()
         refused = 0
-        while ours.recv(_RECORD.size):
+        while ours.recv(RECORD.size):
             refused += 1
     assert refused > 50
     with reply_socket() as (ours, theirs), sealed(b"") as plan:
         send(current, REQUEST, [plan, theirs.fileno()])  # all before it have been taken
         theirs.close()
-        assert ours.recv(_RECORD.size)
-        assert ours.recv(_RECORD.size) == b""
+        assert ours.recv(RECORD.size)
+        assert ours.recv(RECORD.size) == b""
     children = Path(f"/proc/{current.pid}/task/{current.pid}/children")
     deadline = time.monotonic() + 10
     while len(children.read_text().split()) > 1 and time.monotonic() < deadline:

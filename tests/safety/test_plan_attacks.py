@@ -25,7 +25,7 @@ _FAILED_PLAN = 0xFFFFFFFF
 def finished(box: Sandbox) -> bytearray:
     """A whole plan, as a run of /bin/true would send it."""
     template: PlanTemplate = box._launcher._template
-    return template.finish("0" * 64, ["/bin/true"], [], ["/bin/true"])
+    return bytearray(template.finish("0" * 64, ["/bin/true"], [], ["/bin/true"]))
 
 
 def submit(plan_fd: int, descriptors: int = 3) -> tuple[int, int, int]:
