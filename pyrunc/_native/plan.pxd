@@ -88,14 +88,13 @@ cdef enum:
     F_OPTIONAL = 16                 # a missing object is no error
     F_TTY = 32
     F_CHARDEV = 64
-    F_V2 = 128
-    F_CPUSET = 8192                 # a v1 cpuset: directories made above it get cpus and mems
+    F_CPUSET = 128                  # a v1 cpuset: directories made above it get cpus and mems
     F_SEED_CPUSET = 256             # and so does this one, at once
     F_MISSING = 1024                # a file that the kernel lacks is no error
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
     F_EXISTING = 512                # an existing cgroup is joined and not removed
-    F_ALL = 16383
+    F_ALL = 8191
 
     NEEDS_SLOT_A = 1
     NEEDS_SLOT_B = 2
