@@ -167,6 +167,7 @@ cdef extern from *:
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
     int fchdir(int fd) nogil
+    int chroot(const char *path) nogil
     char *getcwd(char *buffer, size_t size) nogil
     mode_t umask(mode_t mask) nogil
     struct timespec:
@@ -319,7 +320,7 @@ cdef extern from *:
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC, ENXIO, ESTALE
     unsigned long TIOCSCTTY
-    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
+    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx
 
 
 cdef enum:
@@ -343,6 +344,9 @@ cdef enum:
     MOUNT_ATTR_NODEV = 0x00000004
     MOUNT_ATTR_IDMAP = 0x00100000
     MOUNT_ATTR_NOSYMFOLLOW = 0x00200000     # Linux 5.14
+    # statx(2)
+    STATX_INO = 0x100
+    STATX_MNT_ID = 0x1000
     # memfd_create(2)
     SEAL_SEAL = 1
     SEAL_SHRINK = 2

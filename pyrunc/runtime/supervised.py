@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("=IIiiiiII4Q16Q")
 _COMMAND = struct.Struct("=Ii")
 STARTED, FAILED, EXITED = 1, 2, 3
-_FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
+_FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 36
 _SIGKILL, _SIGSYS = 9, 31
 _INFINITY = (1 << 64) - 1
@@ -160,6 +160,11 @@ class Supervised(held.Holder):
         words = os.strerror(error).lower() if error else ""
         if index == _FAILED_FORK:
             return errors.StartError(f"cannot fork a supervisor: {words}", step="fork", errno=error)
+        if index == _FAILED_CHROOT:
+            return errors.StartError(
+                f"cannot make the chroot that this process is in the root of a mount namespace: {words}",
+                step="chroot", errno=error,
+            )  # fmt: skip
         if index == _FAILED_CLONE:
             return errors.StartError(f"cannot clone the container's init: {words}", step="clone", errno=error)
         if index == _FAILED_PLAN and error:
