@@ -32,6 +32,7 @@ cdef enum:
     FAILED_PLAN = 0xFFFFFFFF
     FAILED_FORK = 0xFFFFFFFE
     FAILED_CLONE = 0xFFFFFFFD
+    FAILED_CHROOT = 0xFFFFFFFC
 
     STAGES = 16
     # When a stage began. The supervisor and init stamp these; the plan's steps use 4..12.

@@ -6,6 +6,7 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.capability cimport *
 from pyrunc._native.cgroup cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.copy_up cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.netlink cimport *
 from pyrunc._native.openat2 cimport *
@@ -334,6 +335,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     cdef rlimit_t limit
     if op == OP_ATTACH:
         return attach_step(w, step)
+    if op == OP_COPY_UP:
+        return c_copy_up(w.root, text(w, step.s0), w.slots[step.slot_a], step.n0 != 0, step.flags & F_RECURSIVE != 0)
     if op == OP_MKDIR or op == OP_MKNOD or op == OP_SYMLINK or op == OP_FILE:
         return make_node_step(w, step)
     if op == OP_MASK:

@@ -28,6 +28,7 @@ cdef extern from *:
     #include <sys/mount.h>
     #include <sys/prctl.h>
     #include <sys/resource.h>
+    #include <sys/sendfile.h>
     #include <sys/socket.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
@@ -146,7 +147,14 @@ cdef extern from *:
     int mkdirat(int dirfd, const char *path, mode_t mode) nogil
     int mknodat(int dirfd, const char *path, mode_t mode, dev_t dev) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
+    int ftruncate(int fd, off_t length) nogil
+    ssize_t sendfile(int out, int source, off_t *offset, size_t count) nogil
+    ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
+    int fchown(int fd, uid_t uid, gid_t gid) nogil
+    int fchmod(int fd, mode_t mode) nogil
     int fsetxattr(int fd, const char *name, const void *value, size_t size, int flags) nogil
+    ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
+    ssize_t flistxattr(int fd, char *names, size_t size) nogil
     ssize_t getxattr(const char *path, const char *name, void *value, size_t size) nogil
     int unlinkat(int dirfd, const char *path, int flags) nogil
     int symlinkat(const char *target, int dirfd, const char *path) nogil
@@ -154,24 +162,37 @@ cdef extern from *:
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
-    int SEEK_SET, SEEK_CUR
+    int SEEK_SET, SEEK_CUR, SEEK_DATA, SEEK_HOLE
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
     int fchdir(int fd) nogil
+    int chroot(const char *path) nogil
     char *getcwd(char *buffer, size_t size) nogil
     mode_t umask(mode_t mask) nogil
+    struct timespec:
+        long tv_sec
+        long tv_nsec
     ctypedef struct stat_t "struct stat":
         dev_t st_dev
         dev_t st_rdev
         unsigned long st_ino
         mode_t st_mode
+        uid_t st_uid
+        gid_t st_gid
         off_t st_size
+        long st_blocks
+        timespec st_atim
+        timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
+    int futimens(int fd, const timespec *times) nogil
+    int utimensat(int dirfd, const char *path, const timespec *times, int flags) nogil
     bint S_ISDIR(mode_t mode) nogil
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
+    bint S_ISSOCK(mode_t mode) nogil
     mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT
     ctypedef struct statfs_t "struct statfs":
         long f_type
@@ -237,7 +258,7 @@ cdef extern from *:
     int memcmp(const void *a, const void *b, size_t count) nogil
     size_t strlen(const char *text) nogil
     int strcmp(const char *a, const char *b) nogil
-    int strncmp(const char *a, const char *b, size_t size) nogil
+    int strncmp(const char *a, const char *b, size_t count) nogil
     char *strchr(const char *text, int c) nogil
 
     # sockets
@@ -291,18 +312,15 @@ cdef extern from *:
     int SO_RCVTIMEO
     int setsockopt(int fd, int level, int option, const void *value, unsigned int size) nogil
     int CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
     int clock_gettime(int clock, timespec *result) nogil
     int nanosleep(const timespec *duration, timespec *rest) nogil
 
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET
+    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENXIO, ESTALE
     unsigned long TIOCSCTTY
-    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
+    long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx
 
 
 cdef enum:
@@ -322,7 +340,13 @@ cdef enum:
     FSCONFIG_SET_STRING = 1
     FSCONFIG_CMD_CREATE = 6
     # mount_setattr(2), Linux 5.12
+    MOUNT_ATTR_RDONLY = 0x00000001
+    MOUNT_ATTR_NODEV = 0x00000004
     MOUNT_ATTR_IDMAP = 0x00100000
+    MOUNT_ATTR_NOSYMFOLLOW = 0x00200000     # Linux 5.14
+    # statx(2)
+    STATX_INO = 0x100
+    STATX_MNT_ID = 0x1000
     # memfd_create(2)
     SEAL_SEAL = 1
     SEAL_SHRINK = 2

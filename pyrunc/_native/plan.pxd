@@ -13,7 +13,7 @@ from pyrunc._native.linux cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 1
+    PLAN_VERSION = 2
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 512
@@ -52,6 +52,7 @@ cdef enum Op:
     OP_PROPAGATION                  # s0 path, n0 MS_ flags
     OP_ROOT_ATTACH                  # slot a: the root's mount, s0 host directory that it covers
     OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options, s2 directory the options are relative to -> slot a
+    OP_COPY_UP                      # slot a: a fresh tmpfs, s0 path in the root: its directory's mode if n0, its contents if F_RECURSIVE
     OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL; slot b, if given: a fresh mount, s1 a name in it
     OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
     OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid; slot a as for OP_SYMLINK
@@ -87,14 +88,13 @@ cdef enum:
     F_OPTIONAL = 16                 # a missing object is no error
     F_TTY = 32
     F_CHARDEV = 64
-    F_V2 = 128
-    F_CPUSET = 8192                 # a v1 cpuset: directories made above it get cpus and mems
+    F_CPUSET = 128                  # a v1 cpuset: directories made above it get cpus and mems
     F_SEED_CPUSET = 256             # and so does this one, at once
     F_MISSING = 1024                # a file that the kernel lacks is no error
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
     F_EXISTING = 512                # an existing cgroup is joined and not removed
-    F_ALL = 16383
+    F_ALL = 8191
 
     NEEDS_SLOT_A = 1
     NEEDS_SLOT_B = 2
@@ -162,7 +162,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_PROPAGATION or op == OP_MKDIR or op == OP_MKNOD or op == OP_READONLY: return IN_INIT | NEEDS_S0
     if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
     if op == OP_USER: return IN_INIT | NEEDS_S0
-    if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_COPY_UP or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_SYMLINK or op == OP_FILE: return IN_INIT | NEEDS_S0 | NEEDS_S1
     if op == OP_ROOT_OVERLAY: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
     if op == OP_WRITE_PROCFS: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
@@ -335,7 +335,7 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return _plain_path(s0) if step.slot_a == <uint32_t>NONE else _plain_name(s0)
     if op == OP_ATTACH and step.slot_b != <uint32_t>NONE:
         return _plain_path(s0) and step.s1 != <uint32_t>NONE and _plain_name(strings + step.s1)
-    if op == OP_MASK or op == OP_READONLY or op == OP_ATTACH:
+    if op == OP_MASK or op == OP_READONLY or op == OP_ATTACH or op == OP_COPY_UP:
         return _plain_path(s0)
     if op == OP_WRITE_AT or op == OP_OPEN_AT or op == OP_WRITE_PROC:
         return _plain_name(s0)

@@ -9,8 +9,8 @@ from pyrunc._native.linux cimport *
 STEP_NAMES = (
     "cgroup_mkdir", "write_at", "open_at", "open", "device_bpf", "userns", "write_proc",
     "open_tree", "new_mount", "mount_attr", "setns",
-    "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "attach", "mkdir", "mknod", "symlink",
-    "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
+    "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "mkdir", "mknod",
+    "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
     "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask", "chdir",
     "seccomp", "execve",
 )
@@ -18,7 +18,7 @@ assert len(STEP_NAMES) == OP_COUNT
 
 FLAGS = {
     "recursive": F_RECURSIVE, "create": F_CREATE, "file": F_FILE, "real": F_REAL,
-    "optional": F_OPTIONAL, "tty": F_TTY, "chardev": F_CHARDEV, "v2": F_V2,
+    "optional": F_OPTIONAL, "tty": F_TTY, "chardev": F_CHARDEV,
     "seed_cpuset": F_SEED_CPUSET, "cpuset": F_CPUSET, "existing": F_EXISTING,
     "missing": F_MISSING, "alternative": F_ALTERNATIVE, "keep_parents": F_KEEP_PARENTS,
 }

@@ -6,6 +6,7 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.supervisor cimport *
+from pyrunc._native.uproot cimport *
 
 cdef enum:
     MAX_SPARES = 8                  # that wait after a burst; each holds a network namespace
@@ -19,6 +20,7 @@ cdef enum:
 # A byte has one writer, the supervisor, until it is dead. So no count can go wrong, whoever is killed when.
 cdef struct crew:
     uint32_t top                    # channels from here on were never used
+    bint chrooted                   # they all are
     char state[MAX_CHANNELS]
 
 
@@ -73,7 +75,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
             if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock,
-                              host_net if own_net == 0 else -1, &homes):
+                              host_net if own_net == 0 else -1, all.chrooted, &homes):
                 return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         if spares(all, own) >= MAX_SPARES:
@@ -185,6 +187,7 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     all = <crew *>mmap(NULL, sizeof(crew), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
     if <void *>all == MAP_FAILED:
         return 1
+    all.chrooted = c_is_chrooted()
     # Each supervisor takes one descriptor here; the containers have the requester's limit.
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &own)
     most.rlim_cur = own.rlim_max

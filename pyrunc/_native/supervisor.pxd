@@ -11,6 +11,7 @@ from pyrunc._native.device_bpf cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.uproot cimport *
 
 cdef enum:
     SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
@@ -377,11 +378,13 @@ cdef inline bint has_joined(walk *w) noexcept nogil:
 
 
 cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int sock,
-                            int host_net, cgroup_homes *homes) noexcept nogil:
+                            int host_net, bint chrooted, cgroup_homes *homes) noexcept nogil:
     """One container from its plan to its end; whether this process may serve another.
 
     *fds* are the request's *count* further descriptors; *channel* leads to the spawner, *sock* is where
-    requests come in; *host_net* is as clone_init has it; *homes* stay from one container to the next. Afterwards descriptors are open that `close_all_but` must close.
+    requests come in; *host_net* is as clone_init has it; *chrooted* says that this process is in a chroot,
+    which it leaves for good; *homes* stay from one container to the next. Afterwards descriptors are open that
+    `close_all_but` must close.
     """
     cdef walk w
     cdef bint again
@@ -392,8 +395,8 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
     w.sock = sock
     w.homes = homes
     w.lo_is_up = False
-    supervise_container(&w, plan_fd, reply_fd, fds, count, host_net)
-    again = w.sock >= 0 and (w.header == NULL or not has_joined(&w))
+    supervise_container(&w, plan_fd, reply_fd, fds, count, host_net, chrooted)
+    again = w.sock >= 0 and not chrooted and (w.header == NULL or not has_joined(&w))
     # Nothing of one container, such as its environment, may be there when the next one comes.
     if w.data != NULL:
         munmap(<void *>w.data, w.data_size)
@@ -403,7 +406,7 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
 
 
 cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fds, uint32_t count,
-                                     int host_net) noexcept nogil:
+                                     int host_net, bint chrooted) noexcept nogil:
     cdef record report
     cdef rusage_t usage
     cdef uint64_t overhead_us
@@ -443,8 +446,11 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.skip = False
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
-    report.step = FAILED_PLAN
-    rc = load_plan(w, plan_fd, count)
+    report.step = FAILED_CHROOT
+    rc = c_uproot() if chrooted else 0
+    if rc == 0:
+        report.step = FAILED_PLAN
+        rc = load_plan(w, plan_fd, count)
     close(plan_fd)
     if rc < 0:
         report.error = rc

@@ -145,6 +145,8 @@ class RootPart(HostPart):
             )
         options = mo.parse(entry.get("options") or (), f"{field}.options")
         kind = entry.get("type") or ("bind" if options.bind else "")
+        if options.copy_up and (kind != "tmpfs" or options.bind):
+            raise InvalidSpec(f"{field}.options: tmpcopyup is an option of a tmpfs")
         if options.bind or kind == "bind":
             self._bind(entry, options, destination, field)
         elif kind == "cgroup":
@@ -152,7 +154,7 @@ class RootPart(HostPart):
         elif not kind or kind == "none":
             raise InvalidSpec(f"{field}.type: missing")
         else:
-            self._filesystem(kind, options, destination, field)
+            self._filesystem(kind, options, destination)
 
     def _bind(self, entry: Mapping[str, Any], options: mo.MountOptions, destination: str, field: str) -> None:
         plan = self.plan
@@ -225,18 +227,18 @@ class RootPart(HostPart):
                 "mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0
             )
 
-    def _filesystem(self, kind: str, options: mo.MountOptions, destination: str, field: str) -> None:
+    def _filesystem(self, kind: str, options: mo.MountOptions, destination: str) -> None:
         plan = self.plan
-        if options.copy_up:
-            raise Unsupported(f"{field}.options: tmpcopyup is not supported yet")
         slot = plan.slot()
         data = options.data
         if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
             # The group of terminals does not exist in this user namespace; devpts would refuse it.
             data = tuple(pair for pair in data if pair[0] != "gid")
-        self._new_mount(kind, slot, data, options.attr_set, "mounts", destination)
-        if options.rec_set or options.rec_clear or options.propagation:
-            self._attributes(INIT, slot, options._replace(attr_set=0, attr_clear=0), options.propagation)
+        # As runc has it, a tmpfs without a mode has that of the directory that it covers: over /root, 0700.
+        inherits = kind == "tmpfs" and all(key != "mode" for key, _ in data)
+        fills = options.copy_up or inherits
+        late = options.attr_set & mo.RDONLY if fills else 0  # it has to be written first
+        self._new_mount(kind, slot, data, options.attr_set & ~late, "mounts", destination)
         flags = _CREATE
         if kind in ("proc", "sysfs"):
             # A symlink here would let an image choose where procfs appears (CVE-2019-19921, CVE-2023-27561).
@@ -247,8 +249,13 @@ class RootPart(HostPart):
             self.dev_is_ours = kind == "tmpfs"
             if self.dev_is_ours:
                 self._fill_dev(slot)
+        if fills:
+            contents = _RECURSIVE if options.copy_up else 0
+            plan.add("copy_up", INIT, "mounts", a=slot, s0=destination, n0=int(inherits), flags=contents)
+        if late or options.rec_set or options.rec_clear or options.propagation:
+            self._attributes(INIT, slot, options._replace(attr_set=late, attr_clear=0), options.propagation)
         self._attach(slot, destination, flags)
-        if destination == "/dev" and self.dev_is_ours:
+        if destination == "/dev" and self.dev_is_ours and not options.copy_up:
             self.fresh_dev = slot
 
     def _cgroup_mount(self, options: mo.MountOptions, destination: str) -> None:

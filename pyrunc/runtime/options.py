@@ -48,7 +48,7 @@ class SandboxOptions(TypedDict, total=False):
     writable: Literal["scratch", "direct", "no"]  # where writes go: thrown away, into rootfs itself, refused
     scratch_bytes: int  # the most that a scratch may hold; 0 is half of the memory
     mounts: Sequence[Mount]
-    tmpfs: Mapping[str, str]  # path -> options such as "size=64m,mode=1777"
+    tmpfs: Mapping[str, str]  # path -> options such as "size=64m,mode=1777"; "tmpcopyup" copies the image's
     shm_bytes: int
     # the process
     env: Mapping[str, str]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
-_FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
-_ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM = 2, 12, 13, 20, 8, 1
+_FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
+_ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 36
 _SIGKILL, _SIGSYS = 9, 31
 _INFINITY = (1 << 64) - 1
 
@@ -142,6 +142,11 @@ class Supervised(held.Holder):
         words = os.strerror(error).lower() if error else ""
         if index == _FAILED_FORK:
             return errors.StartError(f"cannot fork a supervisor: {words}", step="fork", errno=error)
+        if index == _FAILED_CHROOT:
+            return errors.StartError(
+                f"cannot make the chroot that this process is in the root of a mount namespace: {words}",
+                step="chroot", errno=error,
+            )  # fmt: skip
         if index == _FAILED_CLONE:
             return errors.StartError(f"cannot clone the container's init: {words}", step="clone", errno=error)
         if index == _FAILED_PLAN and error:
@@ -152,10 +157,10 @@ class Supervised(held.Holder):
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)
-        what, kind = self._attempt(step)
+        what, kind = self._attempt(step, error)
         return kind(f"{what}: {words}", step=step.op, path=path, errno=error)
 
-    def _attempt(self, step: Step) -> tuple[str, type[errors.StartError]]:
+    def _attempt(self, step: Step, error: int) -> tuple[str, type[errors.StartError]]:
         """What a failed step was about, in the words of who asked for it, and the error that it is."""
         path = (step.s0 or "").replace(ID, self._id)
         if step.op == "write_at":
@@ -177,6 +182,10 @@ class Supervised(held.Holder):
             listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
             where = f" at {step.s2}" if step.s2 else ""
             return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+        if step.op == "copy_up":
+            # ENAMETOOLONG: no name can be, but the walk is bounded.
+            deep = ", at most 127 directories deep" if error == _ENAMETOOLONG else ""
+            return f"cannot copy what the image has at {path} into the tmpfs there{deep}", errors.StartError
         if step.op == "mount_attr" and step.n0 == IDMAP:
             return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":

@@ -39,6 +39,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("propagation", INIT, {"s0": "/", "n0": 1 << 18 | 16384}),
     ("root_attach", INIT, {"a": 8, "s0": "/srv"}),
     ("root_overlay", INIT, {"a": 10, "s0": "/srv/1", "s1": "lowerdir=2:1,upperdir=/sys/u", "s2": "/srv"}),
+    ("copy_up", INIT, {"a": 9, "s0": "/tmp", "n0": 1, "flags": native.FLAGS["recursive"]}),
     ("attach", INIT, {"a": 9, "s0": "/tmp", "flags": native.FLAGS["create"]}),
     ("attach", INIT, {"a": 9, "b": 8, "s0": "/dev/pts", "s1": "pts"}),
     ("mkdir", INIT, {"s0": "/var/lib", "n0": 0o755, "flags": native.FLAGS["create"]}),
@@ -102,7 +103,9 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
             "capabilities": {name: list(defaults.CAPABILITIES) for name in CAPABILITY_SETS},
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}], "oomScoreAdj": 100,
         },
-        "hostname": "name", "domainname": "domain", "mounts": defaults.mounts(),
+        "hostname": "name", "domainname": "domain", "mounts": [*defaults.mounts(), {
+            "destination": "/var/lib", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "size=1m", "tmpcopyup"],
+        }],
         "linux": {
             "namespaces": ALL_NAMESPACES, "maskedPaths": list(defaults.MASKED_PATHS),
             "readonlyPaths": list(defaults.READONLY_PATHS), "sysctl": {"net.ipv4.ip_forward": "1"},

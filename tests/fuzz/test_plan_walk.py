@@ -37,6 +37,7 @@ def good_plans() -> list[bytes]:
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "mode=1777"]},
             {"destination": "/bin", "type": "bind", "source": "/bin", "options": ["rbind", "ro"]},
             {"destination": "/made/here", "type": "tmpfs", "source": "x", "options": ["size=64k"]},
+            {"destination": "/bin", "type": "tmpfs", "source": "x", "options": ["tmpcopyup", "ro"]},
         ],
         "process": {
             "cwd": "/tmp", "noNewPrivileges": True, "user": {"uid": 3, "gid": 4, "additionalGids": [5]},

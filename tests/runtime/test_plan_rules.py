@@ -1,6 +1,7 @@
 """Plans that are in bounds but mean what no plan may mean are refused before anything acts on them."""
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pyrunc._native import plan as native
 from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
 
+NATIVE = Path(native.__file__).parent
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 Given = tuple[str, int, dict[str, Any]]
 RESERVED = 124  # the header's last number
@@ -77,6 +79,16 @@ HARMFUL: dict[str, tuple[Given, ...]] = {
 @pytest.mark.parametrize("what", HARMFUL)
 def test_what_could_only_do_harm_is_refused(what: str) -> None:
     assert judge(*HARMFUL[what]) < 0
+
+
+def test_every_bit_of_a_flag_has_a_name_and_no_other_is_accepted() -> None:
+    accepted = [1 << n for n in range(32) if judge(("hostname", INIT, {"s0": "x", "flags": 1 << n})) == 0]
+    assert accepted == sorted(native.FLAGS.values())
+
+
+def test_every_flag_means_something_to_a_walker() -> None:
+    walkers = "".join(path.read_text() for path in NATIVE.glob("*.pxd") if path.name != "plan.pxd")
+    assert [name for name in native.FLAGS if f"F_{name.upper()}" not in walkers] == []
 
 
 def test_mounting_without_a_mount_namespace_is_refused() -> None:

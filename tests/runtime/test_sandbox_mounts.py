@@ -286,7 +286,6 @@ def test_what_the_kernel_refuses_is_named(run: Run, mount: Mount, words: str) ->
     (Mount("/m", "/etc", options=[""]), InvalidSpec, r"mounts\[0\].options: '' is no mount option"),
     (Mount("/m", "/etc", options=["remount"]), Unsupported, r"mounts\[0\].options: 'remount' is not supported"),
     (Mount("/m", "/etc", options=["X-mount.subdir=x"]), Unsupported, r"'X-mount.subdir=x' is not supported"),
-    (Mount("/m", kind="tmpfs", options=["tmpcopyup"]), Unsupported, r"tmpcopyup is not supported yet .*at /m"),
     (Mount("/m", kind="tmpfs", options=["x" * 10 + "=" + "y" * 256]), InvalidSpec, r"at most 255 bytes"),
     (("/m", "/etc"), InvalidArgument, r"mounts\[0\] must be a Mount"),
     (None, InvalidArgument, r"mounts\[0\] must be a Mount"),

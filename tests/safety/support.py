@@ -13,7 +13,7 @@ import pytest
 from pyrunc import Mount, Sandbox, errors
 from pyrunc._native import mount, namespaces
 from pyrunc._native import plan as native
-from pyrunc.runtime import spawner
+from pyrunc.runtime import cgroup_layout, spawner
 from pyrunc.runtime.plan import Step
 from tests.child import in_child
 
@@ -24,6 +24,8 @@ PR_SET_DUMPABLE = 4
 ABSENT = native.ABSENT
 FLAG = native.FLAGS
 libc = ctypes.CDLL(None, use_errno=True)
+# add_key(2), request_key(2), keyctl(2), which libc has no functions for.
+ADD_KEY, REQUEST_KEY, KEYCTL = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}[os.uname().machine]
 
 
 def call(result: int) -> int:
@@ -98,6 +100,12 @@ def in_a_mount_namespace(function: Callable[[], None]) -> None:
 def bind(source: str | Path, target: str | Path) -> None:
     """Bind mount by path, symlinks and races included: how a careless runtime does it."""
     mount.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND | mount.MS_REC)
+
+
+def cgroups(path: str) -> list[Path]:
+    """Where the cgroup *path* exists, in whichever hierarchies this host has."""
+    places = [Path(hierarchy.mountpoint + path) for hierarchy in cgroup_layout.detect().hierarchies]
+    return [place for place in places if place.exists()]
 
 
 def children(pid: int) -> list[int]:

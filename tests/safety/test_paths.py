@@ -229,7 +229,7 @@ def test_exchanged_mount_targets(
         for thread in threads:
             thread.join()
     print(f"{sum(outcomes.values())} starts, {swaps[0]} swaps: {outcomes}")
-    assert sum(outcomes.values()) > 100
+    assert sum(outcomes.values()) > 20
     assert steps == {"attach"}
     assert outcomes["mounted"] > 0, "never did anything"
     assert outcomes["refused"] > 0, "the symlink was never met"

@@ -208,6 +208,8 @@ def test_masked_paths_tell_nothing(sandbox: Make, path: str) -> None:
     if not os.path.exists(path):
         pytest.skip(f"this kernel has no {path}")
     if os.path.isdir(path):
+        if not os.listdir(path):
+            pytest.skip(f"{path} is empty")
         assert sandbox().run(["/bin/ls", path]).stdout == b""
         assert sandbox(masked_paths=[]).run(["/bin/ls", path]).stdout != b""
     else:
@@ -218,7 +220,9 @@ def test_masked_paths_tell_nothing(sandbox: Make, path: str) -> None:
 
 def forbidden_device() -> str:
     """A device that this host opens without a special capability, as "major minor"."""
-    for path in ("/dev/loop-control", "/dev/net/tun", "/dev/fuse"):
+    # The log needs a capability where kernel.dmesg_restrict says so.
+    log = ("/dev/kmsg",) if Path("/proc/sys/kernel/dmesg_restrict").read_text() == "0\n" else ()
+    for path in ("/dev/loop-control", "/dev/net/tun", "/dev/fuse", *log):
         try:
             os.close(os.open(path, os.O_RDONLY))
         except OSError:
@@ -322,7 +326,7 @@ def test_cgroups_made_inside_are_removed(sandbox: Make) -> None:
     )
     result = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name).run(["/bin/sh", "-c", script])
     assert b"made" in result.stdout
-    assert not list(Path("/sys/fs/cgroup").glob(f"*{name}"))
+    assert not support.cgroups(name)
 
 
 # --- seccomp
@@ -332,10 +336,8 @@ def test_the_filter_holds_by_default(rootfs: Path) -> None:
     """keyctl(2), which Docker's policy refuses; its error tells whether the kernel was asked at all."""
     source = (
         "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
-        "print(libc.syscall(250, 0, -4, 0), ctypes.get_errno())"
+        f"print(libc.syscall({support.KEYCTL}, 0, -4, 0), ctypes.get_errno())"
     )
-    if os.uname().machine != "x86_64":
-        pytest.skip("numbers of x86_64")
     command = support.python(source)
     assert Sandbox(rootfs, mounts=support.python_mounts()).run(command).stdout == b"-1 1\n"
     careless = Sandbox(rootfs, mounts=support.python_mounts(), seccomp="unconfined")
