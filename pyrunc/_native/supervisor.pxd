@@ -4,6 +4,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup cimport *
+from pyrunc._native.cgroup_end cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.container_init cimport *
 from pyrunc._native.device_bpf cimport *
@@ -14,6 +15,7 @@ from pyrunc._native.uproot cimport *
 
 cdef enum:
     SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
+    THAW_AGAIN_MS = 50
 
 
 cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
@@ -224,6 +226,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
     """Serve init until it ends: its progress, the requester's commands, the requester's death."""
     cdef pollfd watch[4]
     cdef bint owner = True
+    cdef int rc
     # A quiet plan without sync points is told at its end: what init said is read then, with no wake-up on the way.
     watch[0].fd = -1 if w.header.flags & PLAN_QUIET and not has_sync(w) else w.progress_fd
     watch[1].fd = reply_fd
@@ -238,8 +241,11 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
         watch[1].revents = 0
         watch[2].revents = 0
         watch[3].revents = 0
-        if poll(watch, 4, -1) < 0 and errno != EINTR:
+        rc = poll(watch, 4, THAW_AGAIN_MS if w.dying else -1)
+        if rc < 0 and errno != EINTR:
             return
+        if rc == 0:
+            thaw(w)                 # it may have been frozen anew before it could die
         if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
             watch[0].fd = -1
         if watch[1].revents and owner:
@@ -260,18 +266,27 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
             return
 
 
+cdef inline int open_cgroup(walk *w, const plan_step *step) noexcept nogil:
+    """The directory that an OP_CGROUP_MKDIR has made."""
+    cdef int rc = c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+    return rc if rc < 0 else <int>_rc(openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
+
+
 cdef inline void thaw(walk *w) noexcept nogil:
-    """Let a signal reach what the v1 freezer holds; a container that may write to its cgroups can freeze itself."""
+    """Let a signal reach what the v1 freezer holds; a container that may write to its cgroups can freeze itself.
+
+    Whoever could freeze it anew is killed on the way, but not in a cgroup that others share.
+    """
     cdef const plan_step *step
     cdef uint32_t i
     cdef int directory
     for i in range(w.header.step_count):
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR:
-            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) >= 0:
-                directory = openat(AT_FDCWD, w.path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-                write_at(directory, b"freezer.state", b"THAWED")
-                close(directory)
+            directory = open_cgroup(w, step)
+            if directory >= 0 and write_at(directory, b"freezer.state", b"THAWED") == 0:
+                c_cgroup_end(directory, not step.flags & F_EXISTING)
+            close(directory)
 
 
 cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
@@ -280,6 +295,7 @@ cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
         write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")   # Linux 5.14
     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
     thaw(w)
+    w.dying = True
 
 
 cdef inline void kill_stragglers(walk *w) noexcept nogil:
@@ -294,11 +310,9 @@ cdef inline void kill_stragglers(walk *w) noexcept nogil:
     for i in range(w.header.step_count):
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
-            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) < 0:
-                return
-            directory = openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+            directory = open_cgroup(w, step)
             for attempt in range(1000):
-                if c_cgroup_kill(directory) <= 0:
+                if c_cgroup_end(directory, True) <= 0:
                     break
                 nanosleep(&pause, NULL)
             close(directory)
@@ -434,6 +448,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.root = -1
     w.cached_fd = -1
     w.skip = False
+    w.dying = False
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
