@@ -11,6 +11,7 @@ from pyrunc._native.device_bpf cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.unexecuted cimport *
 from pyrunc._native.uproot cimport *
 
 cdef enum:
@@ -504,6 +505,10 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     report.step = FAILED_PLAN       # with no error: init died without a word
     close_passed(w, count)
     supervise(w, reply_fd, pid, pidfd, &report)
+    if report.ready and c_died_of_seccomp(pid):
+        rc = open_process(pid)
+        report.ready = not c_never_executed(rc)
+        close(rc)
     memset(&usage, 0, sizeof(usage))
     while wait4(pid, &status, 0, &usage) < 0 and errno == EINTR:
         pass

@@ -248,7 +248,8 @@ class Sandbox:
 
         *env* is added to the sandbox's; *stdin*, *stdout* and *stderr* are descriptors of the
         caller's, who keeps them; None is /dev/null.
-        Raises StartError or one of its kind if it cannot start.
+        Raises StartError or one of its kind if it cannot start; KilledBySeccomp by a filter that kills
+        execve(2) itself comes when the process is waited for.
         """
         attempts = 1
         while True:
