@@ -139,4 +139,4 @@ class OutOfMemory(StartError):
 
 
 class KilledBySeccomp(StartError):
-    """The seccomp filter killed the container before its program ran."""
+    """The seccomp filter killed the container before its program ran, in execve(2) at the latest."""

@@ -215,7 +215,11 @@ cdef extern from *:
     int PR_SET_DUMPABLE, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_CAP_AMBIENT
     int PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NAME
     int SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
-    int WNOHANG, WEXITED, P_PIDFD
+    int WNOHANG, WEXITED, WNOWAIT, P_PID, P_PIDFD, CLD_EXITED
+    ctypedef struct siginfo_t:
+        int si_code
+        int si_status
+    int waitid(int kind, unsigned int id, siginfo_t *info, int options) nogil
     struct timeval:
         long tv_sec
         long tv_usec
@@ -237,7 +241,7 @@ cdef extern from *:
     int RLIMIT_NOFILE
 
     # signals
-    int SIGKILL, SIGCHLD, SIGPIPE, SIG_SETMASK
+    int SIGKILL, SIGCHLD, SIGPIPE, SIGSYS, SIG_SETMASK
     ctypedef void (*sighandler_t)(int) noexcept nogil
     sighandler_t SIG_DFL, SIG_IGN
     sighandler_t signal(int signum, sighandler_t handler) nogil
@@ -260,6 +264,7 @@ cdef extern from *:
     int strcmp(const char *a, const char *b) nogil
     int strncmp(const char *a, const char *b, size_t count) nogil
     char *strchr(const char *text, int c) nogil
+    char *strrchr(const char *text, int c) nogil
 
     # sockets
     int AF_UNIX, AF_INET, AF_NETLINK, SOCK_SEQPACKET, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOL_SOCKET, SCM_RIGHTS

@@ -8,13 +8,16 @@ from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.container_init cimport *
 from pyrunc._native.device_bpf cimport *
+from pyrunc._native.killing cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.unexecuted cimport *
 from pyrunc._native.uproot cimport *
 
 cdef enum:
     SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
+    THAW_AGAIN_MS = 50
 
 
 cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
@@ -230,6 +233,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
     """Serve init until it ends: its progress, the requester's commands, the requester's death."""
     cdef pollfd watch[4]
     cdef bint owner = True
+    cdef int rc
     # A quiet plan without sync points is told at its end: what init said is read then, with no wake-up on the way.
     watch[0].fd = -1 if w.header.flags & PLAN_QUIET and not has_sync(w) else w.progress_fd
     watch[1].fd = reply_fd
@@ -244,8 +248,11 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
         watch[1].revents = 0
         watch[2].revents = 0
         watch[3].revents = 0
-        if poll(watch, 4, -1) < 0 and errno != EINTR:
+        rc = poll(watch, 4, THAW_AGAIN_MS if w.dying else -1)
+        if rc < 0 and errno != EINTR:
             return
+        if rc == 0:
+            thaw(w)                 # it may have been frozen anew before it could die
         if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
             watch[0].fd = -1
         if watch[1].revents and owner:
@@ -263,51 +270,6 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
             # Not before all that init said was read: its last word may be why it failed.
             while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
                 pass
-            return
-
-
-cdef inline void thaw(walk *w) noexcept nogil:
-    """Let a signal reach what the v1 freezer holds; a container that may write to its cgroups can freeze itself."""
-    cdef const plan_step *step
-    cdef uint32_t i
-    cdef int directory
-    for i in range(w.header.step_count):
-        step = &w.steps[i]
-        if step.op == OP_CGROUP_MKDIR:
-            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) >= 0:
-                directory = openat(AT_FDCWD, w.path, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-                write_at(directory, b"freezer.state", b"THAWED")
-                close(directory)
-
-
-cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
-    """End init, and whatever shares its cgroup where the pid namespace is not its own."""
-    if w.header.cgroup_slot != <uint32_t>NONE:
-        write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")   # Linux 5.14
-    syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
-    thaw(w)
-
-
-cdef inline void kill_stragglers(walk *w) noexcept nogil:
-    """Kill every process of the container's cgroup, again until none forks away from under it."""
-    cdef const plan_step *step
-    cdef timespec pause
-    cdef uint32_t i
-    cdef int directory
-    cdef int attempt
-    pause.tv_sec = 0
-    pause.tv_nsec = 1000000
-    for i in range(w.header.step_count):
-        step = &w.steps[i]
-        if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
-            if c_join_path(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path)) < 0:
-                return
-            directory = openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-            for attempt in range(1000):
-                if c_cgroup_kill(directory) <= 0:
-                    break
-                nanosleep(&pause, NULL)
-            close(directory)
             return
 
 
@@ -444,6 +406,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.root = -1
     w.cached_fd = -1
     w.skip = False
+    w.dying = False
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
@@ -499,6 +462,10 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     report.step = FAILED_PLAN       # with no error: init died without a word
     close_passed(w, count)
     supervise(w, reply_fd, pid, pidfd, &report)
+    if report.ready and c_died_of_seccomp(pid):
+        rc = open_process(pid)
+        report.ready = not c_never_executed(rc)
+        close(rc)
     memset(&usage, 0, sizeof(usage))
     while wait4(pid, &status, 0, &usage) < 0 and errno == EINTR:
         pass

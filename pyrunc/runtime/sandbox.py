@@ -205,6 +205,8 @@ class Sandbox:
 
         *env* is added to the sandbox's; *stdin* is what the program can read. After
         *timeout_s* seconds it is killed and TimedOut raised, with what it wrote in ``.stdout`` and ``.stderr``.
+        All that it writes is kept in memory, as subprocess.run does; let a program that may write without end
+        write to a file or pipe of your own, by `start`.
         Raises StartError or one of its kind if it cannot start. However it ends, by KeyboardInterrupt
         too, nothing of the container is left.
         """
@@ -249,7 +251,8 @@ class Sandbox:
 
         *env* is added to the sandbox's; *stdin*, *stdout* and *stderr* are descriptors of the
         caller's, who keeps them; None is /dev/null.
-        Raises StartError or one of its kind if it cannot start.
+        Raises StartError or one of its kind if it cannot start; KilledBySeccomp by a filter that kills
+        execve(2) itself comes when the process is waited for.
         """
         attempts = 1
         while True:

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,37 @@ def test_killed_by_seccomp_before_it_starts(rootfs: Path) -> None:
     for wrong in ({"defaultAction": "nonsense"}, {}, {"defaultAction": 5}, "own", 5):
         with pytest.raises(errors.InvalidArgument, match="seccomp"):
             Sandbox(rootfs, seccomp=wrong)  # type: ignore[arg-type]
+
+
+def killing(*names: str) -> dict[str, Any]:
+    """A profile that kills who makes one of these system calls."""
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+        "syscalls": [{"names": list(names), "action": "SCMP_ACT_KILL_PROCESS"}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("privileges", [False, True])
+def test_killed_by_seccomp_in_execve_itself(rootfs: Path, privileges: bool) -> None:
+    with Sandbox(rootfs, seccomp=killing("execve"), no_new_privileges=privileges) as box:
+        for _ in range(20):
+            with pytest.raises(errors.KilledBySeccomp, match="killed the container before its program ran"):
+                box.run(["/bin/true"])
+            with pytest.raises(errors.KilledBySeccomp):
+                box.start(["/bin/true"]).wait()
+
+
+def test_a_program_that_seccomp_kills_has_run(tmp_path: Path, make_rootfs: Callable[[Path], Path]) -> None:
+    """Also one whose name looks like the fields of /proc/<pid>/stat, and one that sends itself that signal."""
+    root = make_rootfs(tmp_path / "root")
+    shutil.copy(root / "bin/busybox", root / "bin/busybox) S 1 64")
+    with Sandbox(root, seccomp=killing("sethostname"), pid="host") as box:
+        for program in ("busybox", "/bin/busybox) S 1 64"):
+            for script in ("busybox hostname x & wait $!; kill -SYS $$", "exec hostname x", "kill -SYS $$"):
+                result = box.run([program, "sh", "-c", f"echo ran; {script}"])
+                assert (result.stdout, result.exit_code) == (b"ran\n", 159), (program, script)
+        with box.start(["/bin/hostname", "x"]) as process:
+            assert process.wait(10) == 159
 
 
 def test_without_root_one_line_says_what_is_missing(rootfs: Path) -> None:

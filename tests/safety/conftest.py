@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def rootfs(tmp_path: Path) -> Path:
     """A busybox root that a test may spoil."""
     root = roots.make(tmp_path / "rootfs")
-    for applet in ("grep", "chmod", "pwd", "mkdir", "yes", "dd", "mount", "id", "mknod", "touch"):
+    for applet in ("grep", "seq", "chmod", "pwd", "mkdir", "yes", "dd", "mount", "id", "mknod", "touch"):
         (root / "bin" / applet).symlink_to("busybox")
     return root
 

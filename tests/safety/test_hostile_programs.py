@@ -205,21 +205,65 @@ def test_a_full_scratch_is_the_containers_problem(sandbox: Make) -> None:
     assert b"No space left" in result.stderr
 
 
-def test_a_container_that_freezes_itself_can_be_killed(sandbox: Make) -> None:
+# A shell function that freezes the cgroup $1, below the container's own; on v1 with the freezer of its own.
+_FREEZE = """
+top=/sys/fs/cgroup; [ ! -d $top/freezer ] || top=$top/freezer
+if [ -e $top/freezer.state ]; then state=freezer.state frozen=FROZEN; else state=cgroup.freeze frozen=1; fi
+freeze() { echo $frozen > $top/$1/$state; }
+enter() { mkdir -p $top/$1; echo $2 > $top/$1/cgroup.procs; }
+echo ready
+"""
+_FREEZING = {
+    "itself": "freeze .",
+    "below": "enter a/b $$; freeze a/b",
+    "twice": "enter a/b $$; freeze a/b & freeze a; freeze a/b",
+    "deep": "deep=d; for i in $(seq 300); do deep=$deep/d; done; enter $deep $$; freeze $deep",
+    "one of many": "for i in $(seq 300); do mkdir -p $top/m/$i/x; done; enter m/77/x $$; freeze m/77/x",
+    "others": "for i in 1 2 3 4 5; do sleep 60 & enter o/$i $!; freeze o/$i; done",
+    "again and again": "enter a $$; (while :; do freeze a; done) & enter b $!; sleep 60",
+}
+
+
+@pytest.mark.parametrize("pid", ["private", "host"])
+@pytest.mark.parametrize("what", _FREEZING)
+def test_a_container_that_freezes_itself_can_be_killed(sandbox: Make, what: str, pid: str) -> None:
     """SIGKILL thaws a cgroup v2, but not one of the freezer of v1."""
-    frozen = "/sys/fs/cgroup/freezer/freezer.state"
-    freeze = (
-        f"if [ -e {frozen} ]; then echo FROZEN > {frozen}; else echo 1 > /sys/fs/cgroup/cgroup.freeze; fi"
-    )
+    name = f"/pyrunc-safety-{os.getpid()}-frozen"
+    box = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name, pid=pid)
+    try:
+        with pytest.raises(errors.TimedOut) as caught:
+            within(
+                shell(box, f"{_FREEZE}{_FREEZING[what]}; sleep 60", timeout_s=1 if "many" in what else 0.5),
+                15,
+            )
+        assert caught.value.stdout == b"ready\n"
+        assert not support.cgroups(name)
+    finally:
+        thaw(name)
+
+
+def thaw(name: str) -> None:
+    """Whatever a failed test has left frozen below the cgroup *name*."""
+    for place in support.cgroups(name):
+        for state in place.rglob("freezer.state"):
+            state.write_text("THAWED")
+
+
+def test_a_frozen_process_outlives_a_signal(sandbox: Make) -> None:
+    """What a careless runtime does: no more than to send one."""
+    if not os.path.exists("/sys/fs/cgroup/freezer"):
+        pytest.skip("needs the freezer of cgroup v1")
     name = f"/pyrunc-safety-{os.getpid()}-frozen"
     box = sandbox(mounts=[_RW_CGROUPS], cgroup_parent=name)
-    try:
+    with box.start(["/bin/sh", "-c", f"{_FREEZE}{_FREEZING['below']}; sleep 60"]) as process:
+        state = Path(f"/sys/fs/cgroup/freezer{name}")
+        assert support.wait_until(
+            lambda: [f.read_text() for f in state.glob("*/a/b/freezer.state")] == ["FROZEN\n"]
+        )
+        os.kill(process.pid, 9)
         with pytest.raises(errors.TimedOut):
-            within(shell(box, f"{freeze}; echo still here; sleep 60", timeout_s=1), 10)
-    finally:
-        for place in support.cgroups(name):
-            for state in place.glob("*/freezer.state"):
-                state.write_text("THAWED")
+            process.wait(0.5)
+    assert not support.cgroups(name)
 
 
 def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make) -> None:

@@ -1,0 +1,73 @@
+# cython: cdivision=True, boundscheck=False
+# The end of whatever runs in a tree of cgroups. A container that may write to its cgroups can make some of its own,
+# move its processes there and freeze them, which SIGKILL alone does not undo on v1.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup cimport *
+
+cdef enum:
+    END_DIRECTORIES = 65536         # visited at most
+    END_DEPTH = 16384               # below each other at most
+
+
+cdef inline const char *next_directory(int directory, off_t *position, char *entries, size_t size) noexcept nogil:
+    """The name of the first directory in *directory* behind *position*, which moves there; NULL if there is none."""
+    cdef long got
+    cdef long at
+    cdef const char *name
+    if lseek(directory, position[0], SEEK_SET) < 0:
+        return NULL
+    while True:
+        got = syscall(SYS_getdents64, directory, entries, size)
+        if got <= 0:
+            return NULL
+        at = 0
+        while at < got:             # inode, offset: 8 bytes each; length: 2; type: 1; name
+            name = entries + at + 19
+            memcpy(position, entries + at + 8, 8)
+            if entries[at + 18] == 4 and strcmp(name, b".") != 0 and strcmp(name, b"..") != 0:
+                return name
+            at += (<unsigned char>entries[at + 16]) | (<unsigned char>entries[at + 17]) << 8
+
+
+cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
+    """Thaw the cgroup *top* and all below it, with *kill_all* after SIGKILL to all in them; how many those were.
+
+    The walk goes by descriptor, and up again by "..": a v1 cgroup never gets another parent. *top* stays open.
+    """
+    cdef off_t positions[END_DEPTH]
+    cdef char entries[2048]
+    cdef const char *name = NULL
+    cdef int found = 0
+    cdef int depth = 0
+    cdef int visited = 0
+    cdef int next
+    cdef int count
+    cdef int at = <int>_rc(openat(top, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    cdef bint entered = True
+    while at >= 0:
+        if entered:
+            visited += 1
+            positions[depth] = 0
+            count = c_cgroup_kill(at) if kill_all else 0
+            found += count if count > 0 else 0
+            write_file_at(at, b"freezer.state", b"THAWED")
+        name = NULL
+        if visited < END_DIRECTORIES and depth + 1 < END_DEPTH:
+            name = next_directory(at, &positions[depth], entries, sizeof(entries))
+        entered = name != NULL
+        if entered:
+            next = openat(at, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+            if next < 0:            # removed meanwhile
+                entered = False
+                continue
+            depth += 1
+        elif depth == 0:
+            break
+        else:
+            next = openat(at, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+            depth -= 1
+        close(at)
+        at = next
+    close(at)
+    return found
