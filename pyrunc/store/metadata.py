@@ -207,7 +207,7 @@ class Metadata:
         Raises NotFound; FailedPrecondition with *if_unnamed* while a reference, with *if_unused* while a container
         names it, seen in the same transaction.
         """
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             _need_image(connection, image_id)
             for wanted, sql, what in (
                 (
@@ -273,7 +273,7 @@ class Metadata:
 
     def unuse(self, container_id: str) -> None:
         """Say that a container uses no image any more."""
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             row = connection.execute(
                 "SELECT image FROM users WHERE container = ?", (container_id,)
             ).fetchone()
@@ -325,7 +325,7 @@ class Metadata:
         )
 
     def _delete_name(self, name: str, kind: str) -> str | None:
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             row = connection.execute(
                 "SELECT image FROM names WHERE name = ? AND kind = ?", (name, kind)
             ).fetchone()
