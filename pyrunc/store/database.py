@@ -318,6 +318,8 @@ class Database:
         if primary in (sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED):
             return TimedOut(f"{self.path} is locked by another process for {self._timeout_s:g} s")
         if primary in (sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN):
+            if os.path.exists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
+                return PermissionDenied(f"{self.path}: permission denied")
             if _is_full(self.path):
                 return StorageFull(f"no space left for {self.path}")
             return Unavailable(f"{text} ({name})")
