@@ -29,7 +29,7 @@ from pyrunc.store.files import Lock, make_directory, said_full, sync_directory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Literal
 
 _BESIDE = ("", "-wal", "-shm", "-journal")
@@ -48,8 +48,8 @@ class Database:
     """The SQLite file *path*, made when it is missing.
 
     *schema* has one script of SQL for each version, which leads there from the version before; *synchronous* FULL
-    makes a transaction outlive a loss of power, NORMAL only a crash of the program. *remedy* is what to say when the
-    file is damaged. A writer waits *timeout_s* for others, then TimedOut is raised.
+    makes a transaction outlive a loss of power, NORMAL only a crash of the program. *remedy* says what to do when
+    the file is damaged. A writer waits *timeout_s* for others, then TimedOut is raised.
 
     Raises DataLoss for a damaged file, Unsupported for one of a later version, StorageFull, PermissionDenied.
     """
@@ -60,7 +60,7 @@ class Database:
         schema: "Sequence[str]",
         synchronous: "Literal['FULL', 'NORMAL']",
         *,
-        remedy: str = "",
+        remedy: "str | Callable[[], str]" = "",
         timeout_s: float = 60.0,
     ) -> None:
         import sqlite3  # 10 ms that whoever needs no database does not pay
@@ -332,7 +332,8 @@ class Database:
         return PyruncError(text)
 
     def _damaged(self, why: str) -> DataLoss:
-        return DataLoss(f"{self.path} is damaged: {why}" + (f"; {self._remedy}" if self._remedy else ""))
+        remedy = self._remedy if isinstance(self._remedy, str) else self._remedy()
+        return DataLoss(f"{self.path} is damaged: {why}" + (f"; {remedy}" if remedy else ""))
 
 
 class _Handle:
