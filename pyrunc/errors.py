@@ -10,6 +10,8 @@
     ├── Unavailable                                 a helper process died or cannot start
     ├── PermissionDenied             (PermissionError)  privileges are missing
     ├── TimedOut                     (TimeoutError) a deadline passed
+    ├── DataLoss                                    stored bytes are not what they were
+    ├── StorageFull                  (OSError)      no space left where something is stored
     └── StartError                                  the container could not start: .step .path .errno
         ├── CommandNotFound          (FileNotFoundError)  exit code 127
         ├── CommandNotExecutable     (PermissionError)    exit code 126
@@ -83,6 +85,18 @@ class TimedOut(PyruncError, TimeoutError):
         self.errno = errno.ETIMEDOUT
         self.stdout = stdout
         self.stderr = stderr
+
+
+class DataLoss(PyruncError):
+    """Bytes are not what their digest says, or a file of the store cannot be read any more."""
+
+
+class StorageFull(PyruncError, OSError):
+    """The disk or the quota is full; *errno* says which. What was begun is undone."""
+
+    def __init__(self, message: str, number: int | None = errno.ENOSPC) -> None:
+        super().__init__(message)
+        self.errno = number
 
 
 class StartError(PyruncError):

@@ -63,6 +63,8 @@ def test_every_error_says_what_it_is(kind: type[ROOT]) -> None:
         (lambda: errors.CommandNotExecutable("no", path="x", errno=errno.EACCES), errno.EACCES, "x"),
         (lambda: errors.PermissionDenied("needs root"), errno.EPERM, None),
         (lambda: errors.TimedOut("late"), errno.ETIMEDOUT, None),
+        (lambda: errors.StorageFull("full"), errno.ENOSPC, None),
+        (lambda: errors.StorageFull("over quota", errno.EDQUOT), errno.EDQUOT, None),
     ],
 )  # fmt: skip
 def test_what_comes_from_errno_is_an_os_error(

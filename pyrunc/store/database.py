@@ -1,0 +1,398 @@
+"""A SQLite file that many processes and threads share, with its schema's version, and errors that name it.
+
+WAL: readers never wait, writers wait for one another. Each thread has a connection of its own. SQLite forbids a
+connection to cross a fork, and forbids even to open the same file again in the child while one is open; so a fork
+waits for the transactions of other threads, all connections are closed before it, and opened again when next used.
+
+Even a deletion needs some space, so a little is kept in <path>.reserve, which is given up on a full disk.
+Source: sqlite.org/wal.html, sqlite.org/howtocorrupt.html section 2.6.
+"""
+
+import os
+import threading
+import weakref
+from contextlib import contextmanager
+
+from pyrunc.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    PermissionDenied,
+    PyruncError,
+    StorageFull,
+    TimedOut,
+    Unavailable,
+    Unsupported,
+)
+from pyrunc.store.files import Lock, make_directory, said_full, sync_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, Literal
+
+_BESIDE = ("", "-wal", "-shm", "-journal")
+_LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
+_RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
+_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_abandoned: "list[sqlite3.Connection]" = []
+# How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
+# transaction of one database may use another one.
+_gate = threading.Condition()
+_inside: dict[int, int] = {}
+_forking = 0
+
+
+class Database:
+    """The SQLite file *path*, made when it is missing.
+
+    *schema* has one script of SQL for each version, which leads there from the version before; *synchronous* FULL
+    makes a transaction outlive a loss of power, NORMAL only a crash of the program. *remedy* says what to do when
+    the file is damaged. A writer waits *timeout_s* for others, then TimedOut is raised.
+
+    Raises DataLoss for a damaged file, Unsupported for one of a later version, StorageFull, PermissionDenied.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        schema: "Sequence[str]",
+        synchronous: "Literal['FULL', 'NORMAL']",
+        *,
+        remedy: "str | Callable[[], str]" = "",
+        timeout_s: float = 60.0,
+    ) -> None:
+        import sqlite3  # 10 ms that whoever needs no database does not pay
+
+        self.path = path
+        self.schema = tuple(schema)
+        self.synchronous = synchronous
+        self._sqlite = sqlite3
+        self._remedy = remedy
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._closed = False
+        self._torn = False
+        if not os.path.exists(path):
+            make_directory(os.path.dirname(os.path.abspath(path)))
+            with Lock(path + ".lock", timeout_s=timeout_s):
+                if not os.path.exists(path):
+                    self._create()
+        _databases.add(self)
+        self._check_version()
+        self._keep_reserve()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True, frees: bool = False) -> "Iterator[sqlite3.Connection]":
+        """Write: all of what is inside happens, or nothing; no other process writes meanwhile.
+
+        Without *durable* it may be undone by a loss of power, and costs no fsync. One that *frees* space has some
+        in reserve on a full disk. Not to be nested.
+        """
+        relaxed = not durable and self.synchronous == "FULL"
+        if frees and _is_full(self.path):
+            _remove(self.path + ".reserve")
+        with self._connection() as connection:
+            if relaxed:
+                connection.execute("PRAGMA synchronous=NORMAL")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version != len(self.schema):
+                    raise self._other_version(version)
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                self._settle(connection, relaxed)
+
+    @contextmanager
+    def snapshot(self) -> "Iterator[sqlite3.Connection]":
+        """Read: all that is inside sees one and the same state. Not to be nested."""
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                self._settle(connection)
+
+    def query(self, sql: str, parameters: "Sequence[object]" = ()) -> "list[tuple[Any, ...]]":
+        """Return all rows of one statement that reads; within a transaction it sees what that wrote."""
+        with self._connection() as connection:
+            return connection.execute(sql, parameters).fetchall()
+
+    def integrity(self) -> list[str]:
+        """Return what SQLite finds wrong with the file; it reads all of it."""
+        try:
+            found = [row[0] for row in self.query("PRAGMA integrity_check(20)") if row[0] != "ok"]
+            found += [
+                f"{table}: row {row} names what is not in {parent}"
+                for table, row, parent, _ in self.query("PRAGMA foreign_key_check")
+            ]
+        except DataLoss as exc:
+            return [str(exc)]
+        return found
+
+    def close(self) -> None:
+        """Close all connections; none of its threads may be inside. It cannot be used again."""
+        with _gate:
+            self._closed = True
+            for handle in list(self._handles):
+                handle.close()
+
+    def close_idle(self) -> None:
+        """Close the connections that are in no transaction; the next use opens them again."""
+        for handle in list(self._handles):
+            if handle.raw is not None and not handle.raw.in_transaction:
+                handle.close()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: leave alone what is still open, which is a transaction of the parent's."""
+        for handle in list(self._handles):
+            if handle.raw is not None:
+                _abandoned.append(handle.raw)
+                handle.raw = None
+                self._torn = True
+
+    # ---- connections
+
+    @contextmanager
+    def _connection(self) -> "Iterator[sqlite3.Connection]":
+        """Lend the connection of this thread, with SQLite's errors translated."""
+        thread = threading.get_ident()
+        with _gate:
+            while _forking not in (0, thread) and thread not in _inside:
+                _gate.wait()
+            handle: _Handle | None = getattr(self._local, "handle", None)
+            if handle is None:
+                self._local.handle = handle = _Handle()
+                self._handles.add(handle)
+            _inside[thread] = _inside.get(thread, 0) + 1
+        try:
+            if self._closed:
+                raise FailedPrecondition(f"{self.path} is closed")
+            if self._torn:
+                raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
+            if handle.raw is None:
+                handle.raw = self._connect_somehow()
+            yield handle.raw
+        except self._sqlite.Error as exc:
+            if not isinstance(exc, self._sqlite.IntegrityError):
+                handle.close()  # after a failed write it may be in any state: the next one is fresh
+            raise self._translated(exc) from exc
+        finally:
+            with _gate:
+                _inside[thread] -= 1
+                if not _inside[thread]:
+                    del _inside[thread]
+                    _gate.notify_all()
+
+    def _settle(self, connection: "sqlite3.Connection", relaxed: bool = False) -> None:
+        """End what is still a transaction."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if relaxed:
+                connection.execute("PRAGMA synchronous=FULL")
+        except self._sqlite.Error:
+            self._local.handle.close()  # which rolls back too
+
+    def _connect_somehow(self) -> "sqlite3.Connection":
+        """Connect, with the space in reserve if there is no other."""
+        try:
+            return self._connect(self.path)
+        except self._sqlite.Error as exc:
+            reserve = self.path + ".reserve"
+            if not isinstance(self._translated(exc), StorageFull) or not os.path.exists(reserve):
+                raise
+            _remove(reserve)
+            return self._connect(self.path)
+
+    def _keep_reserve(self) -> None:
+        reserve = self.path + ".reserve"
+        if os.path.exists(reserve) or _is_full(self.path):
+            return
+        try:
+            fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            return  # there is none, or a smaller one
+
+    def _connect(self, path: str) -> "sqlite3.Connection":
+        quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        connection = self._sqlite.connect(
+            f"file:{quoted}?mode=rw",  # never a new, empty file in the place of one that was moved away
+            uri=True,
+            timeout=self._timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute(f"PRAGMA synchronous={self.synchronous}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    # ---- schema
+
+    def _create(self) -> None:
+        """Make the file whole beside its place, then rename it there: an empty file is always a damaged one."""
+        new = self.path + ".new"  # the lock makes it ours, and what is there was left by a killed process
+        try:
+            self._write_new(new)
+            # Of a file that was moved away: SQLite would take them for this one's.
+            for suffix in _BESIDE[1:]:
+                _remove(self.path + suffix)
+            os.rename(new, self.path)
+            sync_directory(os.path.dirname(self.path))
+        except (OSError, self._sqlite.Error) as exc:
+            # Looked at before anything is removed, while a full disk is still full.
+            error = said_full(exc, self.path) if isinstance(exc, OSError) else self._translated(exc)
+            for suffix in _BESIDE:
+                _remove(new + suffix)
+            raise error from exc
+
+    def _write_new(self, new: str) -> None:
+        for suffix in _BESIDE:
+            _remove(new + suffix)
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            connection = self._connect(new)
+            try:
+                # Logging ahead only from here on: what a log holds would stay behind on a full disk.
+                self._upgrade(connection, 0)
+                connection.execute("PRAGMA journal_mode=WAL")
+            finally:
+                connection.close()
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _check_version(self) -> None:
+        if os.path.exists(self.path) and not os.path.getsize(self.path):
+            raise self._damaged("the file is empty")
+        ((version,),) = self.query("PRAGMA user_version")
+        if 0 < version < len(self.schema):
+            with Lock(self.path + ".lock", timeout_s=self._timeout_s), self._connection() as connection:
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version < len(self.schema):
+                    self._upgrade(connection, version)
+                version = len(self.schema)
+        if version != len(self.schema):
+            raise self._other_version(version)
+
+    def _upgrade(self, connection: "sqlite3.Connection", version: int) -> None:
+        scripts = "\n;\n".join(self.schema[version:])
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{scripts}\n;\nPRAGMA user_version={len(self.schema)};\nCOMMIT;"
+            )
+        except BaseException:
+            self._settle(connection)
+            raise
+
+    def _other_version(self, version: int) -> PyruncError:
+        if version < 1:
+            return self._damaged("the file has no schema of pyrunc")
+        return Unsupported(
+            f"{self.path}: written by another version of pyrunc (schema {version}; this one knows {len(self.schema)})"
+        )
+
+    # ---- errors
+
+    def _translated(self, exc: "sqlite3.Error") -> PyruncError:
+        code = getattr(exc, "sqlite_errorcode", 0)
+        name = getattr(exc, "sqlite_errorname", "")
+        sqlite, text = self._sqlite, f"{self.path}: {exc}"
+        primary = code & 0xFF
+        if primary in (sqlite.SQLITE_CORRUPT, sqlite.SQLITE_NOTADB):
+            return self._damaged(str(exc))
+        if primary == sqlite.SQLITE_FULL:
+            return StorageFull(f"no space left for {self.path}")
+        if primary in (sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED):
+            return TimedOut(f"{self.path} is locked by another process for {self._timeout_s:g} s")
+        if primary in (sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN):
+            if os.path.exists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
+                return PermissionDenied(f"{self.path}: permission denied")
+            if _is_full(self.path):
+                return StorageFull(f"no space left for {self.path}")
+            return Unavailable(f"{text} ({name})")
+        if primary in (sqlite.SQLITE_READONLY, sqlite.SQLITE_PERM, sqlite.SQLITE_AUTH):
+            return PermissionDenied(text)
+        if code in (sqlite.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite.SQLITE_CONSTRAINT_UNIQUE):
+            return AlreadyExists(text)
+        if primary == sqlite.SQLITE_CONSTRAINT:
+            return FailedPrecondition(text)
+        return PyruncError(text)
+
+    def _damaged(self, why: str) -> DataLoss:
+        remedy = self._remedy if isinstance(self._remedy, str) else self._remedy()
+        return DataLoss(f"{self.path} is damaged: {why}" + (f"; {remedy}" if remedy else ""))
+
+
+class _Handle:
+    """A thread's connection."""
+
+    __slots__ = ("__weakref__", "raw")
+
+    def __init__(self) -> None:
+        self.raw: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        raw, self.raw = self.raw, None
+        if raw is not None:
+            raw.close()
+
+    def __del__(self) -> None:
+        self.close()  # when its thread has ended
+
+
+def _is_full(path: str) -> bool:
+    try:
+        status = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < _LITTLE_BYTES or (status.f_files > 0 and not status.f_favail)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _before_fork() -> None:
+    """Wait until no other thread is inside of a database, close the connections, and keep the gate."""
+    global _forking
+    thread = threading.get_ident()
+    _gate.acquire()
+    while _forking:
+        _gate.wait()
+    _forking = thread
+    while any(other != thread for other in _inside):
+        _gate.wait()
+    for database in list(_databases):
+        database.close_idle()
+
+
+def _after_fork(child: bool) -> None:
+    global _forking
+    for database in list(_databases) if child else ():
+        database.abandon()
+    _forking = 0
+    _gate.notify_all()
+    _gate.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=lambda: _after_fork(False),
+    after_in_child=lambda: _after_fork(True),
+)

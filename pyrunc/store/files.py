@@ -1,0 +1,160 @@
+"""Files that are there whole or not at all, and locks between processes."""
+
+import errno
+import fcntl
+import os
+import time
+
+from pyrunc.errors import StorageFull, TimedOut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def save(path: str, data: "Buffer", mode: int = 0o644) -> None:
+    """Replace the file *path* by one that holds *data*: whoever opens it, whenever, sees the old one or the new.
+
+    It is on the disk when this returns. Raises StorageFull, or OSError; then *path* is as it was.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                write_all(fd, data)
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        sync_directory(directory)
+    except OSError as exc:
+        raise said_full(exc, path) from exc
+
+
+def write_all(fd: int, data: "Buffer") -> int:
+    """Write all of *data* to *fd*, however many calls it takes; how many bytes that were."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.write(fd, view[done:] if done else view)
+    return done
+
+
+def sync_directory(path: str) -> None:
+    """Bring the names in the directory *path* to the disk."""
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make the directory *path* and what is missing above it, durably; it may exist."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(os.path.abspath(path))
+    make_directory(parent, mode)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    except OSError as exc:
+        raise said_full(exc, path) from exc
+    sync_directory(parent)
+
+
+def said_full(exc: OSError, what: str) -> OSError:
+    """Return what to raise for *exc*: StorageFull that names *what* where the disk or a quota is full."""
+    return StorageFull(f"no space left for {what}", exc.errno) if exc.errno in _FULL else exc
+
+
+class Lock:
+    """A lock between processes and threads on the file *path*, which is made and stays; a context manager.
+
+    *timeout_s* (None: for ever) bounds the wait, after which TimedOut is raised. The kernel releases it when its
+    holder dies. A child that is forked meanwhile does not hold it.
+    Source: flock(2).
+    """
+
+    __slots__ = ("_fd", "_pid", "path", "shared", "timeout_s")
+
+    def __init__(self, path: str, *, shared: bool = False, timeout_s: float | None = None) -> None:
+        self.path = path
+        self.shared = shared
+        self.timeout_s = timeout_s
+        self._fd = -1
+        self._pid = 0
+
+    def acquire(self) -> None:
+        """Wait for the lock and hold it."""
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        while True:
+            try:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as exc:
+                raise said_full(exc, self.path) from exc
+            try:
+                self._wait(fd, deadline)
+                if _is_at(fd, self.path):
+                    self._fd, self._pid, fd = fd, os.getpid(), -1
+                    return
+                # Whoever removed what it guards removed the file too: another may hold the new one.
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+
+    def _wait(self, fd: int, deadline: float | None) -> None:
+        kind = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
+        if deadline is None:
+            fcntl.flock(fd, kind)
+            return
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(fd, kind | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as exc:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimedOut(f"{self.path} is locked by another for {self.timeout_s} s") from exc
+                time.sleep(min(pause, left))
+                pause = min(pause * 2, 0.05)
+
+    def release(self) -> None:
+        """Let go of the lock, if it is held."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if self._pid == os.getpid():
+                fcntl.flock(fd, fcntl.LOCK_UN)  # for a forked child that still has the descriptor, too
+            os.close(fd)
+
+    def __enter__(self) -> "Lock":
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: "TracebackType | None",
+    ) -> None:
+        self.release()
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), there)
