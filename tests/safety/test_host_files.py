@@ -387,12 +387,15 @@ def test_a_container_has_no_key_of_the_hosts_session(sandbox: Make) -> None:
 
 # --- signals that are not for us
 
+# Whoever runs the tests in the background, as a shell does with "&", has made them ignore SIGINT.
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path, rootfs: Path) -> None:
     """A terminal sends SIGINT to all of its foreground group; who cleans up must not be in it."""
     parent = f"/pyrunc-safety-{os.getpid()}"
     source = (
-        "import sys, pyrunc\n"
+        f"import pyrunc\n{LISTEN}\n"
         f"box = pyrunc.Sandbox({str(rootfs)!r}, seccomp='unconfined', cgroup_parent={parent!r})\n"
         "print('go', flush=True); box.run(['/bin/sleep', '60'])"
     )
@@ -416,7 +419,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, rootfs: Path) -> None:
     (tmp_path / "left").mkdir()
     cleaner = "import os, sys; print(flush=True); sys.stdin.read(); os.rmdir(sys.argv[1])"
     source = (
-        "import subprocess, sys\n"
+        f"import subprocess, sys\n{LISTEN}\n"
         "child = subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdin=subprocess.PIPE); child.wait()"
     )
     careless = subprocess.Popen(
