@@ -10,7 +10,7 @@ from pyrunc._native.uproot cimport *
 
 cdef enum:
     MAX_SPARES = 8                  # that wait after a burst; each holds a network namespace
-    PATIENCE_S = 1                  # how long all but the last of them wait
+    PATIENCE_S = 1                  # how long all but the first of them wait
     MAX_CHANNELS = 65536
 
     SPARE = 1
@@ -34,6 +34,15 @@ cdef inline uint32_t spares(crew *all, uint32_t but) noexcept nogil:
     return found
 
 
+cdef inline bint spare_before(crew *all, uint32_t own) noexcept nogil:
+    """Whether one with a lower number than *own* waits for a request."""
+    cdef uint32_t i
+    for i in range(own):
+        if all.state[i] == SPARE:
+            return True
+    return False
+
+
 cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t own) noexcept nogil:
     """A supervisor between containers: with an empty network namespace, it waits for the next request.
 
@@ -54,8 +63,10 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
         if got == -EINTR:
             continue
         if got == -EAGAIN:
-            # PATIENCE_S without work: go, unless this is the last spare; that one waits for ever.
-            if spares(all, own) > 0:
+            # PATIENCE_S without work: go, unless this is the first spare; that one waits for ever. Not the last: two
+            # whose time is over at once would both see another.
+            if spare_before(all, own):
+                all.state[own] = 0
                 return 0
             c_leave_home(&homes, -1)    # who wants to unmount a hierarchy need not wait for us
             watch[0].fd = sock

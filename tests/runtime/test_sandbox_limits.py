@@ -269,3 +269,30 @@ def test_a_cgroup_parent_below_the_default_one_goes_too(rootfs: Path) -> None:
     with running(rootfs, cgroup_parent=f"/pyrunc/{name}"):
         assert list(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{name}"))
     assert not list(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{name}"))
+
+
+def test_the_default_parent_may_be_removed_between_two_containers(rootfs: Path) -> None:
+    """A supervisor keeps it open: what its path leads to counts, not what was there."""
+    hierarchies = [hierarchy.mountpoint for hierarchy in detect().hierarchies]
+    with Sandbox(rootfs) as box:
+        removed = 0
+        for _ in range(20):
+            lines = box.run(["/bin/cat", "/proc/self/mountinfo"]).stdout.decode().splitlines()
+            roots = {line.split()[3] for line in lines if " - cgroup" in line}
+            assert roots
+            for hierarchy in hierarchies:
+                try:
+                    os.rmdir(f"{hierarchy}/pyrunc")
+                    removed += 1
+                except OSError:
+                    pass  # another program's container is in it
+        if not removed:
+            pytest.skip("other programs have containers all the time")
+        with box.start(["/bin/sleep", "100"]) as process:
+            cgroup = Cgroup(process.pid)
+            for controller in ("pids", "memory", "cpu"):
+                hierarchy = detect().of(controller)
+                assert hierarchy is not None
+                place = Path(f"{hierarchy.mountpoint}{cgroup.paths[controller if V1 else '']}")
+                assert place.parent.name == "pyrunc"
+                assert str(process.pid) in (place / "cgroup.procs").read_text().split()
