@@ -11,7 +11,8 @@ from tests import rootfs as roots
 # What ./dev vm leaves out, since it takes minutes there and says little about cgroup v2. All of it runs by
 # ./dev vm --timeout 900 -m "not soak" tests/safety
 _NOT_UNDER_VM = {
-    "test_leaks.py", "test_a_failed_start_is_never_taken_for_an_end", "test_exchanged_mount_targets",
+    "test_leaks.py", "test_plan_attacks.py", "test_no_host_program_is_executed_through_a_descriptor",
+    "test_a_failed_start_is_never_taken_for_an_end", "test_exchanged_mount_targets",
     "test_much_output_is_all_there", "test_one_of_ours_is_killed", "test_the_program_itself_is_killed",
     "test_the_working_directory_is_inside_the_root", "test_who_shares_a_pid_namespace_does_not_get_into_an_init",
 }  # fmt: skip

@@ -241,8 +241,9 @@ def test_a_spawner_started_with_inheritable_descriptors_keeps_none(sandbox: Make
     os.set_inheritable(fd, True)
     try:
         with sandbox().start(["/bin/sleep", "60"]) as process:
-            ours = [support.spawner_pid(), *support.children(support.spawner_pid()), process.pid]
-            assert len(ours) >= 4  # spawner, spare, supervisor, init
+            spawner_pid = support.spawner_pid()
+            assert support.wait_until(lambda: len(support.children(spawner_pid)) == 2)  # spare, supervisor
+            ours = [spawner_pid, *support.children(spawner_pid), process.pid]
             assert not [pid for pid in ours if support.fds_below(pid, [str(tmp_path)])]
             with subprocess.Popen(["/bin/sleep", "60"], close_fds=False) as careless:
                 assert support.wait_until(lambda: support.name_of(careless.pid) == "sleep")
