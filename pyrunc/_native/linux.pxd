@@ -178,7 +178,7 @@ cdef extern from *:
     int fstatfs(int fd, statfs_t *result) nogil
 
     # processes
-    int CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWCGROUP, CLONE_NEWTIME
+    int CLONE_FILES, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWCGROUP, CLONE_NEWTIME
     int CLONE_PIDFD, CLONE_PARENT
     uint64_t CLONE_INTO_CGROUP
     pid_t fork() nogil
@@ -188,6 +188,7 @@ cdef extern from *:
     int sched_yield() nogil
     void _exit(int status) nogil
     int execve(const char *path, char *const *argv, char *const *envp) nogil
+    int syncfs(int fd) nogil
     int unshare(int flags) nogil
     int setns(int fd, int nstype) nogil
     int prctl(int option, ...) nogil

@@ -11,6 +11,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
+from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -23,6 +24,8 @@ _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["
 _CHARDEV = _FLAG["chardev"]
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
+_LAYERS = 500  # OVL_MAX_STACK, Linux 4.20
+_USER_LAYERS = 128  # each is a descriptor, of which a plan has 512, and named by it in a page of options
 _DEVICES = (
     ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
     ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
@@ -51,6 +54,9 @@ class RootPart(HostPart):
         # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
         self.place = _SCRATCH
         layers = self.rootfs.layers
+        if self.rootfs.upper:
+            self._upper()
+            return
         if not self.rootfs.scratch:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
@@ -75,15 +81,70 @@ class RootPart(HostPart):
                     self._idmap(slot, layer, self.id_maps, False)
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
-            base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
-            names = [_escape(os.path.relpath(layer, base)) for layer in layers]
-        lower = ":".join(reversed(names))
-        options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
-        if len(options) >= 4096:
-            raise Unsupported(
-                f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible"
+            base, names = relative(layers)
+        self._overlay(base, names, f"{_SCRATCH}/upper", f"{_SCRATCH}/work", True)
+
+    def _upper(self) -> None:
+        """An overlay whose upper directory is on disk and outlives the container."""
+        rootfs = self.rootfs
+        if self.files:
+            self._scratch()
+        if "user" in self.new:
+            self._upper_of_user()
+            return
+        base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
+        self._overlay(base, layers, upper, work, rootfs.volatile)
+
+    def _upper_of_user(self) -> None:
+        """The same in a user namespace: the host mounts it, since trusted.* attributes are the host's.
+
+        Layers and the directory of upper and work are idmapped, not the overlay, which refuses it.
+        """
+        plan, rootfs = self.plan, self.rootfs
+        if rootfs.idmap and _kernel() < (5, 19):
+            raise Unsupported("a user namespace over a snapshot needs idmapped layers of overlay, Linux 5.19")
+        directory = os.path.dirname(rootfs.upper)
+        if os.path.dirname(rootfs.work) != directory:
+            raise InvalidSpec("rootfs: upper and work must be in one directory")
+        if len(rootfs.layers) > _USER_LAYERS:
+            raise Unsupported(f"{len(rootfs.layers)} layers in a user namespace; {_USER_LAYERS} are possible")
+        slots = [plan.slot() for _ in range(len(rootfs.layers) + 1)]
+        for slot, path in zip(slots, (*rootfs.layers, directory), strict=True):
+            plan.add("open_tree", HOST, "host", a=slot, s0=path)
+            if rootfs.idmap:
+                self._idmap(slot, path, self.id_maps, False)
+        plan.add(
+            "overlay", HOST, "host", a=self.root, b=slots[0], s0=_SCRATCH,
+            s1=os.path.basename(rootfs.upper), s2=os.path.basename(rootfs.work),
+            n0=len(rootfs.layers), n1=rootfs.volatile, n2=self._shown_root() if rootfs.idmap else 0,
+        )  # fmt: skip
+        plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
+
+    def _shown_root(self) -> int:
+        """What the host sees the layers' root as: uid << 32 | gid."""
+        uid, gid = (
+            next(
+                (int(m["hostID"]) for m in self.linux[key] if not int(m["containerID"])),
+                int(self.linux[key][0]["hostID"]),
             )
-        plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base)
+            for key in ("uidMappings", "gidMappings")
+        )
+        return uid << 32 | gid
+
+    def _overlay(self, base: str, layers: Sequence[str], upper: str, work: str, volatile: bool) -> None:
+        """Mount it in init; *layers*, *upper* and *work* are relative to *base*, so that many fit."""
+        options, count = option_text(layers, upper, work, volatile), 0
+        size = len(os.fsencode(options))
+        if size > OPTIONS_MAX:
+            pairs = option_pairs(layers, upper, work, volatile)
+            if len(layers) > _LAYERS:
+                raise Unsupported(f"{len(layers)} layers; {_LAYERS} are possible")
+            if _kernel() < (6, 8) or any(len(os.fsencode(value)) > 255 for _, value in pairs):
+                raise Unsupported(
+                    f"{len(layers)} layers need {size} bytes of mount options; {OPTIONS_MAX} are possible"
+                )
+            options, count = "".join(f"{key}\0{value}\0" for key, value in pairs), len(pairs)
+        self.plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base, n0=count)
 
     def _scratch(self) -> None:
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
@@ -383,6 +444,6 @@ class RootPart(HostPart):
             )  # fmt: skip
 
 
-def _escape(path: str) -> str:
-    """A path for overlay's option string: ``,`` ends an option, ``:`` a layer."""
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return int(major), int(minor)
