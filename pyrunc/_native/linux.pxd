@@ -31,6 +31,7 @@ cdef extern from *:
     #include <sys/socket.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
+    #include <sys/sysmacros.h>
     #include <sys/types.h>
     #include <sys/xattr.h>
     #include <sys/uio.h>
@@ -135,6 +136,10 @@ cdef extern from *:
     ctypedef unsigned int gid_t
     ctypedef unsigned long dev_t
 
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
@@ -154,7 +159,16 @@ cdef extern from *:
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
-    int SEEK_SET
+    int SEEK_SET, SEEK_DATA, SEEK_HOLE
+    int O_NOATIME
+    ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
+    ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
+    ssize_t listxattr(const char *path, char *list, size_t size) nogil
+    ssize_t flistxattr(int fd, char *list, size_t size) nogil
+    ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
+    unsigned int device_major "major"(dev_t device) nogil
+    unsigned int device_minor "minor"(dev_t device) nogil
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
@@ -165,14 +179,19 @@ cdef extern from *:
         dev_t st_dev
         dev_t st_rdev
         unsigned long st_ino
+        unsigned long st_nlink
         mode_t st_mode
+        uid_t st_uid
+        gid_t st_gid
         off_t st_size
+        long st_blocks
+        timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
     bint S_ISDIR(mode_t mode) nogil
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
-    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT
+    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT, S_IFDIR, S_IFLNK, S_IFSOCK
     ctypedef struct statfs_t "struct statfs":
         long f_type
     int fstatfs(int fd, statfs_t *result) nogil
@@ -291,16 +310,13 @@ cdef extern from *:
     int SO_RCVTIMEO
     int setsockopt(int fd, int level, int option, const void *value, unsigned int size) nogil
     int CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
     int clock_gettime(int clock, timespec *result) nogil
     int nanosleep(const timespec *duration, timespec *rest) nogil
 
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC
+    int ENOMEM, EROFS, EIO, ENOSPC, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 
