@@ -11,7 +11,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
-from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative
+from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -82,7 +82,9 @@ class RootPart(HostPart):
                 plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
         else:
             base, names = relative(layers)
-        self._overlay(base, names, f"{_SCRATCH}/upper", f"{_SCRATCH}/work", True)
+        self._overlay(
+            base, names, writable(f"{_SCRATCH}/upper", f"{_SCRATCH}/work", volatile=True, layer=False)
+        )
 
     def _upper(self) -> None:
         """An overlay whose upper directory is on disk and outlives the container."""
@@ -93,7 +95,7 @@ class RootPart(HostPart):
             self._upper_of_user()
             return
         base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
-        self._overlay(base, layers, upper, work, rootfs.volatile)
+        self._overlay(base, layers, writable(upper, work, volatile=rootfs.volatile, layer=True))
 
     def _upper_of_user(self) -> None:
         """The same in a user namespace: the host mounts it, since trusted.* attributes are the host's.
@@ -131,12 +133,12 @@ class RootPart(HostPart):
         )
         return uid << 32 | gid
 
-    def _overlay(self, base: str, layers: Sequence[str], upper: str, work: str, volatile: bool) -> None:
-        """Mount it in init; *layers*, *upper* and *work* are relative to *base*, so that many fit."""
-        options, count = option_text(layers, upper, work, volatile), 0
+    def _overlay(self, base: str, layers: Sequence[str], more: Sequence[tuple[str, str]]) -> None:
+        """Mount it in init; *layers* and what *more* names are relative to *base*, so that many fit."""
+        options, count = option_text(layers, more), 0
         size = len(os.fsencode(options))
         if size > OPTIONS_MAX:
-            pairs = option_pairs(layers, upper, work, volatile)
+            pairs = option_pairs(layers, more)
             if len(layers) > _LAYERS:
                 raise Unsupported(f"{len(layers)} layers; {_LAYERS} are possible")
             if _kernel() < (6, 8) or any(len(os.fsencode(value)) > 255 for _, value in pairs):

@@ -11,30 +11,33 @@ if TYPE_CHECKING:
 OPTIONS_MAX = 4095  # bytes; a page with its NUL
 # What a module's parameters may have switched on and a layer cannot express: a renamed directory that points to its
 # old place, a file with attributes only. index=on keeps a directory from being used by a second overlay in time.
-_PLAIN = (("index", "off"), ("redirect_dir", "off"), ("metacopy", "off"))
+_LAYER = (("index", "off"), ("redirect_dir", "off"), ("metacopy", "off"))
+_VOLATILE = ("volatile", "")
 
 
-def option_text(lowers: Sequence[str], upper: str = "", work: str = "", volatile: bool = False) -> str:
-    """The options of an overlay of *lowers*, the lowest first, under *upper*; it may be longer than OPTIONS_MAX.
+def writable(upper: str, work: str, *, volatile: bool, layer: bool) -> list[tuple[str, str]]:
+    """The options of an overlay that can be written to: *volatile* spares flushes, *layer* keeps *upper* expressible.
 
-    *volatile* spares flushes. Source: kernel Documentation/filesystems/overlayfs.rst.
+    The latter is refused to a user namespace. Source: kernel Documentation/filesystems/overlayfs.rst.
     """
+    return [
+        ("upperdir", upper),
+        ("workdir", work),
+        *(_LAYER if layer else ()),
+        *((_VOLATILE,) if volatile else ()),
+    ]
+
+
+def option_text(lowers: Sequence[str], options: Sequence[tuple[str, str]] = ()) -> str:
+    """The options of an overlay of *lowers*, the lowest first, for mount(2); it may be longer than OPTIONS_MAX."""
     pairs = [("lowerdir", ":".join(_escape(layer) for layer in reversed(lowers)))]
-    pairs += [(key, _escape(value)) for key, value in _upper(upper, work, volatile)]
+    pairs += [(key, _escape(value)) for key, value in options]
     return ",".join(f"{key}={value}" if value else key for key, value in pairs)
 
 
-def option_pairs(
-    lowers: Sequence[str], upper: str = "", work: str = "", volatile: bool = False
-) -> list[tuple[str, str]]:
-    """The same as pairs, the layers one by one; at most 255 bytes each, and 500 layers (Linux 6.8)."""
-    return [("lowerdir+", layer) for layer in reversed(lowers)] + _upper(upper, work, volatile)
-
-
-def _upper(upper: str, work: str, volatile: bool) -> list[tuple[str, str]]:
-    if not upper:
-        return []
-    return [("upperdir", upper), ("workdir", work), *_PLAIN, *([("volatile", "")] if volatile else [])]
+def option_pairs(lowers: Sequence[str], options: Sequence[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """The same for fsconfig(2), the layers one by one; at most 255 bytes each, and 500 layers (Linux 6.8)."""
+    return [*(("lowerdir+", layer) for layer in reversed(lowers)), *options]
 
 
 def relative(paths: Sequence[str]) -> tuple[str, list[str]]:

@@ -17,13 +17,14 @@ import fcntl
 import os
 import time
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from pyrunc._native.filesystem import syncfs
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
+from pyrunc.records import NamedTuple
 from pyrunc.store.database import Database
+from pyrunc.store.files import said_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -284,34 +285,51 @@ class NumberedSnapshots:
             yield
 
     def _make(self, key: str, parent: str | None, kind: Kind, volatile: bool) -> Rootfs:
-        with self._database.transaction() as connection:
-            above = self._parent(connection, parent)
-            self._refuse_taken(connection, key)
-            boot = _boot() if volatile else None
-            inserted = connection.execute(
-                "INSERT INTO snapshots (key, parent, kind, ready, created_ns, boot) VALUES (?, ?, ?, ?, ?, ?)",
-                (key, above.number if above else None, kind, not self.slow, time.time_ns(), boot),
-            )
-            number = inserted.lastrowid
-            assert number is not None
-            chain = (*above.chain, number) if above else (number,)
-            row = Row(number, key, above.number if above else None, kind, boot, chain)
-            directory = self._new_directory(number)
+        try:
+            row, directory, rootfs = self._begin(key, parent, kind, _boot() if volatile else None)
             try:
                 if self.slow:
-                    fcntl.flock(directory, fcntl.LOCK_EX)
-                self.begin(directory, row)
-                rootfs = self.root(row)
-            except BaseException:
+                    self._fill(directory, row)
+            finally:
                 os.close(directory)
-                trees.remove(self._home_fd, str(number))
-                raise
-        try:
-            if self.slow:
-                self._fill(directory, row)
-        finally:
-            os.close(directory)
+        except OSError as exc:
+            raise said_full(exc, f"snapshot {key}") from exc
         return rootfs
+
+    def _begin(self, key: str, parent: str | None, kind: Kind, boot: str | None) -> tuple[Row, int, Rootfs]:
+        """The new row, its directory, opened and locked if it is to be filled, and what it is for the runtime."""
+        directory = -1
+        try:
+            with self._database.transaction() as connection:
+                row = self._insert(connection, key, parent, kind, boot)
+                try:
+                    directory = self._new_directory(row.number)
+                    if self.slow:
+                        fcntl.flock(directory, fcntl.LOCK_EX)
+                    self.begin(directory, row)
+                    return row, directory, self.root(row)
+                except BaseException:
+                    # Not later: once this transaction is undone, its number is somebody else's.
+                    trees.remove(self._home_fd, str(row.number))
+                    raise
+        except BaseException:
+            if directory >= 0:
+                os.close(directory)
+            raise
+
+    def _insert(
+        self, connection: sqlite3.Connection, key: str, parent: str | None, kind: Kind, boot: str | None
+    ) -> Row:
+        above = self._parent(connection, parent)
+        self._refuse_taken(connection, key)
+        inserted = connection.execute(
+            "INSERT INTO snapshots (key, parent, kind, ready, created_ns, boot) VALUES (?, ?, ?, ?, ?, ?)",
+            (key, above.number if above else None, kind, not self.slow, time.time_ns(), boot),
+        )
+        number = inserted.lastrowid
+        assert number is not None
+        chain = (*above.chain, number) if above else (number,)
+        return Row(number, key, above.number if above else None, kind, boot, chain)
 
     def _fill(self, directory: int, row: Row) -> None:
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
-from pyrunc.drivers.graph import overlay_mount, trees
+from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.numbered import NumberedSnapshots, Row, active
 from pyrunc.errors import FailedPrecondition, Unsupported
 from pyrunc.runtime.compile_host import Rootfs
@@ -21,6 +21,8 @@ from pyrunc.runtime.compile_host import Rootfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pyrunc.image.diff import Written
 
 MAX_LAYERS = 500  # OVL_MAX_STACK, Linux 4.20
 
@@ -35,8 +37,10 @@ class Overlay2(NumberedSnapshots):
 
     def check(self) -> None:
         """Try everything that the driver counts on, once a root."""
+        from pyrunc.drivers.graph import detached  # with what threads need, which a start does not
+
         with self.temporary() as name:
-            overlay_mount.check(self.home, name)
+            detached.check_overlay(self.home, name)
 
     def begin(self, directory: int, row: Row) -> None:
         """An empty change; its root directory looks as the parent's, which it hides."""
@@ -65,8 +69,7 @@ class Overlay2(NumberedSnapshots):
         """See Snapshotter."""
         row = self.usable(key)
         if row.boot is not None:
-            with self.opened(str(row.number)) as directory:
-                overlay_mount.clear_volatile(directory)
+            self._allow_again(row)
         return self.root(row)
 
     def settle(self, directory: int) -> None:
@@ -81,25 +84,24 @@ class Overlay2(NumberedSnapshots):
 
     def write_diff(
         self, key: str, sink: Callable[[memoryview], object], *, clamp_mtime_ns: int | None = None
-    ) -> None:
+    ) -> Written:
         """See Snapshotter."""
-        from pyrunc._native import layer_diff  # type: ignore[attr-defined]
+        from pyrunc.image import diff
 
         with self.change(self.find(key)) as upper:
-            layer_diff.write_overlay_diff(upper, sink, clamp_mtime_ns=clamp_mtime_ns)
+            return diff.write_overlay_diff(upper, sink, clamp_mtime_ns=clamp_mtime_ns)
 
     def changes(self, key: str) -> list[tuple[str, str]]:
         """See Snapshotter."""
-        row = self.find(key)
-        from pyrunc._native import layer_diff  # type: ignore[attr-defined]
+        from pyrunc.image import diff
 
+        row = self.find(key)
         lowers: list[int] = []
         try:
-            for number in row.chain[:-1]:
+            for number in reversed(row.chain[:-1]):
                 lowers.append(self.open(f"{number}/fs"))  # noqa: PERF401 - what is open is closed, if the next one fails
             with self.change(row) as upper:
-                found: list[tuple[str, str]] = layer_diff.overlay_changes(upper, lowers)
-                return found
+                return diff.overlay_changes(upper, lowers)
         finally:
             for fd in lowers:
                 os.close(fd)
@@ -110,20 +112,20 @@ class Overlay2(NumberedSnapshots):
         row = self.find(key)
         if writable and row.kind != "active":
             raise FailedPrecondition(f"snapshot {key} is not active and cannot be written")
-        layers = [f"{number}/fs" for number in row.chain]
-        if row.kind == "view":
-            layers.pop()
-        if len(layers) == 1:
+        from pyrunc.drivers.graph import detached
+
+        layers = [f"{number}/fs" for number in (row.chain[:-1] if row.kind == "view" else row.chain)]
+        if len(layers) == 1 and writable:
             with self.opened(layers[0]) as files:
                 yield files
             return
-        if writable:
-            self.usable(key)
-            with self.opened(str(row.number)) as directory:
-                overlay_mount.clear_volatile(directory)
-            mount = overlay_mount.mount(self.home, layers[:-1], layers[-1], f"{row.number}/work")
+        if len(layers) == 1:
+            mount = detached.read_only(f"{self.home}/{layers[0]}")
+        elif writable:
+            self._allow_again(self.usable(key))
+            mount = detached.overlay(self.home, layers[:-1], layers[-1], f"{row.number}/work")
         else:
-            mount = overlay_mount.mount(self.home, layers)
+            mount = detached.overlay(self.home, layers)
         try:
             with trees.opened(".", mount) as files:
                 yield files
@@ -139,3 +141,15 @@ class Overlay2(NumberedSnapshots):
         else:
             with self.opened(f"{row.number}/fs") as directory:
                 yield directory
+
+    def _allow_again(self, row: Row) -> None:
+        """Remove the mark that keeps a volatile overlay from being mounted twice.
+
+        The kernel sets it, since it cannot know whether the host died meanwhile; the row knows.
+        Source: kernel Documentation/filesystems/overlayfs.rst, "Volatile mount".
+        """
+        try:
+            with self.opened(f"{row.number}/work/work") as work:
+                trees.remove(work, "incompat")
+        except FileNotFoundError:
+            pass  # never mounted

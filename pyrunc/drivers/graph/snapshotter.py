@@ -7,16 +7,20 @@ snapshot is known by its chainID, the others by any key that their maker chose; 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from pyrunc.records import NamedTuple
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from typing import Literal, Protocol
 
+    from pyrunc.image.diff import Written
     from pyrunc.runtime.compile_host import Rootfs
 
-Kind = Literal["active", "view", "committed"]
+    Kind = Literal["active", "view", "committed"]
+else:
+    Protocol = object
 
 
 class Info(NamedTuple):
@@ -44,7 +48,8 @@ class Snapshotter(Protocol):
         """Make an active snapshot over the committed *parent* (None: empty), and mount nothing.
 
         *volatile* spares flushes: what was written is lost if the host, not only the container, dies.
-        Raises AlreadyExists, NotFound for the parent, FailedPrecondition for one that is not committed, OSError.
+        Raises AlreadyExists, NotFound for the parent, FailedPrecondition for one that is not committed,
+        StorageFull, OSError.
         """
 
     def view(self, key: str, parent: str) -> Rootfs:
@@ -94,10 +99,10 @@ class Snapshotter(Protocol):
 
     def write_diff(
         self, key: str, sink: Callable[[memoryview], object], *, clamp_mtime_ns: int | None = None
-    ) -> None:
-        """Write the change of *key* against its parent as a layer tar.
+    ) -> Written:
+        """Write the change of *key* against its parent as a plain layer tar; its digest and size.
 
-        *sink* and *clamp_mtime_ns* are those of layer_diff. Raises NotFound.
+        *sink* and *clamp_mtime_ns* are as in `image.diff`, and so is what is raised; and NotFound.
         """
 
     def changes(self, key: str) -> list[tuple[str, str]]:
@@ -109,7 +114,8 @@ class Snapshotter(Protocol):
     def mounted(self, key: str, *, writable: bool = False) -> AbstractContextManager[int]:
         """The whole tree of *key* as a directory descriptor, for export and cp; no one else can see the mount.
 
-        *writable* is for active snapshots that no container runs on. Raises NotFound, FailedPrecondition.
+        It is read-only unless *writable*, which is for active snapshots that no container runs on.
+        Raises NotFound, FailedPrecondition.
         """
 
     def reclaim(self) -> int:

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.numbered import NumberedSnapshots, Row, active
-from pyrunc.errors import FailedPrecondition
 from pyrunc.runtime.compile_host import Rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pyrunc.image.diff import Written
 
 
 class Vfs(NumberedSnapshots):
@@ -59,31 +60,38 @@ class Vfs(NumberedSnapshots):
 
     def write_diff(
         self, key: str, sink: Callable[[memoryview], object], *, clamp_mtime_ns: int | None = None
-    ) -> None:
+    ) -> Written:
         """See Snapshotter."""
-        row = self.find(key)
-        from pyrunc._native import layer_diff  # type: ignore[attr-defined]
+        from pyrunc.image import diff
 
+        row = self.find(key)
         with self.opened(f"{row.number}/fs") as files, self._below(row) as lower:
-            layer_diff.write_tree_diff(lower, files, sink, clamp_mtime_ns=clamp_mtime_ns)
+            return diff.write_tree_diff(lower, files, sink, clamp_mtime_ns=clamp_mtime_ns)
 
     def changes(self, key: str) -> list[tuple[str, str]]:
         """See Snapshotter."""
-        row = self.find(key)
-        from pyrunc._native import layer_diff  # type: ignore[attr-defined]
+        from pyrunc.image import diff
 
+        row = self.find(key)
         with self.opened(f"{row.number}/fs") as files, self._below(row) as lower:
-            found: list[tuple[str, str]] = layer_diff.tree_changes(lower, files)
-            return found
+            return diff.tree_changes(lower, files)
 
     @contextmanager
     def mounted(self, key: str, *, writable: bool = False) -> Iterator[int]:
-        """See Snapshotter; no mount is needed."""
+        """See Snapshotter."""
         row = self.find(key)
-        if writable and row.kind != "active":
-            raise FailedPrecondition(f"snapshot {key} is not active and cannot be written")
-        with self.opened(f"{row.number}/fs") as files:
-            yield files
+        if writable:
+            with self.opened(f"{active(self.usable(key)).number}/fs") as files:
+                yield files
+            return
+        from pyrunc.drivers.graph import detached
+
+        mount = detached.read_only(f"{self.home}/{row.number}/fs")
+        try:
+            with trees.opened(".", mount) as files:
+                yield files
+        finally:
+            os.close(mount)
 
     @contextmanager
     def _below(self, row: Row) -> Iterator[int]:

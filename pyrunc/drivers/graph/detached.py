@@ -1,6 +1,6 @@
-"""Overlays that only this process sees, and whether a file system can hold one at all.
+"""Mounts that only this process sees, and whether a file system can hold an overlay at all.
 
-They are mounted by a thread in a mount namespace of its own, relative to a directory, and handed on as a detached
+An overlay is mounted by a thread in a mount namespace of its own, relative to a directory, and handed on as a detached
 copy: nothing appears on the host, and no path has to be short enough for an option.
 """
 
@@ -14,7 +14,7 @@ from pyrunc._native import mount as native
 from pyrunc._native import namespaces
 from pyrunc.drivers.graph import trees
 from pyrunc.errors import Unsupported
-from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text
+from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, writable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _PLACE = b"/sys"
 
 
-def mount(base: str, lowers: Sequence[str], upper: str = "", work: str = "") -> int:
+def overlay(base: str, lowers: Sequence[str], upper: str = "", work: str = "") -> int:
     """Mount an overlay of *lowers*, the lowest first, and return it, detached and close-on-exec.
 
     Without *upper* it is read-only. The directories are relative to *base*. Raises OSError.
@@ -33,13 +33,26 @@ def mount(base: str, lowers: Sequence[str], upper: str = "", work: str = "") -> 
     return _in_own_namespace(lambda: _mount(base, lowers, upper, work))
 
 
+def read_only(directory: str) -> int:
+    """*directory* as a detached mount that cannot be written to, close-on-exec.
+
+    Raises OSError.
+    """
+    tree = native.open_tree(-1, os.fsencode(directory))
+    try:
+        native.mount_setattr(tree, attr_set=native.MOUNT_ATTR_RDONLY)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
 def _mount(base: str, lowers: Sequence[str], upper: str, work: str) -> int:
     os.chdir(base)
-    if not upper and len(lowers) == 1:
-        raise ValueError("an overlay of one layer and no upper directory")
-    options = option_text(lowers, upper, work)
+    more = writable(upper, work, volatile=False, layer=True) if upper else []
+    options = option_text(lowers, more)
     if len(os.fsencode(options)) > OPTIONS_MAX:
-        pairs = option_pairs(lowers, upper, work)
+        pairs = option_pairs(lowers, more)
         return native.new_mount(b"overlay", [(key.encode(), os.fsencode(value)) for key, value in pairs])
     native.mount(b"overlay", _PLACE, b"overlay", 0, os.fsencode(options))
     return native.open_tree(-1, _PLACE)
@@ -66,20 +79,7 @@ def _in_own_namespace(function: Callable[[], int]) -> int:
     return result[0]
 
 
-def clear_volatile(directory: int) -> None:
-    """Allow the volatile overlay whose work directory is in the open *directory* to be mounted once more.
-
-    The kernel leaves a mark there, since it cannot know whether the host died meanwhile; our rows do.
-    Source: kernel Documentation/filesystems/overlayfs.rst, "Volatile mount".
-    """
-    try:
-        with trees.opened("work/work", directory) as work:
-            trees.remove(work, "incompat")
-    except FileNotFoundError:
-        pass  # never mounted
-
-
-def check(home: str, name: str) -> None:
+def check_overlay(home: str, name: str) -> None:
     """Raise Unsupported, and say why, unless *home* can hold upper layers; tried in its empty directory *name*."""
     with trees.opened(f"{home}/{name}") as directory:
         for made in ("lower", "lower/emptied", "upper", "work"):
@@ -89,7 +89,7 @@ def check(home: str, name: str) -> None:
     with trees.opened(f"{home}/{name}/upper") as upper:
         _check_attributes(home, upper)
         try:
-            merged = mount(f"{home}/{name}", ["lower"], "upper", "work")
+            merged = overlay(f"{home}/{name}", ["lower"], "upper", "work")
         except OSError as exc:
             raise _refused(home, exc) from exc
         try:
