@@ -115,14 +115,14 @@ def _check_attributes(home: str, upper: int) -> None:
 def _check_changes(home: str, merged: int, upper: int) -> None:
     """What images need: files that are gone, and directories that hide what lies below them."""
     os.unlink("gone", dir_fd=merged)
-    os.unlink("emptied/gone", dir_fd=merged)
-    os.rmdir("emptied", dir_fd=merged)
-    os.mkdir("emptied", dir_fd=merged)
-    with trees.opened(".", merged) as again:
-        names = sorted(os.listdir(again))
+    with trees.opened(".", merged) as root:
+        names = sorted(os.listdir(root))
     if names != ["emptied", "kept"]:
         # Overlay knows a whiteout in a listing by its type.
         raise Unsupported(f"overlay2: {home} is on {_kind(home)}, whose directories do not tell d_type")
+    os.unlink("emptied/gone", dir_fd=merged)
+    os.rmdir("emptied", dir_fd=merged)
+    os.mkdir("emptied", dir_fd=merged)
     with trees.opened("emptied", upper) as emptied:
         if "trusted.overlay.opaque" not in os.listxattr(emptied):
             raise Unsupported(f"overlay2: {home} is on {_kind(home)}, where directories do not become opaque")

@@ -66,7 +66,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Row(NamedTuple):
-    """A snapshot as its row has it, with the numbers of its ancestors, the lowest first, and its own last."""
+    """A snapshot as its row has it, and in *chain* the numbers of its ancestors, the lowest first, and its own."""
 
     number: int
     key: str
@@ -244,7 +244,7 @@ class NumberedSnapshots:
     def find(self, key: str) -> Row:
         """The row of *key*; NotFound."""
         with self._database.snapshot() as connection:
-            return self._find(connection, key)
+            return self._find(connection, key, chain=True)
 
     def usable(self, key: str) -> Row:
         """The row of *key*, which must be active or a view; see Snapshotter.rootfs."""
@@ -383,19 +383,20 @@ class NumberedSnapshots:
     def _parent(self, connection: sqlite3.Connection, key: str | None) -> Row | None:
         if key is None:
             return None
-        row = self._find(connection, key)
+        row = self._find(connection, key, chain=True)
         if row.kind != "committed":
             raise FailedPrecondition(f"snapshot {key} is not committed and cannot be a parent")
         return row
 
-    def _find(self, connection: sqlite3.Connection, key: str) -> Row:
+    def _find(self, connection: sqlite3.Connection, key: str, *, chain: bool = False) -> Row:
+        """The row of *key*, with its ancestors if *chain* asks for them; NotFound."""
         found = connection.execute(
             "SELECT number, key, parent, kind, boot FROM snapshots WHERE key = ? AND ready", (key,)
         ).fetchone()
         if found is None:
             raise NotFound(f"no snapshot {key}")
-        chain = tuple(number for (number,) in connection.execute(_CHAIN, (found[0],)))
-        return Row._make((*found, chain))
+        numbers = connection.execute(_CHAIN, (found[0],)).fetchall() if chain else ()
+        return Row._make((*found, tuple([row[0] for row in numbers])))
 
 
 _INFO = (
