@@ -2,8 +2,8 @@
 
     python -m benchmarks.layer_write [DIRECTORY] [--rounds N]
 
-CPU time, user and system, of each contender in a process of its own, interleaved; all write into a pipe, with extended attributes where they can. The tree is read before, so that the disk has no
-part in it.
+CPU time, user and system, of each contender in a process of its own, interleaved; all write into a pipe, with extended
+attributes where they can. The first round does not count, so that the disk has no part in it.
 """
 
 import argparse
