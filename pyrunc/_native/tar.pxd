@@ -115,8 +115,9 @@ cdef inline bint tar_number(const uint8_t *field, int size, int64_t *value) noex
             return False
         total = total * 8 + (field[i] - c'0')
         i += 1
-    while i < size:
-        if field[i] != c' ' and field[i] != 0:
+    # What follows a NUL is left over from whatever was in the writer's memory.
+    while i < size and field[i] != 0:
+        if field[i] != c' ':
             return False
         i += 1
     value[0] = total
