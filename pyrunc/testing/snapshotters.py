@@ -9,15 +9,19 @@ Nothing here needs pytest; each ``test_`` method gets the root of a fresh durabl
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import random
 import signal
 import stat
+import tarfile
 import time
 import traceback
 from contextlib import contextmanager
 from functools import partial
 
+from pyrunc._native.layer_apply import LayerApplier
 from pyrunc.errors import AlreadyExists, FailedPrecondition, NotFound
 from pyrunc.testing.trees import deep, entries, fill, write
 
@@ -145,6 +149,75 @@ class SnapshotterSuite:
             assert len(found) == self.chain + 2  # with the root and "all"
             assert found["all"].content == str(self.chain - 1).encode()
             assert found["file0"].content == b"0"
+
+    # Layers.
+
+    def test_a_layer_is_applied_over_its_parent(self, tmp_path: object) -> None:
+        """Whiteouts take away what the parent has, in the form that this driver needs."""
+        with self._opened(tmp_path) as driver:
+            base(driver)
+            driver.prepare("work", "base")
+            apply(
+                driver,
+                "work",
+                layer(
+                    {
+                        ".wh.gone": b"",
+                        "emptied/.wh..wh..opq": b"",
+                        "emptied/new": b"new",
+                        "changed": b"otherwise",
+                    }
+                ),
+            )
+            driver.commit("layer", "work")
+            found = listing(driver, "layer")
+            assert sorted(found) == [
+                ".",
+                "became-file",
+                "became-file/below",
+                "changed",
+                "emptied",
+                "emptied/new",
+                "kept",
+            ]
+            assert found["changed"].content == b"otherwise"
+            assert set(driver.changes("layer")) >= {
+                ("D", "/gone"),
+                ("D", "/emptied/below"),
+                ("A", "/emptied/new"),
+                ("C", "/changed"),
+            }
+            for key in ("base", "view"):
+                if key == "view":
+                    driver.view("view", "base")
+                with raises(FailedPrecondition, key):
+                    driver.target(key)
+
+    def test_a_written_change_makes_the_same_tree(self, tmp_path: object) -> None:
+        with self._opened(tmp_path) as driver:
+            base(driver)
+            driver.prepare("work", "base")
+            with driver.mounted("work", writable=True) as root:
+                change(root)
+                fill(root)
+                os.link("kept", "linked", src_dir_fd=root, dst_dir_fd=root)
+                os.chmod("became-file", 0o600, dir_fd=root)
+                os.utime(root, ns=(1, 1))
+            blocks: list[bytes] = []
+            written = driver.write_diff("work", lambda data: blocks.append(bytes(data)))
+            tar = b"".join(blocks)
+            assert (written.digest, written.size) == (f"sha256:{hashlib.sha256(tar).hexdigest()}", len(tar))
+            driver.prepare("copy", "base")
+            apply(driver, "copy", tar)
+            with driver.mounted("copy", writable=True) as root:
+                os.utime(root, ns=(1, 1))  # an image's root directory is what each engine makes it
+            assert listing(driver, "work") == listing(driver, "copy")
+            assert driver.changes("copy") == driver.changes("work")
+            again: list[bytes] = []
+            driver.write_diff("copy", lambda data: again.append(bytes(data)))
+            assert b"".join(again) == tar
+            driver.view("view", "base")
+            assert driver.changes("view") == []
 
     # Keys and states.
 
@@ -385,6 +458,31 @@ def base(driver: Snapshotter) -> None:
             os.mkdir(name, dir_fd=root)
             write(root, f"{name}/below", b"below")
     driver.commit("base", "making")
+
+
+def layer(files: dict[str, bytes]) -> bytes:
+    """A layer tar with these files, in this order."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return target.getvalue()
+
+
+def apply(driver: Snapshotter, key: str, tar: bytes) -> None:
+    """Apply a layer tar to an active snapshot."""
+    root, whiteouts = driver.target(key)
+    try:
+        applier = LayerApplier(root, whiteouts, max_bytes=1 << 30, max_members=1 << 20, max_path_bytes=4095)
+        try:
+            applier.feed(tar)
+            applier.finish()
+        finally:
+            applier.close()
+    finally:
+        os.close(root)
 
 
 def change(root: int) -> None:

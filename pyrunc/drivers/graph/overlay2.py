@@ -78,7 +78,7 @@ class Overlay2(NumberedSnapshots):
 
     def target(self, key: str) -> tuple[int, int]:
         """See Snapshotter."""
-        from pyrunc._native import layer_apply  # type: ignore[attr-defined]
+        from pyrunc._native import layer_apply
 
         return self.open(f"{active(self.usable(key)).number}/fs"), layer_apply.OVERLAY
 

@@ -54,7 +54,7 @@ class Vfs(NumberedSnapshots):
 
     def target(self, key: str) -> tuple[int, int]:
         """See Snapshotter."""
-        from pyrunc._native import layer_apply  # type: ignore[attr-defined]
+        from pyrunc._native import layer_apply
 
         return self.open(f"{active(self.usable(key)).number}/fs"), layer_apply.REMOVE
 
