@@ -84,6 +84,13 @@ cdef inline int overlay_child(walk *w, const plan_step *step, int result) noexce
     if rc == 0 and step.n2:
         rc = become_owner(step)
     if rc == 0:
+        # Missing in a tmpfs that was made for them.
+        umask(0)
+        if mkdirat(w.slots[step.slot_b + step.n0], text(w, step.s1), 0o755) < 0 and errno != EEXIST:
+            rc = -errno
+        elif mkdirat(w.slots[step.slot_b + step.n0], text(w, step.s2), 0o755) < 0 and errno != EEXIST:
+            rc = -errno
+    if rc == 0:
         rc = c_mount(b"overlay", text(w, step.s0), b"overlay", 0, w.path)
     if rc < 0:
         return rc

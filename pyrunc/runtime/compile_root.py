@@ -54,8 +54,8 @@ class RootPart(HostPart):
         # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
         self.place = _SCRATCH
         layers = self.rootfs.layers
-        if self.rootfs.upper:
-            self._upper()
+        if self.rootfs.upper or ("user" in self.new and len(layers) > 1):
+            self._root_of_many()
             return
         if not self.rootfs.scratch:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
@@ -70,55 +70,58 @@ class RootPart(HostPart):
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
         if "user" in self.new:
-            # Attached by descriptor, since the namespace's root may not be able to walk to them; and
-            # the layers are idmapped, not the overlay, which refuses it.
-            base = f"{_SCRATCH}/layers"
-            names = [str(number) for number in range(len(layers))]
-            for name, layer in zip(names, layers, strict=True):
-                slot = plan.slot()
-                plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                if self.rootfs.idmap:
-                    self._idmap(slot, layer, self.id_maps, False)
-                plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
+            # Attached by descriptor, since the namespace's root may not be able to walk to it; and
+            # the layer is idmapped, not the overlay, which refuses it.
+            slot = plan.slot()
+            plan.add("open_tree", HOST, "host", a=slot, s0=layers[0])
+            if self.rootfs.idmap:
+                self._idmap(slot, layers[0], self.id_maps, False)
+            plan.add("attach", INIT, "root", a=slot, s0="/layer", flags=_CREATE)
+            base, names = _SCRATCH, ["layer"]
         else:
             base, names = relative(layers)
         self._overlay(
             base, names, writable(f"{_SCRATCH}/upper", f"{_SCRATCH}/work", volatile=True, layer=False)
         )
 
-    def _upper(self) -> None:
-        """An overlay whose upper directory is on disk and outlives the container."""
+    def _root_of_many(self) -> None:
+        """An overlay whose upper directory is on disk and outlives the container, or that the host has to mount."""
         rootfs = self.rootfs
         if self.files:
             self._scratch()
         if "user" in self.new:
-            self._upper_of_user()
+            self._overlay_of_host()
             return
         base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
         self._overlay(base, layers, writable(upper, work, volatile=rootfs.volatile, layer=True))
 
-    def _upper_of_user(self) -> None:
-        """The same in a user namespace: the host mounts it, since trusted.* attributes are the host's.
+    def _overlay_of_host(self) -> None:
+        """For a user namespace, in which the kernel would not see that a layer makes a directory opaque.
 
-        Layers and the directory of upper and work are idmapped, not the overlay, which refuses it.
+        That is a trusted.* attribute, which is the host's. Layers and the directory of upper and work are
+        idmapped, not the overlay, which refuses it.
         """
         plan, rootfs = self.plan, self.rootfs
         if rootfs.idmap and _kernel() < (5, 19):
-            raise Unsupported("a user namespace over a snapshot needs idmapped layers of overlay, Linux 5.19")
+            raise Unsupported("layers in a user namespace need idmapped layers of overlay, Linux 5.19")
+        if len(rootfs.layers) > _USER_LAYERS:
+            raise Unsupported(f"{len(rootfs.layers)} layers in a user namespace; {_USER_LAYERS} are possible")
         directory = os.path.dirname(rootfs.upper)
         if os.path.dirname(rootfs.work) != directory:
             raise InvalidSpec("rootfs: upper and work must be in one directory")
-        if len(rootfs.layers) > _USER_LAYERS:
-            raise Unsupported(f"{len(rootfs.layers)} layers in a user namespace; {_USER_LAYERS} are possible")
         slots = [plan.slot() for _ in range(len(rootfs.layers) + 1)]
         for slot, path in zip(slots, (*rootfs.layers, directory), strict=True):
-            plan.add("open_tree", HOST, "host", a=slot, s0=path)
-            if rootfs.idmap:
-                self._idmap(slot, path, self.id_maps, False)
+            if path:
+                plan.add("open_tree", HOST, "host", a=slot, s0=path)
+                if rootfs.idmap:
+                    self._idmap(slot, path, self.id_maps, False)
+            else:
+                self._new_mount("tmpfs", slot, self._scratch_options(), 0, "host")
         plan.add(
             "overlay", HOST, "host", a=self.root, b=slots[0], s0=_SCRATCH,
-            s1=os.path.basename(rootfs.upper), s2=os.path.basename(rootfs.work),
-            n0=len(rootfs.layers), n1=rootfs.volatile, n2=self._shown_root() if rootfs.idmap else 0,
+            s1=os.path.basename(rootfs.upper) or "upper", s2=os.path.basename(rootfs.work) or "work",
+            n0=len(rootfs.layers), n1=rootfs.volatile or not directory,
+            n2=self._shown_root() if rootfs.idmap or not directory else 0,
         )  # fmt: skip
         plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
 
@@ -152,10 +155,9 @@ class RootPart(HostPart):
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
         plan = self.plan
         slot = plan.slot()
-        options = [("mode", "0755")]
-        if self.rootfs.scratch_bytes:
-            options.append(("size", str(self.rootfs.scratch_bytes)))
-        self._new_mount("tmpfs", slot, options, mo.NODEV if not self.rootfs.scratch else 0, "root")
+        self._new_mount(
+            "tmpfs", slot, self._scratch_options(), mo.NODEV if not self.rootfs.scratch else 0, "root"
+        )
         plan.add("root_attach", INIT, "root", a=slot, s0=_SCRATCH)
         plan.add("mkdir", INIT, "root", s0="/root", n0=0o755)
         self.place = f"{_SCRATCH}/root"
@@ -163,6 +165,10 @@ class RootPart(HostPart):
             plan.add("mkdir", INIT, "root", s0="/files", n0=0o755)
             for number, content in enumerate(self.files.values()):
                 plan.add("file", INIT, "root", s0=f"/files/{number}", s1=content, n0=0o644)
+
+    def _scratch_options(self) -> list[tuple[str, str]]:
+        size = self.rootfs.scratch_bytes
+        return [("mode", "0755"), *([("size", str(size))] if size else [])]
 
     def _new_mount(
         self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str,
@@ -172,8 +178,9 @@ class RootPart(HostPart):
         named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
         listed = "".join(f"{key}\0{value}\0" for key, value in named)
         self.plan.add(
-            "new_mount", INIT, stage, a=slot, s0=kind, s1=listed, s2=destination, n0=len(named), n1=attributes
-        )
+            "new_mount", HOST if stage == "host" else INIT, stage, a=slot, s0=kind, s1=listed, s2=destination,
+            n0=len(named), n1=attributes,
+        )  # fmt: skip
 
     def _mounts(self) -> None:
         self.procfs = -1

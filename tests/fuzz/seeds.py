@@ -126,6 +126,11 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
         },
     }  # fmt: skip
     yield "user", user, Rootfs(("/usr",), idmap=True), {}
+    layered = Rootfs(
+        ("/usr/bin", "/usr/lib"), idmap=True, upper="/srv/7/fs", work="/srv/7/work", volatile=True
+    )
+    yield "user-layers", user, layered, {"/etc/hosts": "127.0.0.1 localhost\n"}
+    yield "layers", docker, layered._replace(idmap=False), {}
     joined = [{"type": "mount"}, *({"type": kind, "path": f"/proc/1/ns/{kind}"} for kind in ("uts", "ipc"))]
     yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
 

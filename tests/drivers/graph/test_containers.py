@@ -92,6 +92,22 @@ def test_a_view_is_run_and_never_changes(driver: Snapshotter, shell: Shell, opti
     driver.remove("view")
 
 
+@pytest.mark.parametrize("options", [{}, MAPS, {**MAPS, "etc_files": False}])
+def test_a_view_of_layers_with_opaque_directories(
+    driver: Snapshotter, shell: Shell, options: dict[str, Any]
+) -> None:
+    """A user namespace does not see the attribute that makes them so; the host has to mount it."""
+    shell(driver.prepare("work", "image"), CHANGE)
+    driver.commit("changed", "work")
+    view = driver.view("view", "changed")
+    written = "; touch /mine; stat -c %u /mine"
+    assert shell(view, SHOW + written, **options) == f"{SHOWN}0\n"
+    assert shell(driver.rootfs("view"), SHOW, **options) == SHOWN
+    if driver.name == "overlay2":  # a view of vfs is a copy
+        full = "dd if=/dev/zero of=/x bs=1M count=3 2>&1; true"
+        assert "No space" in shell(view._replace(scratch_bytes=1 << 20), full, **options)
+
+
 def test_a_committed_snapshot_is_shown_read_only(driver: Snapshotter) -> None:
     driver.prepare("work", "image")
     for key in ("image", "work"):
