@@ -195,6 +195,9 @@ class Supervised(held.Holder):
             listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
             where = f" at {step.s2}" if step.s2 else ""
             return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+        if step.op in ("overlay", "root_overlay"):
+            what = f"of {step.n0} layers for a user namespace" if step.op == "overlay" else f"in {step.s2}"
+            return f"cannot mount the overlay {what}", errors.StartError
         if step.op == "mount_attr" and step.n0 == IDMAP:
             return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":

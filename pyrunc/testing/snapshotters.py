@@ -277,6 +277,24 @@ class SnapshotterSuite:
                 driver.stat("base")
             assert list(driver.walk()) == []
 
+    def test_a_forgotten_snapshot_goes_with_the_next_reclaim(self, tmp_path: object) -> None:
+        with self._opened(tmp_path) as driver:
+            before = files(tmp_path)
+            base(driver)
+            driver.prepare("work", "base")
+            with raises(FailedPrecondition, "base is the parent of work"):
+                driver.forget("base")
+            for key in ("work", "base"):
+                driver.forget(key)
+                with raises(NotFound, key):
+                    driver.stat(key)
+            base(driver)
+            shown = listing(driver, "base")
+            assert driver.reclaim() == 2
+            assert listing(driver, "base") == shown
+            driver.remove("base")
+            assert files(tmp_path) == before
+
     def test_what_is_known_of_a_snapshot(self, tmp_path: object) -> None:
         begun = time.time_ns()
         with self._opened(tmp_path) as driver:

@@ -161,17 +161,11 @@ class NumberedSnapshots:
 
     def remove(self, key: str) -> None:
         """See Snapshotter."""
-        with self._database.transaction() as connection:
-            row = self._find(connection, key)
-            children = connection.execute(
-                "SELECT number, key, ready FROM snapshots WHERE parent = ?", (row.number,)
-            ).fetchall()
-            for number, child, ready in children:
-                if ready or not self._abandoned(str(number)):
-                    raise FailedPrecondition(f"snapshot {key} is the parent of {child}")
-                connection.execute("DELETE FROM snapshots WHERE number = ?", (number,))
-            connection.execute("DELETE FROM snapshots WHERE number = ?", (row.number,))
-        trees.remove(self._home_fd, str(row.number))
+        trees.remove(self._home_fd, str(self._forget(key)))
+
+    def forget(self, key: str) -> None:
+        """See Snapshotter."""
+        self._forget(key)
 
     def stat(self, key: str) -> Info:
         """See Snapshotter."""
@@ -330,6 +324,20 @@ class NumberedSnapshots:
         assert number is not None
         chain = (*above.chain, number) if above else (number,)
         return Row(number, key, above.number if above else None, kind, boot, chain)
+
+    def _forget(self, key: str) -> int:
+        """Delete the row of *key*; its number, which is nobody's from now on."""
+        with self._database.transaction() as connection:
+            row = self._find(connection, key)
+            children = connection.execute(
+                "SELECT number, key, ready FROM snapshots WHERE parent = ?", (row.number,)
+            ).fetchall()
+            for number, child, ready in children:
+                if ready or not self._abandoned(str(number)):
+                    raise FailedPrecondition(f"snapshot {key} is the parent of {child}")
+                connection.execute("DELETE FROM snapshots WHERE number = ?", (number,))
+            connection.execute("DELETE FROM snapshots WHERE number = ?", (row.number,))
+        return row.number
 
     def _fill(self, directory: int, row: Row) -> None:
         try:

@@ -76,6 +76,12 @@ class Snapshotter(Protocol):
         Raises NotFound, and FailedPrecondition while it is another's parent.
         """
 
+    def forget(self, key: str) -> None:
+        """The same at once: the files stay until `reclaim`.
+
+        Raises as `remove`.
+        """
+
     def stat(self, key: str) -> Info:
         """What is known of *key*.
 

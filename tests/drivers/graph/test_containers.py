@@ -9,7 +9,7 @@ import pytest
 
 from pyrunc.drivers.graph.snapshotter import Snapshotter
 from pyrunc.drivers.registry import graph
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, StartError
 from pyrunc.runtime.options import IdMap
 from pyrunc.testing.snapshotters import mounts
 from tests.drivers.graph.conftest import Shell, box
@@ -163,8 +163,11 @@ def test_a_volatile_snapshot(driver: Snapshotter, shell: Shell, options: dict[st
     table = "cat /proc/mounts | grep ' / overlay' | grep -c '[,=]volatile'; echo x >> /data/kept"
     assert shell(driver.prepare("plain", "image"), table, **options) == "0\n"
     assert shell(driver.prepare("work", "image", volatile=True), table, **options) == "1\n"
-    assert shell(driver.rootfs("work"), table, **options) == "1\n"  # the kernel itself would refuse
-    with driver.mounted("work", writable=True) as root:
+    again = driver.rootfs("work")
+    assert shell(again, table, **options) == "1\n"
+    with pytest.raises(StartError, match=r"cannot mount the overlay .*: (invalid argument|file exists)"):
+        shell(again, table, **options)  # the kernel's mark is there once more
+    with driver.mounted("work", writable=True) as root:  # which takes it away
         assert Path(f"/proc/self/fd/{root}/data/kept").read_text() == "kept\nx\nx\n"
     driver.commit("done", "work")
     assert shell(driver.prepare("child", "done"), f"{table}; cat /data/kept", **options) == (
