@@ -181,7 +181,7 @@ def test_references() -> None:
 
 def test_no_tool_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unsupported, match=r"^neither mmdebstrap nor debootstrap is installed"):
+    with pytest.raises(Unsupported, match=r"^neither debootstrap nor mmdebstrap is installed"):
         bootstrap.bootstrap("debian:bookworm", mirror="http://mirror.example/debian")
 
 
@@ -193,11 +193,9 @@ def test_an_unknown_suite_is_one_clear_error() -> None:
         bootstrap.bootstrap("debian:nosuch", mirror="http://mirror.example/debian")
 
 
-@pytest.mark.skipif(
-    not shutil.which("debootstrap") and not shutil.which("mmdebstrap"), reason="needs either tool"
-)
+@pytest.mark.skipif(not shutil.which("debootstrap"), reason="needs debootstrap")
 def test_a_mirror_that_has_nothing_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match=r"debootstrap ended with 1: .*Release") as caught:
+    with pytest.raises(Unavailable, match=r"debootstrap ended with 1: ") as caught:
         bootstrap.bootstrap("debian:bookworm", mirror=f"file://{tmp_path}")
     assert "\n" not in str(caught.value)
     assert leftovers() == []
