@@ -136,10 +136,6 @@ cdef extern from *:
     ctypedef unsigned int gid_t
     ctypedef unsigned long dev_t
 
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
@@ -163,7 +159,6 @@ cdef extern from *:
     int O_NOATIME
     ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
     ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
-    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
     ssize_t listxattr(const char *path, char *list, size_t size) nogil
     ssize_t flistxattr(int fd, char *list, size_t size) nogil
     ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
@@ -175,6 +170,9 @@ cdef extern from *:
     int fchdir(int fd) nogil
     char *getcwd(char *buffer, size_t size) nogil
     mode_t umask(mode_t mask) nogil
+    struct timespec:
+        long tv_sec
+        long tv_nsec
     ctypedef struct stat_t "struct stat":
         dev_t st_dev
         dev_t st_rdev
@@ -187,6 +185,18 @@ cdef extern from *:
         long st_blocks
         timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
+    int fchmod(int fd, mode_t mode) nogil
+    int fchmodat(int dirfd, const char *path, mode_t mode, int flags) nogil
+    int fchown(int fd, uid_t uid, gid_t gid) nogil
+    long UTIME_OMIT
+    int futimens(int fd, const timespec *times) nogil
+    int utimensat(int dirfd, const char *path, const timespec *times, int flags) nogil
+    int linkat(int old_dirfd, const char *old_path, int dirfd, const char *path, int flags) nogil
+    int ftruncate(int fd, off_t size) nogil
+    ssize_t pwrite(int fd, const void *buffer, size_t count, off_t offset) nogil
+    int setxattr(const char *path, const char *name, const void *value, size_t size, int flags) nogil
+    dev_t makedev(unsigned int major, unsigned int minor) nogil
     bint S_ISDIR(mode_t mode) nogil
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
@@ -315,7 +325,7 @@ cdef extern from *:
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
+    int ENOMEM, EROFS, EIO, ENOSPC, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 
