@@ -161,6 +161,7 @@ cdef extern from *:
     ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
     ssize_t listxattr(const char *path, char *list, size_t size) nogil
     ssize_t flistxattr(int fd, char *list, size_t size) nogil
+    int fremovexattr(int fd, const char *name) nogil
     ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
     unsigned int device_major "major"(dev_t device) nogil
     unsigned int device_minor "minor"(dev_t device) nogil
