@@ -10,6 +10,7 @@
     ├── Unavailable                                 a helper process died or cannot start
     ├── PermissionDenied             (PermissionError)  privileges are missing
     ├── TimedOut                     (TimeoutError) a deadline passed
+    ├── DataLoss                                    stored bytes are not what they were
     └── StartError                                  the container could not start: .step .path .errno
         ├── CommandNotFound          (FileNotFoundError)  exit code 127
         ├── CommandNotExecutable     (PermissionError)    exit code 126
@@ -83,6 +84,10 @@ class TimedOut(PyruncError, TimeoutError):
         self.errno = errno.ETIMEDOUT
         self.stdout = stdout
         self.stderr = stderr
+
+
+class DataLoss(PyruncError):
+    """Bytes are not what their digest says, or a file of the store cannot be read any more."""
 
 
 class StartError(PyruncError):

@@ -400,7 +400,7 @@ cdef class LayerApplier:
         name = text(r.path.data, r.path.size) if r.path.size else ""
         if rc == APPLY_NOT_TAR:
             where = name if r.inside else f"at byte {r.offset} of the archive"
-            raise ValueError(f"{where}: {text(r.problem, strlen(r.problem))}")
+            raise ValueError(f"not a readable archive: {where}: {text(r.problem, strlen(r.problem))}")
         if rc == TREE_BAD:
             raise ValueError(f"{name}: {text(a.tree.problem, strlen(a.tree.problem))}")
         if rc == APPLY_TOO_LARGE:
@@ -438,8 +438,8 @@ cdef class LayerApplier:
         self._enter()
         if not tar_whole(&a.reader):
             self._over = "the layer could not be applied"
-            name = text(a.reader.path.data, a.reader.path.size) if a.reader.inside else "the archive"
-            raise ValueError(f"{name}: cut short at byte {a.reader.offset + a.reader.have}")
+            name = text(a.reader.path.data, a.reader.path.size) if a.reader.inside else "the last header"
+            raise ValueError(f"not a readable archive: {name}: cut short at byte {a.reader.offset + a.reader.have}")
         self._busy = True
         with nogil:
             rc = tree_finish(&a.tree)
