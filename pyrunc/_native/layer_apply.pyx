@@ -114,6 +114,8 @@ cdef inline int settle(layer *a, int fd) noexcept nogil:
     cdef int rc = 0
     if a.tree.set_owner:
         rc = <int>_rc(fchown(fd, m.uid, m.gid))
+        if rc == 0 and m.type == TAR_DIRECTORY:
+            rc = clear_xattrs(fd)
     if rc == 0 and m.xattrs:
         rc = set_xattrs(&a.reader, fd, not a.tree.set_owner, &a.skipped_xattrs)
     return rc if rc < 0 else <int>_rc(fchmod(fd, m.mode))
@@ -398,7 +400,7 @@ cdef class LayerApplier:
         name = text(r.path.data, r.path.size) if r.path.size else ""
         if rc == APPLY_NOT_TAR:
             where = name if r.inside else f"at byte {r.offset} of the archive"
-            raise ValueError(f"{where}: {text(r.problem, strlen(r.problem))}")
+            raise ValueError(f"not a readable archive: {where}: {text(r.problem, strlen(r.problem))}")
         if rc == TREE_BAD:
             raise ValueError(f"{name}: {text(a.tree.problem, strlen(a.tree.problem))}")
         if rc == APPLY_TOO_LARGE:
@@ -436,8 +438,8 @@ cdef class LayerApplier:
         self._enter()
         if not tar_whole(&a.reader):
             self._over = "the layer could not be applied"
-            name = text(a.reader.path.data, a.reader.path.size) if a.reader.inside else "the archive"
-            raise ValueError(f"{name}: cut short at byte {a.reader.offset + a.reader.have}")
+            name = text(a.reader.path.data, a.reader.path.size) if a.reader.inside else "the last header"
+            raise ValueError(f"not a readable archive: {name}: cut short at byte {a.reader.offset + a.reader.have}")
         self._busy = True
         with nogil:
             rc = tree_finish(&a.tree)

@@ -136,10 +136,6 @@ cdef extern from *:
     ctypedef unsigned int gid_t
     ctypedef unsigned long dev_t
 
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
@@ -163,9 +159,9 @@ cdef extern from *:
     int O_NOATIME
     ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
     ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
-    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
     ssize_t listxattr(const char *path, char *list, size_t size) nogil
     ssize_t flistxattr(int fd, char *list, size_t size) nogil
+    int fremovexattr(int fd, const char *name) nogil
     ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
     unsigned int device_major "major"(dev_t device) nogil
     unsigned int device_minor "minor"(dev_t device) nogil
