@@ -186,6 +186,7 @@ cdef extern from *:
         long st_blocks
         timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
     int fchmod(int fd, mode_t mode) nogil
     int fchmodat(int dirfd, const char *path, mode_t mode, int flags) nogil
     int fchown(int fd, uid_t uid, gid_t gid) nogil
