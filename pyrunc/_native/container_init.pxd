@@ -303,16 +303,22 @@ cdef inline int root_attach_step(walk *w, const plan_step *step) noexcept nogil:
 cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil:
     """Mount an overlay over a host directory, seen in this mount namespace only, as the root.
 
-    mount(2), since its options may fill a page, where fsconfig(2) takes 255 bytes a value;
-    they are relative to a directory for the same reason.
+    mount(2) takes one page of options, which are relative to a directory so that many layers fit; more of
+    them come one by one, at most 255 bytes each.
     """
+    cdef int fd
     cdef int rc = <int>_rc(chdir(text(w, step.s2)))
-    if rc == 0:
+    if rc == 0 and step.n0 == 0:
         rc = <int>_rc(mount(b"overlay", text(w, step.s0), b"overlay", 0, text(w, step.s1)))
-    if rc == 0:
-        rc = put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC)))
-    if rc == 0:
-        w.root = w.slots[step.slot_a]
+        if rc == 0:
+            rc = put_slot(w, step.slot_a, _rc(openat(AT_FDCWD, text(w, step.s0), O_PATH | O_DIRECTORY | O_CLOEXEC)))
+        if rc == 0:
+            w.root = w.slots[step.slot_a]
+    elif rc == 0:
+        fd = c_new_mount(b"overlay", text(w, step.s1), step.n0, 0)
+        rc = put_slot(w, step.slot_a, fd)
+        if rc == 0:
+            rc = root_attach_step(w, step)
     return rc
 
 

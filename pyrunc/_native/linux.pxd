@@ -32,6 +32,7 @@ cdef extern from *:
     #include <sys/socket.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
+    #include <sys/sysmacros.h>
     #include <sys/types.h>
     #include <sys/xattr.h>
     #include <sys/uio.h>
@@ -161,8 +162,13 @@ cdef extern from *:
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
-    off_t lseek(int fd, off_t offset, int whence) nogil
     int SEEK_SET, SEEK_CUR, SEEK_DATA, SEEK_HOLE
+    int O_NOATIME
+    ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
+    ssize_t listxattr(const char *path, char *list, size_t size) nogil
+    int fremovexattr(int fd, const char *name) nogil
+    unsigned int device_major "major"(dev_t device) nogil
+    unsigned int device_minor "minor"(dev_t device) nogil
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
@@ -177,6 +183,7 @@ cdef extern from *:
         dev_t st_dev
         dev_t st_rdev
         unsigned long st_ino
+        unsigned long st_nlink
         mode_t st_mode
         uid_t st_uid
         gid_t st_gid
@@ -186,20 +193,26 @@ cdef extern from *:
         timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
     int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
+    int fchmodat(int dirfd, const char *path, mode_t mode, int flags) nogil
+    long UTIME_OMIT
     int futimens(int fd, const timespec *times) nogil
     int utimensat(int dirfd, const char *path, const timespec *times, int flags) nogil
+    int linkat(int old_dirfd, const char *old_path, int dirfd, const char *path, int flags) nogil
+    ssize_t pwrite(int fd, const void *buffer, size_t count, off_t offset) nogil
+    int setxattr(const char *path, const char *name, const void *value, size_t size, int flags) nogil
+    dev_t makedev(unsigned int major, unsigned int minor) nogil
     bint S_ISDIR(mode_t mode) nogil
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
     bint S_ISSOCK(mode_t mode) nogil
-    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT
+    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT, S_IFDIR, S_IFLNK, S_IFSOCK
     ctypedef struct statfs_t "struct statfs":
         long f_type
     int fstatfs(int fd, statfs_t *result) nogil
 
     # processes
-    int CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWCGROUP, CLONE_NEWTIME
+    int CLONE_FILES, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWCGROUP, CLONE_NEWTIME
     int CLONE_PIDFD, CLONE_PARENT
     uint64_t CLONE_INTO_CGROUP
     pid_t fork() nogil
@@ -209,6 +222,7 @@ cdef extern from *:
     int sched_yield() nogil
     void _exit(int status) nogil
     int execve(const char *path, char *const *argv, char *const *envp) nogil
+    int syncfs(int fd) nogil
     int unshare(int flags) nogil
     int setns(int fd, int nstype) nogil
     int prctl(int option, ...) nogil
@@ -323,7 +337,7 @@ cdef extern from *:
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENXIO, ESTALE
+    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx
 

@@ -39,6 +39,8 @@ cdef enum Op:
     OP_OPEN                         # s0 host path, n0 open flags -> slot a
     OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
     OP_USERNS                       # s0 uid_map, s1 gid_map: a user namespace of its own, for idmapped mounts -> slot a
+    OP_OVERLAY                      # slots b..b+n0-1: layers, the lowest first; slot b+n0: the directory of s1 upper and s2 work;
+                                    # s0 host directory, covered unseen; n1: volatile; n2: made as uid << 32 | gid -> slot a
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
     # host or init
     OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
@@ -51,7 +53,8 @@ cdef enum Op:
     OP_UNSHARE                      # n0 flags
     OP_PROPAGATION                  # s0 path, n0 MS_ flags
     OP_ROOT_ATTACH                  # slot a: the root's mount, s0 host directory that it covers
-    OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options, s2 directory the options are relative to -> slot a
+    OP_ROOT_OVERLAY                 # s0 host directory that it covers, s1 options (n0 pairs, or 0: one text),
+                                    # s2 directory the options are relative to -> slot a
     OP_COPY_UP                      # slot a: a fresh tmpfs, s0 path in the root: its directory's mode if n0, its contents if F_RECURSIVE
     OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL; slot b, if given: a fresh mount, s1 a name in it
     OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
@@ -151,6 +154,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_USERNS: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
+    if op == OP_OVERLAY: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
     if op == OP_OPEN_TREE: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_NEW_MOUNT: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_MOUNT_ATTR: return ON_HOST | IN_INIT | NEEDS_SLOT_A
@@ -316,7 +320,11 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
     """Whether the operands that this kind of step has are ones that it can have."""
     cdef uint32_t op = step.op
     cdef const char *s0 = strings + step.s0
-    if op == OP_NEW_MOUNT:
+    if op == OP_OVERLAY:
+        if not step.n0 or step.n0 >= PLAN_MAX_SLOTS or step.slot_b + step.n0 >= PLAN_MAX_SLOTS:
+            return False
+        return _plain_name(strings + step.s1) and _plain_name(strings + step.s2)
+    if op == OP_NEW_MOUNT or op == OP_ROOT_OVERLAY:
         return step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)
     if op == OP_EXECVE:
         return step.n0 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n0)

@@ -10,6 +10,7 @@ from pyrunc._native.container_init cimport *
 from pyrunc._native.device_bpf cimport *
 from pyrunc._native.killing cimport *
 from pyrunc._native.openat2 cimport *
+from pyrunc._native.overlay cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.unexecuted cimport *
@@ -65,19 +66,8 @@ cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
 cdef inline int open_process(int pid) noexcept nogil:
     """The directory of a child of ours in the host's own procfs."""
     cdef char path[32]
-    cdef char digits[16]
-    cdef int length = 0
-    cdef int at = 6
     memcpy(path, b"/proc/", 6)
-    while pid > 0:
-        digits[length] = <char>(48 + pid % 10)
-        pid = pid / 10
-        length += 1
-    while length > 0:
-        length -= 1
-        path[at] = digits[length]
-        at += 1
-    path[at] = 0
+    put_number(path + 6, pid)
     return <int>_rc(openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC))
 
 
@@ -159,6 +149,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
     if op == OP_USERNS:
         return userns_step(w, step)
+    if op == OP_OVERLAY:
+        return overlay_step(w, step)
     if op == OP_WRITE_PROC:
         return proc_write_step(w, step, pid)
     return shared_step(w, step)

@@ -35,12 +35,17 @@ class Rootfs(NamedTuple):
     *layers* are directories, the lowest first; *scratch* keeps writes in a tmpfs of
     *scratch_bytes* (0: the kernel's default) that dies with the container; otherwise the single layer is used itself.
     *idmap* shows the layers' owners through the container's own id maps, where it has a user namespace.
+    *upper*, with the directory *work* on the same file system, keeps writes on disk instead; *volatile* spares their
+    flushes, for what is thrown away with the container.
     """
 
     layers: tuple[str, ...]
     scratch: bool = False
     scratch_bytes: int = 0
     idmap: bool = False
+    upper: str = ""
+    work: str = ""
+    volatile: bool = False
 
 
 class HostPart:

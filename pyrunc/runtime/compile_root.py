@@ -11,6 +11,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
+from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -23,6 +24,8 @@ _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["
 _CHARDEV = _FLAG["chardev"]
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
+_LAYERS = 500  # OVL_MAX_STACK, Linux 4.20
+_USER_LAYERS = 128  # each is a descriptor, of which a plan has 512, and named by it in a page of options
 _DEVICES = (
     ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
     ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
@@ -52,6 +55,9 @@ class RootPart(HostPart):
         # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
         self.place = _SCRATCH
         layers = self.rootfs.layers
+        if self.rootfs.upper or ("user" in self.new and len(layers) > 1):
+            self._root_of_many()
+            return
         if not self.rootfs.scratch:
             plan.add("open_tree", HOST, "host", a=self.root, s0=layers[0], flags=_RECURSIVE)
             plan.add("mount_attr", HOST, "host", a=self.root, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
@@ -65,35 +71,94 @@ class RootPart(HostPart):
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
         if "user" in self.new:
-            # Attached by descriptor, since the namespace's root may not be able to walk to them; and
-            # the layers are idmapped, not the overlay, which refuses it.
-            base = f"{_SCRATCH}/layers"
-            names = [str(number) for number in range(len(layers))]
-            for name, layer in zip(names, layers, strict=True):
-                slot = plan.slot()
-                plan.add("open_tree", HOST, "host", a=slot, s0=layer)
-                if self.rootfs.idmap:
-                    self._idmap(slot, layer, self.id_maps, False)
-                plan.add("attach", INIT, "root", a=slot, s0=f"/layers/{name}", flags=_CREATE)
+            # Attached by descriptor, since the namespace's root may not be able to walk to it; and
+            # the layer is idmapped, not the overlay, which refuses it.
+            slot = plan.slot()
+            plan.add("open_tree", HOST, "host", a=slot, s0=layers[0])
+            if self.rootfs.idmap:
+                self._idmap(slot, layers[0], self.id_maps, False)
+            plan.add("attach", INIT, "root", a=slot, s0="/layer", flags=_CREATE)
+            base, names = _SCRATCH, ["layer"]
         else:
-            base = os.path.dirname(layers[0]) if len(layers) == 1 else os.path.commonpath(layers)
-            names = [_escape(os.path.relpath(layer, base)) for layer in layers]
-        lower = ":".join(reversed(names))
-        options = f"lowerdir={lower},upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work,volatile"
-        if len(options) >= 4096:
-            raise Unsupported(
-                f"{len(layers)} layers need {len(options)} bytes of mount options; 4095 are possible"
+            base, names = relative(layers)
+        self._overlay(
+            base, names, writable(f"{_SCRATCH}/upper", f"{_SCRATCH}/work", volatile=True, layer=False)
+        )
+
+    def _root_of_many(self) -> None:
+        """An overlay whose upper directory is on disk and outlives the container, or that the host has to mount."""
+        rootfs = self.rootfs
+        if self.files:
+            self._scratch()
+        if "user" in self.new:
+            self._overlay_of_host()
+            return
+        base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
+        self._overlay(base, layers, writable(upper, work, volatile=rootfs.volatile, layer=True))
+
+    def _overlay_of_host(self) -> None:
+        """For a user namespace, in which the kernel would not see that a layer makes a directory opaque.
+
+        That is a trusted.* attribute, which is the host's. Layers and the directory of upper and work are
+        idmapped, not the overlay, which refuses it.
+        """
+        plan, rootfs = self.plan, self.rootfs
+        if rootfs.idmap and _kernel() < (5, 19):
+            raise Unsupported("layers in a user namespace need idmapped layers of overlay, Linux 5.19")
+        if len(rootfs.layers) > _USER_LAYERS:
+            raise Unsupported(f"{len(rootfs.layers)} layers in a user namespace; {_USER_LAYERS} are possible")
+        directory = os.path.dirname(rootfs.upper)
+        if os.path.dirname(rootfs.work) != directory:
+            raise InvalidSpec("rootfs: upper and work must be in one directory")
+        slots = [plan.slot() for _ in range(len(rootfs.layers) + 1)]
+        for slot, path in zip(slots, (*rootfs.layers, directory), strict=True):
+            if path:
+                plan.add("open_tree", HOST, "host", a=slot, s0=path)
+                if rootfs.idmap:
+                    self._idmap(slot, path, self.id_maps, False)
+            else:
+                self._new_mount("tmpfs", slot, self._scratch_options(), 0, "host")
+        plan.add(
+            "overlay", HOST, "host", a=self.root, b=slots[0], s0=_SCRATCH,
+            s1=os.path.basename(rootfs.upper) or "upper", s2=os.path.basename(rootfs.work) or "work",
+            n0=len(rootfs.layers), n1=rootfs.volatile or not directory,
+            n2=self._shown_root() if rootfs.idmap or not directory else 0,
+        )  # fmt: skip
+        plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
+
+    def _shown_root(self) -> int:
+        """What the host sees the layers' root as: uid << 32 | gid."""
+        uid, gid = (
+            next(
+                (int(m["hostID"]) for m in self.linux[key] if not int(m["containerID"])),
+                int(self.linux[key][0]["hostID"]),
             )
-        plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base)
+            for key in ("uidMappings", "gidMappings")
+        )
+        return uid << 32 | gid
+
+    def _overlay(self, base: str, layers: Sequence[str], more: Sequence[tuple[str, str]]) -> None:
+        """Mount it in init; *layers* and what *more* names are relative to *base*, so that many fit."""
+        options, count = option_text(layers, more), 0
+        size = len(os.fsencode(options))
+        if size > OPTIONS_MAX:
+            pairs = option_pairs(layers, more)
+            if len(layers) > _LAYERS:
+                raise Unsupported(f"{len(layers)} layers; {_LAYERS} are possible")
+            if _kernel() < (6, 8) or any(len(os.fsencode(value)) > 255 for _, value in pairs):
+                raise Unsupported(
+                    f"{len(layers)} layers need {size} bytes of mount options; {OPTIONS_MAX} are possible"
+                )
+            options, count = "".join(f"{key}\0{value}\0" for key, value in pairs), len(pairs)
+        self.plan.add("root_overlay", INIT, "root", a=self.root, s0=self.place, s1=options, s2=base, n0=count)
 
     def _scratch(self) -> None:
         """A tmpfs of this container alone, where upper, work and the made-up files live."""
         plan = self.plan
         slot = plan.slot()
-        options = [("mode", "0755")]
-        if self.rootfs.scratch_bytes:
-            options.append(("size", str(self.rootfs.scratch_bytes)))
-        self._new_mount("tmpfs", slot, options, mo.NODEV if not self.rootfs.scratch else 0, "root")
+        self._new_mount(
+            "tmpfs", slot, self._scratch_options(), mo.NODEV if not self.rootfs.scratch else 0, "root"
+        )
         plan.add("root_attach", INIT, "root", a=slot, s0=_SCRATCH)
         plan.add("mkdir", INIT, "root", s0="/root", n0=0o755)
         self.place = f"{_SCRATCH}/root"
@@ -101,6 +166,10 @@ class RootPart(HostPart):
             plan.add("mkdir", INIT, "root", s0="/files", n0=0o755)
             for number, content in enumerate(self.files.values()):
                 plan.add("file", INIT, "root", s0=f"/files/{number}", s1=content, n0=0o644)
+
+    def _scratch_options(self) -> list[tuple[str, str]]:
+        size = self.rootfs.scratch_bytes
+        return [("mode", "0755"), *([("size", str(size))] if size else [])]
 
     def _new_mount(
         self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str,
@@ -110,8 +179,9 @@ class RootPart(HostPart):
         named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
         listed = "".join(f"{key}\0{value}\0" for key, value in named)
         self.plan.add(
-            "new_mount", INIT, stage, a=slot, s0=kind, s1=listed, s2=destination, n0=len(named), n1=attributes
-        )
+            "new_mount", HOST if stage == "host" else INIT, stage, a=slot, s0=kind, s1=listed, s2=destination,
+            n0=len(named), n1=attributes,
+        )  # fmt: skip
 
     def _mounts(self) -> None:
         self.procfs = -1
@@ -410,6 +480,6 @@ def _destination(entry: Mapping[str, Any]) -> str:
     return os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
 
 
-def _escape(path: str) -> str:
-    """A path for overlay's option string: ``,`` ends an option, ``:`` a layer."""
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split("-")[0].split(".")[:2]
+    return int(major), int(minor)

@@ -186,6 +186,9 @@ class Supervised(held.Holder):
             # ENAMETOOLONG: no name can be, but the walk is bounded.
             deep = ", at most 127 directories deep" if error == _ENAMETOOLONG else ""
             return f"cannot copy what the image has at {path} into the tmpfs there{deep}", errors.StartError
+        if step.op in ("overlay", "root_overlay"):
+            what = f"of {step.n0} layers for a user namespace" if step.op == "overlay" else f"in {step.s2}"
+            return f"cannot mount the overlay {what}", errors.StartError
         if step.op == "mount_attr" and step.n0 == IDMAP:
             return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":

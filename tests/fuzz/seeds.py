@@ -29,6 +29,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("open", HOST, {"a": 6, "s0": "/proc/self/ns/net"}),
     ("device_bpf", HOST, {"a": 4, "n0": 0, "n1": 3}),
     ("userns", HOST, {"a": 7, "s0": "0 100000 65536\n", "s1": "0 100000 65536\n"}),
+    ("overlay", HOST, {"a": 10, "b": 8, "n0": 1, "n1": 1, "s0": "/sys", "s1": "fs", "s2": "work"}),
     ("open_tree", HOST, {"a": 8, "s0": "/srv", "flags": native.FLAGS["recursive"]}),
     ("new_mount", HOST, {"a": 9, "s0": "tmpfs", "s1": "mode\x000755\0size\x0064k\0ro\0\0", "n0": 3, "n1": 14}),
     ("mount_attr", HOST, {"a": 8, "b": 7, "n0": 0x100000, "n1": 1, "n2": 1 << 18}),
@@ -129,6 +130,11 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
         },
     }  # fmt: skip
     yield "user", user, Rootfs(("/usr",), idmap=True), {}
+    layered = Rootfs(
+        ("/usr/bin", "/usr/lib"), idmap=True, upper="/srv/7/fs", work="/srv/7/work", volatile=True
+    )
+    yield "user-layers", user, layered, {"/etc/hosts": "127.0.0.1 localhost\n"}
+    yield "layers", docker, layered._replace(idmap=False), {}
     joined = [{"type": "mount"}, *({"type": kind, "path": f"/proc/1/ns/{kind}"} for kind in ("uts", "ipc"))]
     yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
 

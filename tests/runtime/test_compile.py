@@ -1,6 +1,8 @@
 """What the compiler makes of a document, without root: order, refusals by field, and numbers that fit."""
 
 import copy
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,10 +156,24 @@ def test_v2_of_a_hybrid_host_is_used_where_it_can_do_something(
     assert (plan.cgroup_slot != native.ABSENT) == used
 
 
-def test_layers_beyond_a_page_of_options() -> None:
-    layers = tuple(f"/tmp/{number:0100d}" for number in range(60))
+def test_layers_beyond_a_page_of_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overlay(count: int, digits: int) -> Any:
+        layers = tuple(f"/tmp/{number:0{digits}d}/fs" for number in range(count))
+        found = compile_spec(SPEC, Rootfs(layers, scratch=True)).steps
+        return next(step for step in found if step.op == "root_overlay")
+
+    few = overlay(5, 9)
+    assert few.n0 == 0 and few.s1.startswith("lowerdir=000000004/fs:000000003/fs:")
+    many = overlay(500, 9)
+    assert many.n0 >= 500 and many.s1.startswith("lowerdir+\x00000000499/fs\0lowerdir+\x00000000498/fs\0")
+    with pytest.raises(Unsupported, match="501 layers; 500 are possible"):
+        overlay(501, 9)
     with pytest.raises(Unsupported, match=r"60 layers need .* bytes"):
-        compile_spec(SPEC, Rootfs(layers, scratch=True))
+        overlay(60, 255)  # fsconfig(2) takes less
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release="6.1.0-18-amd64", machine="x86_64"))
+    with pytest.raises(Unsupported, match=r"500 layers need .* bytes"):
+        overlay(500, 9)
+    assert overlay(5, 9) == few
 
 
 def test_a_plan_finishes_with_any_arguments_that_execve_takes() -> None:
