@@ -256,10 +256,10 @@ class Database:
             raise self._other_version(version)
 
     def _upgrade(self, connection: "sqlite3.Connection", version: int) -> None:
-        scripts = "\n".join(self.schema[version:])
+        scripts = "\n;\n".join(self.schema[version:])
         try:
             connection.executescript(
-                f"BEGIN IMMEDIATE;\n{scripts}\nPRAGMA user_version={len(self.schema)};\nCOMMIT;"
+                f"BEGIN IMMEDIATE;\n{scripts}\n;\nPRAGMA user_version={len(self.schema)};\nCOMMIT;"
             )
         except BaseException:
             self._settle(connection)

@@ -289,6 +289,10 @@ class Metadata:
         )
         return [row[0] for row in rows]
 
+    def uses(self) -> list[tuple[str, str, str]]:
+        """Return (container, image id, its snapshot) of all containers, sorted."""
+        return self.database.query("SELECT container, image, snapshot FROM users ORDER BY container")
+
     # ---- for collect and check
 
     def is_named(self, kind: "Literal['blob', 'snapshot']", name: str) -> bool:
@@ -301,14 +305,18 @@ class Metadata:
         with self.database.transaction() as connection:
             yield [name for name in names if not connection.execute(_NAMED[kind], (name,)).fetchone()[0]]
 
-    def named_blobs(self) -> dict[str, list[str]]:
-        """Return the digests that rows of images name, with the ids of those images."""
-        found: dict[str, list[str]] = {}
-        for digest, image in self.database.query(
-            "SELECT DISTINCT digest, image FROM image_blobs ORDER BY digest, image"
-        ):
-            found.setdefault(digest, []).append(image)
-        return found
+    def named_blobs(self) -> list[str]:
+        """Return the digests that rows of images name, sorted."""
+        return [
+            row[0] for row in self.database.query("SELECT DISTINCT digest FROM image_blobs ORDER BY digest")
+        ]
+
+    def images_of(self, digest: str) -> list[str]:
+        """Return the ids of the images whose rows name the blob *digest*, sorted."""
+        rows = self.database.query(
+            "SELECT DISTINCT image FROM image_blobs WHERE digest = ? ORDER BY image", (digest,)
+        )
+        return [row[0] for row in rows]
 
     def _names(self, kind: str, image_id: str | None) -> list[tuple[str, str]]:
         return self.database.query(
