@@ -13,7 +13,8 @@ import hashlib
 
 from pyrunc.errors import InvalidSpec, NotFound, Unsupported
 from pyrunc.records import NamedTuple
-from pyrunc.spec.shape import flag, integer, list_of, map_of, record, refuse, text
+from pyrunc.spec import shape
+from pyrunc.spec.shape import flag, integer, list_of, map_of, record, refuse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,6 +113,15 @@ def is_digest(value: object) -> bool:
     )
 
 
+def text(value: object, field: str) -> None:
+    """Text that can be written as UTF-8: halves of UTF-16 pairs, which JSON can say alone, cannot."""
+    shape.text(value, field)
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise refuse(field, "text", value) from None
+
+
 def digest(value: object, field: str) -> None:
     """A digest; a check as those of pyrunc.spec.shape."""
     if isinstance(value, str) and value.startswith("sha512:") and len(value) == 7 + 128:
@@ -184,7 +194,7 @@ def _no_constant(name: str) -> "Any":
 _INT64 = integer(-(1 << 63), (1 << 63) - 1)
 _SIZE = integer(0, (1 << 63) - 1)
 _TEXTS = list_of(text)
-_ANNOTATIONS = map_of(text)
+_ANNOTATIONS = map_of(text, text)
 _PLATFORM = record(os=text, architecture=text, variant=text)
 _DESCRIPTOR = record(mediaType=text, digest=digest, size=_SIZE, platform=_PLATFORM, annotations=_ANNOTATIONS)
 
@@ -354,7 +364,7 @@ def _time(value: object, field: str) -> None:
     nanoseconds(str(value), field)
 
 
-_SET = map_of(_nothing)
+_SET = map_of(_nothing, text)
 _RUN = record(
     Hostname=text, Domainname=text, User=text, ExposedPorts=_SET, Env=_TEXTS, Cmd=_TEXTS, Entrypoint=_TEXTS,
     Volumes=_SET, WorkingDir=text, Labels=_ANNOTATIONS, StopSignal=text, StopTimeout=_INT64, OnBuild=_TEXTS,

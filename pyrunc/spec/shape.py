@@ -62,14 +62,14 @@ def list_of(item: "Check") -> "Check":
     return check
 
 
-def map_of(item: "Check") -> "Check":
-    """An object with any keys whose every value passes *item*."""
+def map_of(item: "Check", name: "Check" = text) -> "Check":
+    """An object whose every key passes *name*, and every value *item*."""
 
     def check(value: object, field: str) -> None:
         if not isinstance(value, Mapping):
             raise refuse(field, "an object", value)
         for key, member in value.items():
-            text(key, field)
+            name(key, field)
             item(member, f"{field}[{key!r}]")
 
     return check

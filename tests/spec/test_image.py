@@ -114,6 +114,8 @@ def test_an_index_that_is_a_manifest_too_is_refused() -> None:
         ({"config": {"Cmd": [1]}}, r"c\.config\.Cmd\[0\]: must be a string"),
         ({"config": {"Cmd": ["a\0b"]}}, r"c\.config\.Cmd\[0\]: must be text without NUL"),
         ({"config": {"Cmd": ["\ud800"]}}, r"c\.config\.Cmd\[0\]: must be text"),
+        ({"config": {"User": "\udc80"}}, r"c\.config\.User: must be text"),
+        ({"config": {"Labels": {"\udc80": "a"}}}, r"c\.config\.Labels: must be text"),
         ({"config": {"Volumes": {"/a": 1}}}, r"c\.config\.Volumes\['/a'\]"),
         ({"config": {"Labels": {"a": None}}}, r"c\.config\.Labels\['a'\]"),
         ({"config": {"Healthcheck": {"Interval": "5s"}}}, r"c\.config\.Healthcheck\.Interval"),
