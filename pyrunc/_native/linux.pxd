@@ -31,6 +31,7 @@ cdef extern from *:
     #include <sys/socket.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
+    #include <sys/sysmacros.h>
     #include <sys/types.h>
     #include <sys/xattr.h>
     #include <sys/uio.h>
@@ -161,13 +162,29 @@ cdef extern from *:
     int fchdir(int fd) nogil
     char *getcwd(char *buffer, size_t size) nogil
     mode_t umask(mode_t mask) nogil
+    struct timespec:
+        long tv_sec
+        long tv_nsec
     ctypedef struct stat_t "struct stat":
         dev_t st_dev
         dev_t st_rdev
         unsigned long st_ino
         mode_t st_mode
         off_t st_size
+        timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
+    int fchmod(int fd, mode_t mode) nogil
+    int fchmodat(int dirfd, const char *path, mode_t mode, int flags) nogil
+    int fchown(int fd, uid_t uid, gid_t gid) nogil
+    long UTIME_OMIT
+    int futimens(int fd, const timespec *times) nogil
+    int utimensat(int dirfd, const char *path, const timespec *times, int flags) nogil
+    int linkat(int old_dirfd, const char *old_path, int dirfd, const char *path, int flags) nogil
+    int ftruncate(int fd, off_t size) nogil
+    ssize_t pwrite(int fd, const void *buffer, size_t count, off_t offset) nogil
+    int setxattr(const char *path, const char *name, const void *value, size_t size, int flags) nogil
+    dev_t makedev(unsigned int major, unsigned int minor) nogil
     bint S_ISDIR(mode_t mode) nogil
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
@@ -290,16 +307,13 @@ cdef extern from *:
     int SO_RCVTIMEO
     int setsockopt(int fd, int level, int option, const void *value, unsigned int size) nogil
     int CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
     int clock_gettime(int clock, timespec *result) nogil
     int nanosleep(const timespec *duration, timespec *rest) nogil
 
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC
+    int ENOMEM, EROFS, EIO, ENOSPC, ENOTEMPTY, ERANGE
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 

@@ -16,28 +16,7 @@ import pytest
 import setup_hello
 from pyrunc import errors
 from pyrunc.image import layout
-
-
-def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.TarInfo:
-    """Return a member's header."""
-    info = tarfile.TarInfo(name)
-    info.type = kind
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info
-
-
-def tar(*members: tuple[str, str] | tarfile.TarInfo) -> bytes:
-    """Return an archive of files (name, text) and of headers alone."""
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as archive:
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                archive.addfile(member)
-            else:
-                data = member[1].encode()
-                archive.addfile(entry(member[0], size=len(data)), io.BytesIO(data))
-    return target.getvalue()
+from tests.tars import entry, tar
 
 
 def digest(data: bytes) -> str:
@@ -155,10 +134,6 @@ def test_a_directory_and_a_file_take_each_others_place(maker: Maker, root: Path)
     [
         [("../escaped", "")],
         [("a/../../escaped", "")],
-        [entry("a", tarfile.SYMTYPE, linkname=".."), ("a/escaped", "")],
-        [entry("a", tarfile.SYMTYPE, linkname=".."), entry("a/b", tarfile.DIRTYPE)],
-        [entry("a", tarfile.SYMTYPE, linkname=".."), entry("a/.wh.secret")],
-        [entry("a", tarfile.SYMTYPE, linkname=".."), entry("a/.wh..wh..opq")],
         [entry("a", tarfile.LNKTYPE, linkname="../secret")],
         [entry("s", tarfile.SYMTYPE, linkname=".."), entry("a", tarfile.LNKTYPE, linkname="s/secret")],
         [entry("a/.wh...")],
@@ -174,6 +149,17 @@ def test_no_member_leads_outside(maker: Maker, root: Path, members: list[Any]) -
     assert [path for path in tree(root.parent) if not path.startswith("root/")] == before
     assert (root.parent / "secret").read_text() == "secret"
     assert (root.parent / "secret").stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(
+    "member",
+    [("a/escaped", ""), entry("a/b", tarfile.DIRTYPE), entry("a/.wh.secret"), entry("a/.wh..wh..opq")],
+)
+def test_a_symlink_is_resolved_inside_the_root(maker: Maker, root: Path, member: Any) -> None:
+    """As Docker does, for which the root is a chroot: what would climb out of it stays at its top."""
+    unpack(maker.write(tar(entry("a", tarfile.SYMTYPE, linkname=".."), member)), root)
+    assert [path for path in tree(root.parent) if not path.startswith("root/")] == ["root", "secret"]
+    assert set(tree(root)) <= {"a", "escaped", "b"}
 
 
 def test_an_extractor_that_trusts_names_would_lead_outside(root: Path) -> None:
@@ -195,11 +181,9 @@ def test_a_symlink_is_replaced_not_followed(maker: Maker, root: Path) -> None:
     assert (root / "a").read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE])
-def test_device_nodes_are_refused(maker: Maker, root: Path, kind: bytes) -> None:
-    with pytest.raises(errors.Unsupported, match="dev/mem: device nodes"):
-        unpack(maker.write(tar(entry("dev/mem", kind, devmajor=1, devminor=1))), root)
-    assert not (root / "dev/mem").exists()
+def test_device_nodes_are_made(maker: Maker, root: Path) -> None:
+    unpack(maker.write(tar(entry("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3))), root)
+    assert (root / "dev/null").stat().st_rdev == os.makedev(1, 3)
 
 
 def test_a_changed_blob_is_noticed(maker: Maker, root: Path) -> None:
@@ -251,7 +235,7 @@ def test_a_bomb_is_bounded(maker: Maker, root: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_number_of_members_is_bounded(maker: Maker, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "MAX_MEMBERS", 3)
-    with pytest.raises(errors.InvalidSpec, match="more than 3 members"):
+    with pytest.raises(errors.InvalidSpec, match="d: the layer has more than 1 members"):
         unpack(maker.write(tar(("a", ""), ("b", "")), tar(("c", ""), ("d", ""))), root)
 
 
@@ -279,7 +263,7 @@ def pointer(**changed: Any) -> dict[str, Any]:
         ("index", {"manifests": [pointer(digest="sha256:" + "A" * 64)]}, errors.InvalidSpec, "64 hex"),
         ("index", {"manifests": [pointer(size=-1)]}, errors.InvalidSpec, r"manifests\[0\]\.size"),
         ("index", {"manifests": [pointer()]}, errors.Unsupported, "x is not supported"),
-        ("manifest", {"layers": [pointer(mediaType="tar+zstd")]}, errors.Unsupported, "zstd"),
+        ("manifest", {"layers": [pointer(mediaType="tar+xz")]}, errors.Unsupported, "xz"),
         ("manifest", {"config": None}, errors.InvalidSpec, r"manifest\.config: must be an object"),
         ("config", {"rootfs": {}}, errors.InvalidSpec, r"config\.rootfs: missing"),
         ("config", {"rootfs": {"diff_ids": []}}, errors.InvalidSpec, r"diff_ids: 0 for 1 layers"),
