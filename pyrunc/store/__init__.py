@@ -3,6 +3,7 @@
     <root>/content/blobs/sha256/<hex>   the bytes of that digest, 0444            content.py
     <root>/content/ingest/<random>      being written, locked by its writer       content.py
     <root>/images.db                    images, names, layers, users, leases      metadata.py, leases.py
+    <root>/images.db.lock, .reserve     who makes it; space for a deletion        database.py
     <root>/snapshots/<driver>/          each driver's own
 
 The row is the truth. A durable write goes under a temporary name, fsync, rename, fsync of the directory, and only

@@ -312,7 +312,7 @@ class BlobReader(io.RawIOBase):
     """The bytes of a blob, once, in order; the last of them are only given when all are the digest's.
 
     *digest* and *size* (in bytes) say which; *verified*, whether the end was reached. A consumer that stops
-    before the end calls `finish`.
+    before the end calls `finish`. There is no `fileno`: who reads past this class gets bytes that nobody verified.
     """
 
     def __init__(self, digest: str, fd: int) -> None:
@@ -327,10 +327,6 @@ class BlobReader(io.RawIOBase):
     def readable(self) -> bool:
         """Return True."""
         return True
-
-    def fileno(self) -> int:
-        """Return the descriptor; what is read from it directly is not verified."""
-        return self._fd
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return at most *size* bytes, or all that are left; fewer only at the end. Raises DataLoss there."""

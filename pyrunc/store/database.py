@@ -3,6 +3,8 @@
 WAL: readers never wait, writers wait for one another. Each thread has a connection of its own. SQLite forbids a
 connection to cross a fork, and forbids even to open the same file again in the child while one is open; so a fork
 waits for the transactions of other threads, all connections are closed before it, and opened again when next used.
+
+Even a deletion needs some space, so a little is kept in <path>.reserve, which is given up on a full disk.
 Source: sqlite.org/wal.html, sqlite.org/howtocorrupt.html section 2.6.
 """
 
@@ -27,11 +29,12 @@ from pyrunc.store.files import Lock, make_directory, said_full, sync_directory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Literal
 
 _BESIDE = ("", "-wal", "-shm", "-journal")
 _LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
+_RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _abandoned: "list[sqlite3.Connection]" = []
 # How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
@@ -45,8 +48,8 @@ class Database:
     """The SQLite file *path*, made when it is missing.
 
     *schema* has one script of SQL for each version, which leads there from the version before; *synchronous* FULL
-    makes a transaction outlive a loss of power, NORMAL only a crash of the program. *remedy* is what to say when the
-    file is damaged. A writer waits *timeout_s* for others, then TimedOut is raised.
+    makes a transaction outlive a loss of power, NORMAL only a crash of the program. *remedy* says what to do when
+    the file is damaged. A writer waits *timeout_s* for others, then TimedOut is raised.
 
     Raises DataLoss for a damaged file, Unsupported for one of a later version, StorageFull, PermissionDenied.
     """
@@ -57,7 +60,7 @@ class Database:
         schema: "Sequence[str]",
         synchronous: "Literal['FULL', 'NORMAL']",
         *,
-        remedy: str = "",
+        remedy: "str | Callable[[], str]" = "",
         timeout_s: float = 60.0,
     ) -> None:
         import sqlite3  # 10 ms that whoever needs no database does not pay
@@ -79,14 +82,18 @@ class Database:
                     self._create()
         _databases.add(self)
         self._check_version()
+        self._keep_reserve()
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> "Iterator[sqlite3.Connection]":
+    def transaction(self, *, durable: bool = True, frees: bool = False) -> "Iterator[sqlite3.Connection]":
         """Write: all of what is inside happens, or nothing; no other process writes meanwhile.
 
-        Without *durable* it may be undone by a loss of power, and costs no fsync. Not to be nested.
+        Without *durable* it may be undone by a loss of power, and costs no fsync. One that *frees* space has some
+        in reserve on a full disk. Not to be nested.
         """
         relaxed = not durable and self.synchronous == "FULL"
+        if frees and _is_full(self.path):
+            _remove(self.path + ".reserve")
         with self._connection() as connection:
             if relaxed:
                 connection.execute("PRAGMA synchronous=NORMAL")
@@ -168,7 +175,7 @@ class Database:
             if self._torn:
                 raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
             if handle.raw is None:
-                handle.raw = self._connect(self.path)
+                handle.raw = self._connect_somehow()
             yield handle.raw
         except self._sqlite.Error as exc:
             if not isinstance(exc, self._sqlite.IntegrityError):
@@ -190,6 +197,30 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
         except self._sqlite.Error:
             self._local.handle.close()  # which rolls back too
+
+    def _connect_somehow(self) -> "sqlite3.Connection":
+        """Connect, with the space in reserve if there is no other."""
+        try:
+            return self._connect(self.path)
+        except self._sqlite.Error as exc:
+            reserve = self.path + ".reserve"
+            if not isinstance(self._translated(exc), StorageFull) or not os.path.exists(reserve):
+                raise
+            _remove(reserve)
+            return self._connect(self.path)
+
+    def _keep_reserve(self) -> None:
+        reserve = self.path + ".reserve"
+        if os.path.exists(reserve) or _is_full(self.path):
+            return
+        try:
+            fd = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _RESERVE_BYTES)
+            finally:
+                os.close(fd)
+        except OSError:
+            return  # there is none, or a smaller one
 
     def _connect(self, path: str) -> "sqlite3.Connection":
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
@@ -234,8 +265,9 @@ class Database:
         try:
             connection = self._connect(new)
             try:
-                connection.execute("PRAGMA journal_mode=WAL")
+                # Logging ahead only from here on: what a log holds would stay behind on a full disk.
                 self._upgrade(connection, 0)
+                connection.execute("PRAGMA journal_mode=WAL")
             finally:
                 connection.close()
             os.fsync(fd)
@@ -286,6 +318,8 @@ class Database:
         if primary in (sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED):
             return TimedOut(f"{self.path} is locked by another process for {self._timeout_s:g} s")
         if primary in (sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN):
+            if os.path.exists(self.path) and not os.access(self.path, os.R_OK | os.W_OK):
+                return PermissionDenied(f"{self.path}: permission denied")
             if _is_full(self.path):
                 return StorageFull(f"no space left for {self.path}")
             return Unavailable(f"{text} ({name})")
@@ -298,7 +332,8 @@ class Database:
         return PyruncError(text)
 
     def _damaged(self, why: str) -> DataLoss:
-        return DataLoss(f"{self.path} is damaged: {why}" + (f"; {self._remedy}" if self._remedy else ""))
+        remedy = self._remedy if isinstance(self._remedy, str) else self._remedy()
+        return DataLoss(f"{self.path} is damaged: {why}" + (f"; {remedy}" if remedy else ""))
 
 
 class _Handle:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.records import NamedTuple
 from pyrunc.store import leases
-from pyrunc.store.content import blob_path, check_digest
+from pyrunc.store.content import ContentStore, blob_path, check_digest
 from pyrunc.store.database import Database
 
 TYPE_CHECKING = False
@@ -98,14 +98,8 @@ class Metadata:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.database = Database(
-            os.path.join(root, "images.db"),
-            SCHEMA,
-            "FULL",
-            remedy="the names of images are lost with it, the content below"
-            f" {os.path.join(root, 'content')} is not: move images.db, images.db-wal and images.db-shm away,"
-            " then load or pull the images again; what is not loaded again goes with the next collection",
-        )
+        path = os.path.join(root, "images.db")
+        self.database = Database(path, SCHEMA, "FULL", remedy=lambda: _remedy(root))
 
     def close(self) -> None:
         """Close the database."""
@@ -207,7 +201,7 @@ class Metadata:
         Raises NotFound; FailedPrecondition with *if_unnamed* while a reference, with *if_unused* while a container
         names it, seen in the same transaction.
         """
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             _need_image(connection, image_id)
             for wanted, sql, what in (
                 (
@@ -273,7 +267,7 @@ class Metadata:
 
     def unuse(self, container_id: str) -> None:
         """Say that a container uses no image any more."""
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             row = connection.execute(
                 "SELECT image FROM users WHERE container = ?", (container_id,)
             ).fetchone()
@@ -325,12 +319,21 @@ class Metadata:
         )
 
     def _delete_name(self, name: str, kind: str) -> str | None:
-        with self.database.transaction() as connection:
+        with self.database.transaction(frees=True) as connection:
             row = connection.execute(
                 "SELECT image FROM names WHERE name = ? AND kind = ?", (name, kind)
             ).fetchone()
             connection.execute("DELETE FROM names WHERE name = ? AND kind = ?", (name, kind))
         return row[0] if row else None
+
+
+def _remedy(root: str) -> str:
+    blobs = list(ContentStore(root).walk())
+    return (
+        f"the names of images are lost with it, the {len(blobs)} blobs of {sum(blob.size for blob in blobs)} bytes"
+        f" below {root}/content are not: move images.db, images.db-wal and images.db-shm away, then load or"
+        " pull the images again; what is not loaded again goes with the next collection"
+    )
 
 
 def _need_image(connection: "sqlite3.Connection", image_id: str) -> None:

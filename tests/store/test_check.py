@@ -88,7 +88,7 @@ def says_what_to_do(root: Path) -> None:
         Metadata(str(root)).images()
     text = str(caught.value)
     assert text.startswith(f"{root}/images.db is damaged: ")
-    assert f"the content below {root}/content is not" in text
+    assert f"the 3 blobs of {len('one configone manifestlayer')} bytes below {root}/content are not" in text
 
 
 @pytest.mark.parametrize("left", [0, 50, 100, 4096, 10_000])
@@ -104,6 +104,17 @@ def test_garbage_in_place_of_the_database_is_one_clear_error(kit: Kit, tmp_path:
     for size in (10, 100, 200_000):
         path.write_bytes(os.urandom(size))
         says_what_to_do(tmp_path)
+
+
+def test_garbage_in_the_log_costs_what_was_in_it_and_no_more(kit: Kit, tmp_path: Path) -> None:
+    row = put(*kit, "one", "name:1")
+    path = checkpointed(kit[1])
+    for size in (1, 32, 100_000):
+        Path(f"{path}-wal").write_bytes(os.urandom(size))
+        metadata = Metadata(str(tmp_path))
+        assert metadata.references() == [("name:1", row.id)]
+        assert check(kit[0], metadata) == []
+        metadata.close()
 
 
 def test_what_the_error_advises_works(kit: Kit, tmp_path: Path) -> None:

@@ -256,6 +256,8 @@ def test_a_reader_is_a_file_for_those_that_want_one(store: ContentStore) -> None
     reader = store.open(blob.digest)
     assert isinstance(reader, BlobReader)
     assert (reader.readable(), reader.seekable(), reader.writable()) == (True, False, False)
+    with pytest.raises(OSError, match="fileno"):
+        reader.fileno()  # nobody gets past the verification by accident, as subprocess would
     reader.close()
     reader.close()
     with pytest.raises(ValueError, match="closed"):

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -186,6 +187,23 @@ def test_a_file_that_goes_away_is_an_error_and_not_an_empty_one(tmp_path: Path) 
     thread.join()
     assert isinstance(errors[0], Unavailable)
     assert not os.path.exists(database.path)
+
+
+def test_without_the_right_to_it_the_error_says_so() -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from tests.store.test_database import *\n"
+        "from pyrunc.errors import PermissionDenied\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: make(Path(sys.argv[1]))\n"
+        "except PermissionDenied as exc: print(exc)"
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        make(Path(directory)).close()
+        found = subprocess.run(
+            [sys.executable, "-c", code, directory], capture_output=True, text=True, check=True
+        )
+        assert found.stdout == f"{directory}/x.db: permission denied\n"
 
 
 # ---- fork
