@@ -114,6 +114,8 @@ cdef inline int settle(layer *a, int fd) noexcept nogil:
     cdef int rc = 0
     if a.tree.set_owner:
         rc = <int>_rc(fchown(fd, m.uid, m.gid))
+        if rc == 0 and m.type == TAR_DIRECTORY:
+            rc = clear_xattrs(fd)
     if rc == 0 and m.xattrs:
         rc = set_xattrs(&a.reader, fd, not a.tree.set_owner, &a.skipped_xattrs)
     return rc if rc < 0 else <int>_rc(fchmod(fd, m.mode))

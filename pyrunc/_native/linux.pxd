@@ -155,7 +155,16 @@ cdef extern from *:
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
     off_t lseek(int fd, off_t offset, int whence) nogil
-    int SEEK_SET
+    int SEEK_SET, SEEK_DATA, SEEK_HOLE
+    int O_NOATIME
+    ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
+    ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
+    ssize_t listxattr(const char *path, char *list, size_t size) nogil
+    ssize_t flistxattr(int fd, char *list, size_t size) nogil
+    int fremovexattr(int fd, const char *name) nogil
+    ssize_t fgetxattr(int fd, const char *name, void *value, size_t size) nogil
+    unsigned int device_major "major"(dev_t device) nogil
+    unsigned int device_minor "minor"(dev_t device) nogil
     int dup3(int old, int new, int flags) nogil
     int pipe2(int *fds, int flags) nogil
     int chdir(const char *path) nogil
@@ -169,8 +178,12 @@ cdef extern from *:
         dev_t st_dev
         dev_t st_rdev
         unsigned long st_ino
+        unsigned long st_nlink
         mode_t st_mode
+        uid_t st_uid
+        gid_t st_gid
         off_t st_size
+        long st_blocks
         timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
     int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
@@ -189,7 +202,7 @@ cdef extern from *:
     bint S_ISCHR(mode_t mode) nogil
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
-    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT
+    mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT, S_IFDIR, S_IFLNK, S_IFSOCK
     ctypedef struct statfs_t "struct statfs":
         long f_type
     int fstatfs(int fd, statfs_t *result) nogil
@@ -313,7 +326,7 @@ cdef extern from *:
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC, ENOTEMPTY, ERANGE
+    int ENOMEM, EROFS, EIO, ENOSPC, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
     unsigned long TIOCSCTTY
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64
 

@@ -37,6 +37,26 @@ cdef inline ssize_t _unescape(char *text, size_t size) noexcept nogil:
     return <ssize_t>n
 
 
+cdef inline void _unescape_gnu(char *text, size_t size) noexcept nogil:
+    """Turn "%3D" and "%25" into "=" and "%" in place, all that GNU tar writes so in a name; it stays terminated.
+
+    Docker writes names as they are, and none with "=": only a name that has one of these two as text suffers.
+    """
+    cdef size_t i = 0
+    cdef size_t n = 0
+    while i < size:
+        text[n] = text[i]
+        # The NUL at the end ends each comparison.
+        if text[i] == c'%' and text[i + 1] == c'3' and text[i + 2] == c'D':
+            text[n] = c'='
+            i += 2
+        elif text[i] == c'%' and text[i + 1] == c'2' and text[i + 2] == c'5':
+            i += 2
+        i += 1
+        n += 1
+    text[n] = 0
+
+
 cdef inline int _digit64(char c) noexcept nogil:
     if c'A' <= c <= c'Z':
         return c - c'A'
@@ -115,6 +135,7 @@ cdef inline int _set_from(tar_reader *r, const tar_text *records, int fd, const 
         memcpy(name, key + prefix, n)
         name[n] = 0
         if prefix == 13:
+            _unescape_gnu(name, n)
             rc = _set_one(fd, path, name, value, m, forgive, skipped)
             continue
         # libarchive's form: the name as in a URL, the value in base 64. Source: libarchive, tar(5), "Pax".
@@ -129,6 +150,33 @@ cdef inline int _set_from(tar_reader *r, const tar_text *records, int fd, const 
             name[size] = 0
             rc = _set_one(fd, path, name, decoded, m, forgive, skipped)
         free(decoded)
+    return rc
+
+
+cdef inline int clear_xattrs(int fd) noexcept nogil:
+    """Remove the attributes that the open directory has from below: its entry says all of them.
+
+    What overlayfs keeps there stays, and so does SELinux's label.
+    """
+    cdef char *names
+    cdef const char *name
+    cdef ssize_t at = 0
+    cdef int rc = 0
+    cdef ssize_t size = flistxattr(fd, NULL, 0)
+    if size <= 0:
+        return 0
+    names = <char *>malloc(<size_t>size)
+    if names == NULL:
+        return -ENOMEM
+    size = flistxattr(fd, names, <size_t>size)
+    while rc == 0 and at < size:
+        name = names + at
+        at += <ssize_t>strlen(name) + 1
+        if not (text_begins(name, strlen(name), b"trusted.overlay.")
+                or text_begins(name, strlen(name), b"user.overlay.")
+                or strcmp(name, b"security.selinux") == 0):
+            rc = <int>_rc(fremovexattr(fd, name))
+    free(names)
     return rc
 
 

@@ -1,0 +1,201 @@
+"""A base image from the host's own mirror: made for real, the same twice, and never leaving anything behind."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyrunc
+from pyrunc.errors import InvalidArgument, NotFound, Unavailable, Unsupported
+from pyrunc.image import apt_sources, bootstrap
+from tests.image.trees import gnu_extract
+
+SUITE = "bookworm"
+
+
+@pytest.fixture(scope="module")
+def mirror() -> str:
+    """The mirror of this host, if it answers."""
+    if not shutil.which("mmdebstrap") and not shutil.which("debootstrap"):
+        pytest.skip("needs mmdebstrap or debootstrap")
+    try:
+        uri = bootstrap.find("debian", SUITE).uri
+    except NotFound as exc:
+        pytest.skip(str(exc))
+    server = apt_sources.proxy(uri)
+    handlers = [urllib.request.ProxyHandler({"http": server, "https": server})] if server else []
+    try:
+        with urllib.request.build_opener(*handlers).open(
+            f"{uri}/dists/{SUITE}/Release", timeout=20
+        ) as answer:
+            answer.read(1)
+    except OSError as exc:
+        pytest.skip(f"the mirror {uri} cannot be reached: {exc}")
+    return uri
+
+
+@pytest.fixture(scope="module")
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[bootstrap.Bootstrapped, Path]]:
+    """The image, made once, and the file that its layer is kept in."""
+    request.getfixturevalue("mirror")
+    lines: list[str] = []
+    result = bootstrap.bootstrap(f"debian:{SUITE}", progress=lines.append)
+    path = tmp_path_factory.mktemp("bootstrap") / "layer.tar"
+    with result.stream as stream, open(path, "wb") as file:
+        shutil.copyfileobj(stream, file)
+    assert lines[-1] == "writing the layer"
+    assert len(lines) > 100
+    yield result, path
+    path.unlink()
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def leftovers() -> list[str]:
+    return [entry.name for entry in Path("/tmp").glob("pyrunc-bootstrap-*")]
+
+
+def test_it_is_debian_and_runs(
+    made: tuple[bootstrap.Bootstrapped, Path], mirror: str, tmp_path: Path
+) -> None:
+    result, path = made
+    assert (result.distribution, result.suite, result.mirror) == ("debian", SUITE, mirror)
+    gnu_extract(path, tmp_path / "root")
+    with pyrunc.Sandbox(rootfs=str(tmp_path / "root")) as box:
+        script = ". /etc/os-release; echo $ID $VERSION_CODENAME; dpkg --audit; dpkg-query -W -f '${Package}\\n' apt"
+        ran = box.run(["/bin/sh", "-ec", script], timeout_s=60)
+    assert (ran.exit_code, ran.stdout.decode()) == (0, f"debian {SUITE}\napt\n")
+
+
+def test_nothing_of_this_host_or_this_hour_is_in_it(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
+    result, path = made
+    with open(path, "rb") as file:
+        assert result.layer.digest == f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with tarfile.open(path) as tar:
+        members = {member.name: member for member in tar}
+        for name in ("etc/hostname", "etc/resolv.conf", "var/log/wtmp"):
+            assert members[name].size == 0
+        shadow = tar.extractfile("etc/shadow")
+        assert shadow is not None
+        days = {line.split(b":")[2] for line in shadow.read().splitlines()}
+    assert days == {b"%d" % (result.created_ns // 10**9 // 86400)}
+    assert not [member for member in members.values() if member.isdev()]
+    assert max(member.mtime for member in members.values()) <= result.created_ns / 10**9
+    for name in ("dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log/apt", "var/cache/ldconfig"):
+        assert not [other for other in members if other.startswith(f"{name}/")], name
+    assert not [
+        name for name in members if name.endswith((".deb", "_Packages", "bootstrap.log", "machine-id"))
+    ]
+    # who owns what, and special bits, are Debian's
+    assert (members["etc/shadow"].mode, members["etc/shadow"].gid, members["tmp"].mode) == (0o640, 42, 0o1777)
+
+
+def test_the_host_is_as_before(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
+    assert made
+    assert "pyrunc-bootstrap" not in mounts()
+    assert leftovers() == []
+
+
+@pytest.mark.soak
+def test_a_second_time_makes_the_same(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
+    again = bootstrap.bootstrap(f"debian:{SUITE}")
+    again.stream.close()
+    assert again.layer == made[0].layer
+
+
+def children(pid: int) -> list[int]:
+    """Return all descendants of *pid*."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += [int(child), *children(int(child))]
+    return found
+
+
+@pytest.mark.usefixtures("mirror")
+def test_killed_at_work_it_leaves_no_mount_and_no_process(tmp_path: Path) -> None:
+    """SIGKILL, so that nothing can be cleaned up by whom it hits."""
+    code = (
+        "import sys\nfrom pyrunc.image import bootstrap\n"
+        f"bootstrap.bootstrap('debian:{SUITE}', progress=lambda line: print(line, flush=True))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    before = mounts()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            assert process.stdout.readline()
+        family = children(process.pid)
+        assert len(family) >= 3
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (
+        alive := [pid for pid in family if Path(f"/proc/{pid}/exe").exists()]
+    ) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive == []
+    assert mounts() == before
+    # an empty directory is all there is
+    assert [list(entry.iterdir()) for entry in tmp_path.iterdir()] == [[]]
+
+
+@pytest.mark.usefixtures("mirror")
+def test_what_progress_raises_ends_it() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        raise Enough(line)
+
+    with pytest.raises(Enough):
+        bootstrap.bootstrap(f"debian:{SUITE}", progress=stop)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "debian:", ":bookworm", "debian:book worm", "debian:../etc", "debian:-x"]
+)
+def test_what_is_no_suite_is_refused(reference: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"no distribution and suite"):
+        bootstrap.bootstrap(reference)
+
+
+def test_references() -> None:
+    assert bootstrap.parse("debian:bookworm") == ("debian", "bookworm")
+    assert bootstrap.parse("docker.io/library/ubuntu:noble") == ("ubuntu", "noble")
+    assert bootstrap.parse("trixie")[1] == "trixie"
+
+
+def test_no_tool_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unsupported, match=r"^neither debootstrap nor mmdebstrap is installed"):
+        bootstrap.bootstrap("debian:bookworm", mirror="http://mirror.example/debian")
+
+
+@pytest.mark.skipif(
+    not shutil.which("debootstrap") or bool(shutil.which("mmdebstrap")), reason="needs debootstrap alone"
+)
+def test_an_unknown_suite_is_one_clear_error() -> None:
+    with pytest.raises(NotFound, match=r"^debootstrap knows no suite nosuch$"):
+        bootstrap.bootstrap("debian:nosuch", mirror="http://mirror.example/debian")
+
+
+@pytest.mark.skipif(not shutil.which("debootstrap"), reason="needs debootstrap")
+def test_a_mirror_that_has_nothing_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"debootstrap ended with 1: ") as caught:
+        bootstrap.bootstrap("debian:bookworm", mirror=f"file://{tmp_path}")
+    assert "\n" not in str(caught.value)
+    assert leftovers() == []
