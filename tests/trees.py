@@ -27,15 +27,23 @@ class Entry(NamedTuple):
     links: tuple[str, ...]
 
 
-def tree(root: Path | str, *, directory_times: bool = True) -> dict[str, Entry]:
-    """Return every entry below *root* by its path; the root itself is ".", without its time, mode and owner."""
+def tree(root: Path | str, *, directory_times: bool = True, overlay: bool = False) -> dict[str, Entry]:
+    """Return every entry below *root* by its path, without the root itself.
+
+    An *overlay* may list names that do not exist: of whiteouts in a directory that only one layer has.
+    """
     top = os.fspath(root)
     found: dict[str, tuple[os.stat_result, str]] = {}
     groups: dict[tuple[int, int], list[str]] = {}
     for directory, directories, files in os.walk(top):
         for name in [*directories, *files]:
             path = os.path.join(directory, name)
-            status = os.lstat(path)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                if overlay:
+                    continue
+                raise
             short = os.path.relpath(path, top)
             found[short] = status, path
             if not stat.S_ISDIR(status.st_mode):

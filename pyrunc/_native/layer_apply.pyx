@@ -118,6 +118,8 @@ cdef inline int settle(layer *a, int fd) noexcept nogil:
             rc = clear_xattrs(fd)
     if rc == 0 and m.xattrs:
         rc = set_xattrs(&a.reader, fd, not a.tree.set_owner, &a.skipped_xattrs)
+    if rc == XATTR_BAD:
+        return tree_bad(&a.tree, b"an extended attribute that cannot be one")
     return rc if rc < 0 else <int>_rc(fchmod(fd, m.mode))
 
 
@@ -136,6 +138,8 @@ cdef int settle_node(layer *a, const char *leaf) noexcept nogil:
             return fd
         rc = set_node_xattrs(&a.reader, fd, not a.tree.set_owner, &a.skipped_xattrs)
         close(fd)
+        if rc == XATTR_BAD:
+            rc = tree_bad(&a.tree, b"an extended attribute that cannot be one")
     if rc == 0 and m.type != TAR_SYMLINK:
         rc = <int>_rc(fchmodat(directory, leaf, m.mode, 0))
     times[0].tv_sec = 0

@@ -11,6 +11,7 @@ from pyrunc._native.tar_text cimport *
 
 cdef enum:
     XATTR_NAME_SIZE = 256  # of the kernel, with its NUL
+    XATTR_BAD = -100100    # an answer beside -errno: a name or a value that cannot be one
 
 
 cdef inline int _hex(char c) noexcept nogil:
@@ -131,7 +132,7 @@ cdef inline int _set_from(tar_reader *r, const tar_text *records, int fd, const 
             continue
         n -= prefix
         if n == 0 or n >= XATTR_NAME_SIZE or memchr(key + prefix, 0, n) != NULL:
-            return -ERANGE
+            return XATTR_BAD
         memcpy(name, key + prefix, n)
         name[n] = 0
         if prefix == 13:
@@ -145,7 +146,7 @@ cdef inline int _set_from(tar_reader *r, const tar_text *records, int fd, const 
             return -ENOMEM
         m = <size_t>_from_base64(value, m, decoded)
         if size <= 0 or <ssize_t>m < 0 or memchr(name, 0, <size_t>size) != NULL:
-            rc = -ERANGE
+            rc = XATTR_BAD
         else:
             name[size] = 0
             rc = _set_one(fd, path, name, decoded, m, forgive, skipped)
@@ -183,7 +184,7 @@ cdef inline int clear_xattrs(int fd) noexcept nogil:
 cdef inline int set_xattrs(tar_reader *r, int fd, bint forgive, uint64_t *skipped) noexcept nogil:
     """Set the attributes of the present member on the open file, and count those it has no place for.
 
-    With *forgive*, what needs a privilege is counted too. ERANGE is a name or a value that cannot be one.
+    With *forgive*, what needs a privilege is counted too.
     """
     cdef int rc = _set_from(r, &r.shared, fd, NULL, forgive, skipped)
     return rc if rc < 0 else _set_from(r, &r.records, fd, NULL, forgive, skipped)

@@ -164,6 +164,7 @@ class Compressor:
     def __init__(self, kind: Literal["plain", "gzip", "zstd"], sink: "Callable[[Buffer], object]") -> None:
         self._sink = sink
         self._encoder: Any = None
+        self._waiting = bytearray()
         if kind == "gzip":
             from isal import isal_zlib
 
@@ -177,16 +178,27 @@ class Compressor:
 
     def write(self, data: "Buffer") -> None:
         """Take more bytes; the sink is called when there are some for it."""
-        out = data if self._encoder is None else self._encoder.compress(data)
-        if out:
-            self._sink(out)
+        if self._encoder is None:
+            self._sink(data)
+            return
+        self._waiting += data
+        # What igzip makes of the data depends on the pieces that it gets.
+        at = 0
+        while len(self._waiting) - at >= _INPUT_BYTES:
+            self._pass_on(self._encoder.compress(memoryview(self._waiting)[at : at + _INPUT_BYTES]))
+            at += _INPUT_BYTES
+        del self._waiting[:at]
 
     def finish(self) -> None:
         """Pass on what is left; the sink stays open."""
         if self._encoder is not None:
-            out = self._encoder.flush()
-            if out:
-                self._sink(out)
+            self._pass_on(self._encoder.compress(self._waiting))
+            self._pass_on(self._encoder.flush())
+            self._waiting.clear()
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self._sink(data)
 
 
 def writer(kind: Literal["plain", "gzip", "zstd"], sink: "Callable[[Buffer], object]") -> Compressor:

@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_LIMITS", "OVERLAY", "REMOVE", "Applied", "Limits", "apply"]
 
 # Large enough that few calls are made, small enough to be in the processor's cache from the hash to the write.
 _CHUNK = 256 << 10
-_AHEAD = 8
+_AHEAD = 4
 # What compresses this well is small in any case.
 _RATIO_FROM_BYTES = 64 << 20
 
@@ -100,8 +100,8 @@ def apply(
     """Apply the layer that *source* reads, compressed or not, to the directory *root_fd*.
 
     *whiteouts* (REMOVE or OVERLAY), *userxattr* and *set_owner* are LayerApplier's. *digest* and *size* (bytes) are
-    those of *source*, *diff_id* that of the uncompressed archive; what is given is verified. *progress* is called, in the
-    caller's thread, with the number of bytes of *source* read so far. Messages begin with *what*.
+    those of *source*, *diff_id* that of the uncompressed archive; what is given is verified. *progress* is called, in
+    the caller's thread, with the number of bytes of *source* read so far. Messages begin with *what*.
 
     Raises DataLoss when *source* is not what *digest* or *size* says, InvalidSpec for an archive that is damaged, leads
     outside or is beyond *limits*, and for another diffID; OSError, with the member's path as its file name, where the

@@ -3,13 +3,17 @@
 import io
 import os
 import random
+import shutil
 import stat
 import struct
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.tars import apply, gnu_tar, gnu_untar
 from tests.trees import Entry, differences, tree
@@ -175,3 +179,77 @@ def test_any_chunking_gives_the_same(
     for seed in range(1 if chunks is one_byte else 4):
         apply(data, tmp_path / f"pieces-{seed}", chunks=chunks(seed))
         assert differences(tree(tmp_path / f"pieces-{seed}"), tree(tmp_path / "whole")) == {}
+
+
+# Trees at random
+
+FILE_NAMES = st.binary(min_size=1, max_size=120).filter(
+    lambda name: not {0, 47} & {*name} and name not in (b".", b"..")
+)
+SIZES = st.sampled_from([0, 1, 511, 512, 513, 4096, 10_000])
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["dir", "file", "sparse", "link", "symlink", "pipe", "device"]),
+        FILE_NAMES,
+        st.integers(0, 10),  # in which of the directories so far
+        SIZES,
+        st.integers(0, 0o7777),
+        st.integers(0, 2**32 - 2),
+        st.integers(-(2**31) * 10**9, 2**33 * 10**9),
+    ),
+    max_size=20,
+)
+
+
+def build(root: bytes, steps: list[tuple[str, bytes, int, int, int, int, int]]) -> None:
+    """Make what the steps say; a name that is taken makes nothing."""
+    os.mkdir(root)
+    directories, files, late = [root], [], []
+    for kind, name, where, size, mode, owner, mtime_ns in steps:
+        path = os.path.join(directories[where % len(directories)], name)
+        if os.path.lexists(path):
+            continue
+        if kind == "dir":
+            os.mkdir(path)
+            directories.append(path)
+        elif kind == "file":
+            Path(os.fsdecode(path)).write_bytes(name[:1] * size)
+            files.append(path)
+        elif kind == "sparse":
+            sparse(Path(os.fsdecode(path)), 50_000 + size, {20_000: name, 40_000 + size: b"end"})
+            files.append(path)
+        elif kind == "link" and files:
+            os.link(files[where % len(files)], path)
+            continue
+        elif kind == "symlink":
+            os.symlink(name * 2, path)
+        elif kind == "device":
+            os.mknod(path, stat.S_IFBLK, os.makedev(owner % 4096, owner % (1 << 20)))
+        else:
+            os.mkfifo(path)
+        os.chown(path, owner, owner // 2, follow_symlinks=False)
+        if kind != "symlink":
+            os.chmod(path, mode)
+        late.append((path, mtime_ns))
+    for path, mtime_ns in reversed(late):
+        os.utime(path, ns=(0, mtime_ns), follow_symlinks=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    STEPS,
+    st.sampled_from(["pax-sparse-0.0", "pax-sparse-0.1", "pax-sparse-1.0", "gnu-sparse"]),
+    st.integers(1, 5000),
+)
+def test_any_tree_is_what_gnu_tar_makes_of_it(
+    steps: list[tuple[str, bytes, int, int, int, int, int]], form: str, chunks: int
+) -> None:
+    place = Path(tempfile.mkdtemp(prefix="pyrunc-layers-"))
+    try:
+        build(os.fsencode(place / "source"), steps)
+        data = gnu_tar(place / "source", *FORMATS[form])
+        gnu_untar(data, place / "gnu")
+        apply(data, place / "ours", chunks=chunks)
+        assert differences(tree(place / "ours"), tree(place / "gnu")) == {}
+    finally:
+        shutil.rmtree(place)

@@ -90,14 +90,26 @@ def image(layers: Sequence[bytes], *names: str, **config: Any) -> Image:
     return Image(json.dumps(document).encode(), tuple(layers), names)
 
 
-def odd_layers() -> tuple[bytes, ...]:
-    """Three layers with everything that a layer may have."""
+def odd_layers(count: int = 3) -> tuple[bytes, ...]:
+    """At least three layers with everything that a layer may have; more repeat it in other places."""
     xattrs = {"SCHILY.xattr.user.note": "a note", "SCHILY.xattr.user.long": "x" * 300}
     first = [
         (member("./", tarfile.DIRTYPE, mode=0o755), b""),
         (member("bin/", tarfile.DIRTYPE, mode=0o755, mtime=1_600_000_000), b""),
         (member("bin/tool", mode=0o4755, uid=3, gid=4, mtime=1_600_000_000.25), b"\x7fELF" + b"tool" * 9000),
-        (member("bin/hard", tarfile.LNKTYPE, linkname="bin/tool"), b""),
+        # A link says of its file what the file says; Docker believes it, GNU tar does not look.
+        (
+            member(
+                "bin/hard",
+                tarfile.LNKTYPE,
+                linkname="bin/tool",
+                mode=0o4755,
+                uid=3,
+                gid=4,
+                mtime=1_600_000_000.25,
+            ),
+            b"",
+        ),
         (member("link", tarfile.SYMTYPE, linkname="bin/tool", mode=0o777), b""),
         (member("dangling", tarfile.SYMTYPE, linkname="../../nowhere", mode=0o777), b""),
         (member("pipe", tarfile.FIFOTYPE, mode=0o600), b""),
@@ -107,8 +119,11 @@ def odd_layers() -> tuple[bytes, ...]:
         (member("attributes", mode=0o644, pax_headers=xattrs), b"has some"),
         (member("empty", mode=0o000), b""),
         (member("sticky/", tarfile.DIRTYPE, mode=0o1777), b""),
+        (member("long/", tarfile.DIRTYPE, mode=0o755), b""),
+        (member("long/" + "n" * 200, tarfile.DIRTYPE, mode=0o755), b""),
         (member("long/" + "n" * 200 + "/" + "m" * 100, mode=0o644), b"long names"),
         (member("umlaut-é-日本", mode=0o644, uid=200_000, gid=3_000_000), b"unicode"),
+        (member("many/", tarfile.DIRTYPE, mode=0o755), b""),
         *((member(f"many/{i:03}", mode=0o644), b"%d" % i) for i in range(50)),
         (member("opaque/", tarfile.DIRTYPE, mode=0o700), b""),
         (member("opaque/lower", mode=0o644), b"lower"),
@@ -116,6 +131,8 @@ def odd_layers() -> tuple[bytes, ...]:
         (member("replaced/inside", mode=0o644), b"gone"),
     ]
     second = [
+        (member("bin/", tarfile.DIRTYPE, mode=0o755, mtime=1_600_000_000), b""),
+        (member("many/", tarfile.DIRTYPE, mode=0o755, mtime=1), b""),
         (member("many/.wh.007"), b""),
         (member(".wh.dangling"), b""),
         (member("opaque/", tarfile.DIRTYPE, mode=0o711), b""),
@@ -125,10 +142,43 @@ def odd_layers() -> tuple[bytes, ...]:
         (member("bin/tool", mode=0o755, mtime=1_700_000_000), b"another tool"),
     ]
     third = [
+        (member("many/", tarfile.DIRTYPE, mode=0o755, mtime=2), b""),
         (member("many/007", mode=0o644), b"back again"),
         (member("big", mode=0o644), bytes(range(256)) * 8192),
     ]
-    return tar(first), tar(second), tar(third)
+    return (tar(first), tar(second), tar(third), *(tar(_again(i)) for i in range(3, count)))
+
+
+def _again(i: int) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """What every further layer does to those below: it hides, replaces, links, and becomes opaque."""
+    members = [
+        (member("many/", tarfile.DIRTYPE, mode=0o755, mtime=1_600_000_000 + i), b""),
+        (member(f"many/.wh.{i:03}"), b""),
+        (member(f"many/{i - 1:03}", mode=0o600 + i % 8, uid=i, mtime=1_600_000_000 + i / 8), b"again %d" % i),
+        (member("chain/", tarfile.DIRTYPE, mode=0o755, mtime=i), b""),
+        (member(f"chain/{i}", mode=0o644, pax_headers={"SCHILY.xattr.user.layer": str(i)}), b"x" * i * 999),
+        (member(f"chain/{i}-hard", tarfile.LNKTYPE, linkname=f"chain/{i}", mode=0o644), b""),
+        (member(f"chain/{i}-soft", tarfile.SYMTYPE, linkname=f"{i - 1}", mode=0o777), b""),
+        (member(f"chain/{i}-device", tarfile.CHRTYPE, devmajor=i, devminor=i * 300, mode=0o600), b""),
+        (member("turning/", tarfile.DIRTYPE, mode=0o755, mtime=i), b""),
+    ]
+    kinds = [
+        [
+            (member("turning/it/", tarfile.DIRTYPE, mode=0o711, mtime=i), b""),
+            (member(f"turning/it/{i}"), b"inside"),
+        ],
+        [(member("turning/it", mode=0o640), b"a file")],
+        [(member("turning/it", tarfile.SYMTYPE, linkname="../many", mode=0o777), b"")],
+        [(member("turning/.wh.it"), b"")],
+    ]
+    members += kinds[i % 4]
+    if i % 5 == 0:
+        members += [
+            (member("opaque/", tarfile.DIRTYPE, mode=0o755, mtime=i), b""),
+            (member("opaque/.wh..wh..opq"), b""),
+            (member(f"opaque/{i}", mode=0o644), b"only this"),
+        ]
+    return members
 
 
 # ---- what docker save writes

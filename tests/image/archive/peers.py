@@ -84,7 +84,7 @@ class Podman:
 
 
 class Docker:
-    """Docker's daemon, with vfs, and its client."""
+    """Docker's daemon, with overlay2 where that works, and its client."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
@@ -110,6 +110,12 @@ class Docker:
         found: list[dict[str, Any]] = json.loads(self("image", "inspect", name))
         return found[0]
 
+    def layer(self, chain_id: str) -> Path:
+        """Where the daemon has unpacked the layer *chain_id*, with whiteouts as overlay has them."""
+        root = self._socket.parent / "data"
+        cache = root / "image/overlay2/layerdb/sha256" / chain_id[7:] / "cache-id"
+        return root / "overlay2" / cache.read_text() / "diff"
+
 
 @contextlib.contextmanager
 def docker(place: Path) -> Iterator[Docker]:
@@ -119,7 +125,7 @@ def docker(place: Path) -> Iterator[Docker]:
     command = [
         *_ISOLATED, "--net", "sh", "-c", _PRIVATE, "private", str(place / "private"), "dockerd",
         "--data-root", str(place / "data"), "--exec-root", str(place / "exec"), "-H", f"unix://{socket}",
-        "--pidfile", str(place / "pid"), "--iptables=false", "--bridge=none", "--storage-driver", "vfs",
+        "--pidfile", str(place / "pid"), "--iptables=false", "--bridge=none",
     ]  # fmt: skip
     with (place / "log").open("wb") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from pyrunc.image.archive.import_ import import_
 from pyrunc.image.archive.load import load, load_directory
 from pyrunc.image.archive.save import save
 from pyrunc.image.images import ImageStore
+from pyrunc.image.layer import OVERLAY, apply
+from pyrunc.image.reference import parse
+from tests import trees
 from tests.image.archive import making, peers
 from tests.image.archive.making import archive, image, member, tar
 from tests.image.archive.test_load import check
@@ -63,7 +67,7 @@ def small(busybox: Path) -> making.Image:
     members = [
         (member("bin/", kind=b"5", mode=0o755), b""),
         (member("bin/busybox", mode=0o755), data),
-        (member("bin/sh", kind=b"1", linkname="bin/busybox"), b""),
+        (member("bin/sh", kind=b"1", linkname="bin/busybox", mode=0o755), b""),
     ]
     return image([tar(members)], "busybox:latest")
 
@@ -114,6 +118,71 @@ def test_docker_takes_our_archive_and_we_take_dockers(
     # Docker makes the layers' bytes anew from what it has unpacked: they are those that went in.
     for made in (ODD, BASE, small):
         check(other, made)
+
+
+def compare_trees(docker: peers.Docker, images: ImageStore, made: making.Image, path: Path) -> int:
+    """Every layer, as Docker has unpacked it and as we unpack it for overlay, is the same entry by entry."""
+    if "overlay2" not in docker("info", "--format", "{{.Driver}}"):
+        pytest.skip("needs overlay2, where Docker keeps the layers apart")
+    row = images.get(made.id)
+    compared = 0
+    chain_ids = images.metadata.chain_ids(row.id)
+    for layer, chain_id in zip(images.manifest(row).layers, chain_ids, strict=True):
+        target = path / chain_id[7:]
+        target.mkdir()
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with images.content.open(layer.digest) as blob:
+                apply(blob, root, OVERLAY)
+        finally:
+            os.close(root)
+        ours, theirs = (without_own(trees.tree(each)) for each in (target, docker.layer(chain_id)))
+        assert trees.differences(ours, theirs) == {}
+        compared += len(ours)
+    return compared
+
+
+def without_own(tree: dict[str, trees.Entry]) -> dict[str, trees.Entry]:
+    """Leave out what is not the layer's: where files have holes, and when overlay's whiteouts were made."""
+    return {
+        name: entry._replace(pieces=(), mtime_ns=None if is_whiteout(entry) else entry.mtime_ns)
+        for name, entry in tree.items()
+    }
+
+
+def is_whiteout(entry: trees.Entry) -> bool:
+    return entry.kind == stat.S_IFCHR and entry.rdev == 0
+
+
+def test_the_trees_of_a_thirty_layer_image_are_dockers(
+    docker: peers.Docker, images: ImageStore, small: making.Image, tmp_path: Path
+) -> None:
+    made = image(making.odd_layers(30), "thirty:1")
+    load(io.BytesIO(archive(making.docker_1_10([made]))), images)
+    docker.load(write(images, tmp_path / "ours", "thirty:1", "busybox"))
+    assert compare_trees(docker, images, made, tmp_path) > 300
+    assert compare_trees(docker, images, small, tmp_path) == 3
+    docker("rmi", "thirty:1")
+
+
+@pytest.mark.soak
+def test_the_tree_of_a_debian_is_dockers_and_goes_both_ways(
+    docker: peers.Docker, images: ImageStore, make_store: Callable[[str], ImageStore], tmp_path: Path
+) -> None:
+    """Some 200 MB from the mirror that apt is configured to use."""
+    from pyrunc.image import bootstrap
+
+    need("debootstrap")
+    found = bootstrap.bootstrap("debian:bookworm")
+    with found.stream:
+        row = import_(found.stream, images, reference=parse("debian:bookworm"), created_ns=found.created_ns)
+    made = making.Image(images.content.read(row.id), ())
+    docker.load(write(images, tmp_path / "ours", "debian:bookworm"))
+    assert compare_trees(docker, images, made, tmp_path) > 3000
+    docker.save(tmp_path / "theirs", "debian:bookworm")
+    other = make_store("other")
+    assert read(other, tmp_path / "theirs") == {row.id: ["debian:bookworm"]}
+    assert other.manifest(other.get(row.id)).layers[0].digest == images.manifest(row).layers[0].digest
 
 
 def test_docker_takes_an_image_without_a_name(
