@@ -291,8 +291,8 @@ def test_the_default_parent_may_be_removed_between_two_containers(rootfs: Path) 
         with box.start(["/bin/sleep", "100"]) as process:
             cgroup = Cgroup(process.pid)
             for controller in ("pids", "memory", "cpu"):
-                mounted = detect().of(controller)
-                assert mounted is not None
-                place = Path(f"{mounted.mountpoint}{cgroup.paths[controller if V1 else '']}")
+                of = detect().of(controller)
+                assert of is not None
+                place = Path(f"{of.mountpoint}{cgroup.paths[controller if V1 else '']}")
                 assert place.parent.name == "pyrunc"
                 assert str(process.pid) in (place / "cgroup.procs").read_text().split()

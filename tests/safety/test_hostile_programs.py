@@ -274,6 +274,7 @@ def test_a_host_that_runs_out_of_processes_serves_again_afterwards(sandbox: Make
     box = sandbox()
     box.run(["/bin/true"])
     spawner_pid = support.spawner_pid()
+    time.sleep(0.1)  # the spare that the run has called for may not have been forked yet
     assert support.wait_until(
         lambda: len(support.children(spawner_pid)) == 1
     )  # others go when there is no work
