@@ -13,286 +13,11 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport strerror
 
+from pyrunc._native.layer_write cimport *
 from pyrunc._native.linux cimport *
 from pyrunc._native.member_read cimport *
 from pyrunc._native.tar_write cimport *
 from pyrunc._native.tree_walk cimport *
-
-cdef enum:
-    COMPARED_BYTES = DIRENTS_BYTES // 2
-
-cdef struct Job:
-    Walk walk
-    Out out
-    Links links
-    Attributes attributes
-    Attributes others
-    Pieces pieces
-    Bytes header
-    Bytes scratch
-    Bytes text
-    Bytes changes
-    # Whether changes are listed and nothing is written; whether a layer is written, where whiteouts mean something.
-    bint report
-    bint layer
-    # The prefix of overlayfs's marks where the upper tree is the upper directory of an overlay, or NULL.
-    const char *marks
-    bint clamp
-    int64_t clamp_seconds
-    long clamp_nanoseconds
-    # /proc/thread-self/fd, and room for one directory's entries or two pieces of content.
-    int descriptors
-    char *buffer
-    uint64_t members
-    # The directories above this depth have been written.
-    size_t settled
-    const char *problem
-
-
-cdef int changed(Job *job, const char *problem) noexcept nogil:
-    """Something is not as the walk needs it: say what."""
-    job.problem = problem
-    return -ESTALE
-
-
-cdef int open_quietly(int directory, const char *name, int flags) noexcept nogil:
-    """Open for reading and leave the time of last access alone, where that is permitted."""
-    cdef int fd = <int>_rc(openat(directory, name, flags | O_RDONLY | O_CLOEXEC | O_NOATIME))
-    if fd == -EPERM:
-        fd = <int>_rc(openat(directory, name, flags | O_RDONLY | O_CLOEXEC))
-    return fd
-
-
-cdef int open_content(Job *job, int fd) noexcept nogil:
-    """Open for reading the regular file that *fd* (O_PATH) is, whatever its name has become."""
-    cdef char number[24]
-    number[decimal(number, <uint64_t>fd)] = 0
-    return open_quietly(job.descriptors, number, 0)
-
-
-cdef int attributes_of(Job *job, Attributes *found, int fd, int content, const char *marks) noexcept nogil:
-    """Read the attributes of *fd*, which may be O_PATH, or of *content*, the same file open for reading, if not -1."""
-    cdef char path[64]
-    cdef int length = 21
-    if content < 0:
-        memcpy(path, b"/proc/thread-self/fd/", 21)
-        length += decimal(path + 21, <uint64_t>fd)
-        path[length] = 0
-    return read_attributes(found, content, path, marks)
-
-
-cdef int settle(Job *job) noexcept nogil:
-    """Write the directories above that were waiting for a change below them."""
-    cdef Frame *frame
-    cdef int rc = 0
-    while rc == 0 and job.settled < job.walk.depth:
-        frame = &job.walk.frames[job.settled]
-        if frame.pending.used:
-            if job.report:
-                rc = bytes_put(&job.changes, frame.pending.data, frame.pending.used)
-            else:
-                rc = out_put(&job.out, frame.pending.data, frame.pending.used)
-                job.members += 1
-            frame.pending.used = 0
-        job.settled += 1
-    return rc
-
-
-cdef int note(Bytes *changes, char kind, const char *path) noexcept nogil:
-    """Append a change: its kind and its path, terminated."""
-    cdef int rc = bytes_put(changes, &kind, 1)
-    return bytes_put(changes, path, strlen(path) + 1) if rc == 0 else rc
-
-
-cdef int write_header(Job *job, Member *member) noexcept nogil:
-    cdef int rc = settle(job)
-    job.header.used = 0
-    if rc == 0:
-        rc = put_header(&job.header, member, &job.scratch)
-    if rc == 0:
-        rc = out_put(&job.out, job.header.data, job.header.used)
-        job.members += 1
-    return rc
-
-
-cdef int whiteout(Job *job, size_t directory, const char *prefix, const char *name) noexcept nogil:
-    """Write the empty member *prefix* + *name* in the directory that is the first *directory* bytes of the path.
-
-    Its owner is root, its time 1970: equal changes make equal bytes.
-    """
-    cdef Member member
-    cdef int rc
-    job.text.used = 0
-    rc = bytes_put(&job.text, job.walk.path.data, directory)
-    if rc == 0:
-        rc = bytes_put(&job.text, prefix, strlen(prefix))
-    if rc == 0:
-        rc = bytes_put(&job.text, name, strlen(name))
-    if rc < 0:
-        return rc
-    memset(&member, 0, sizeof(member))
-    member.path = job.text.data
-    member.path_length = job.text.used
-    member.kind = c'0'
-    member.mode = 0o600
-    return write_header(job, &member)
-
-
-cdef int deleted(Job *job, size_t directory, const char *name) noexcept nogil:
-    cdef int rc
-    if not job.report:
-        return whiteout(job, directory, b".wh.", name)
-    rc = settle(job)
-    return note(&job.changes, c'D', job.walk.path.data) if rc == 0 else rc
-
-
-cdef void describe(Job *job, Member *member, const stat_t *status) noexcept nogil:
-    """Fill in what the status of the current file says."""
-    cdef mode_t kind = status.st_mode & S_IFMT
-    memset(member, 0, sizeof(Member))
-    member.path = job.walk.path.data
-    member.path_length = job.walk.path.used
-    member.mode = status.st_mode
-    member.uid = status.st_uid
-    member.gid = status.st_gid
-    member.seconds = status.st_mtim.tv_sec
-    member.nanoseconds = status.st_mtim.tv_nsec
-    if job.clamp and (member.seconds > job.clamp_seconds or (
-        member.seconds == job.clamp_seconds and member.nanoseconds > job.clamp_nanoseconds
-    )):
-        member.seconds = job.clamp_seconds
-        member.nanoseconds = job.clamp_nanoseconds
-    if kind == S_IFDIR:
-        member.kind = c'5'
-    elif kind == S_IFLNK:
-        member.kind = c'2'
-    elif kind == S_IFIFO:
-        member.kind = c'6'
-    elif kind == S_IFREG:
-        member.kind = c'0'
-        member.size = <uint64_t>status.st_size
-    else:
-        member.kind = c'3' if kind == S_IFCHR else c'4'
-        member.major = device_major(status.st_rdev)
-        member.minor = device_minor(status.st_rdev)
-
-
-cdef int write_piece(Job *job, int fd, uint64_t offset, uint64_t length) noexcept nogil:
-    cdef Out *out = &job.out
-    cdef uint64_t part
-    cdef ssize_t got
-    cdef int rc
-    while length:
-        if out.used == OUT_BYTES:
-            rc = out_flush(out)
-            if rc < 0:
-                return rc
-        part = OUT_BYTES - out.used
-        if part > length:
-            part = length
-        got = pread(fd, out.data + out.used, part, <off_t>offset)
-        if got < 0:
-            return -errno
-        if got == 0:
-            return changed(job, b"the file became shorter while it was read")
-        out.used += <size_t>got
-        offset += <uint64_t>got
-        length -= <uint64_t>got
-    return 0
-
-
-cdef int write_regular(Job *job, Member *member, int fd, const stat_t *status) noexcept nogil:
-    """Write the header and the content of the regular file *fd*."""
-    cdef uint64_t size = member.size
-    cdef stat_t after
-    cdef size_t i
-    cdef bint sparse = False
-    cdef int rc = 0
-    if <uint64_t>status.st_blocks * 512 + HOLES_BYTES <= size:
-        rc = find_pieces(&job.pieces, fd, size)
-        sparse = job.pieces.content + HOLES_BYTES <= size
-    if sparse and rc == 0:
-        rc = put_map(&job.text, &job.pieces)
-        member.sparse_path = member.path
-        member.sparse_path_length = member.path_length
-        member.sparse_size = size
-        member.size = job.text.used + job.pieces.content
-        member.path = b"GNUSparseFile.0"
-        member.path_length = 15
-    if rc == 0:
-        rc = write_header(job, member)
-    if rc == 0 and sparse:
-        rc = out_put(&job.out, job.text.data, job.text.used)
-        for i in range(job.pieces.count):
-            if rc == 0:
-                rc = write_piece(job, fd, job.pieces.items[i].offset, job.pieces.items[i].length)
-    elif rc == 0:
-        rc = write_piece(job, fd, 0, size)
-    if rc < 0:
-        return rc
-    if fstat(fd, &after) < 0:
-        return -errno
-    if <uint64_t>after.st_size != size:
-        return changed(job, b"the file changed its size while it was read")
-    return out_pad(&job.out, member.size)
-
-
-cdef int read_target(int fd, Bytes *target) noexcept nogil:
-    """Read where the symlink *fd* (O_PATH) points."""
-    cdef ssize_t got
-    cdef int rc
-    target.used = 0
-    rc = bytes_room(target, 4096)
-    if rc < 0:
-        return rc
-    got = readlinkat(fd, b"", target.data, target.room)
-    if got < 0:
-        return -errno
-    target.used = <size_t>got
-    return 0
-
-
-cdef int write_file(Job *job, int fd, const stat_t *status) noexcept nogil:
-    """Write the current file, whose descriptor is *fd* (O_PATH) and which is no directory."""
-    cdef Member member
-    cdef const char *first = NULL
-    cdef int content = -1
-    cdef int rc = 0
-    describe(job, &member, status)
-    if status.st_nlink > 1:
-        rc = find_link(&job.links, status, member.path, &first)
-        if rc < 0:
-            return rc
-        if first != NULL:
-            member.kind = c'1'
-            member.link = first
-            member.link_length = strlen(first)
-            member.size = 0
-            member.major = member.minor = 0
-            return write_header(job, &member)
-    if member.kind == c'2':
-        rc = read_target(fd, &job.text)
-        member.link = job.text.data
-        member.link_length = job.text.used
-    elif member.size:
-        content = open_content(job, fd)
-        rc = content
-    if rc >= 0:
-        rc = attributes_of(job, &job.attributes, fd, content, job.marks)
-    if rc == 0:
-        member.records = job.attributes.records.data
-        member.records_length = job.attributes.records.used
-        if job.attributes.metacopy:
-            job.problem = b"only the metadata of the file is in the upper directory (overlayfs option metacopy)"
-            rc = -EOPNOTSUPP
-        elif content >= 0:
-            rc = write_regular(job, &member, content, status)
-        else:
-            rc = write_header(job, &member)
-    if content >= 0:
-        close(content)
-    return rc
-
 
 cdef int same_content(Job *job, int one, int other, bint *same) noexcept nogil:
     """Compare two regular files of equal size, given by O_PATH descriptors."""
@@ -320,7 +45,7 @@ cdef int compare(Job *job, int fd, const stat_t *status, int other, const stat_t
 
     As Docker does, content counts as changed where size or time of change differ; where they agree to the second,
     without a fraction, as times of images often do, the content itself is compared. A list of changes leaves out
-    directories whose times alone differ, and how many names a file has; a layer has to carry both.
+    directories whose times alone differ, and which names are one file; a layer has to carry both.
     """
     cdef mode_t kind = status.st_mode & S_IFMT
     cdef bint times = (status.st_mtim.tv_sec == before.st_mtim.tv_sec
@@ -330,7 +55,7 @@ cdef int compare(Job *job, int fd, const stat_t *status, int other, const stat_t
                and (times or (job.report and kind == S_IFDIR)))
     if kind != S_IFDIR:
         same[0] = same[0] and status.st_size == before.st_size and (
-            job.report or status.st_nlink == before.st_nlink)
+            job.report or same_names(&job.links, status, before))
     if kind == S_IFCHR or kind == S_IFBLK:
         same[0] = same[0] and status.st_rdev == before.st_rdev
     if status.st_dev == before.st_dev and status.st_ino == before.st_ino:
@@ -341,14 +66,12 @@ cdef int compare(Job *job, int fd, const stat_t *status, int other, const stat_t
             rc = attributes_of(job, &job.others, other, -1, NULL)
         if rc < 0:
             return rc
-        same[0] = (job.attributes.records.used == job.others.records.used and memcmp(
-            job.attributes.records.data, job.others.records.data, job.others.records.used) == 0)
+        same[0] = bytes_equal(&job.attributes.records, &job.others.records)
     if same[0] and kind == S_IFLNK:
         rc = read_target(fd, &job.text)
         if rc == 0:
             rc = read_target(other, &job.scratch)
-        same[0] = (rc < 0 or (job.text.used == job.scratch.used
-                   and memcmp(job.text.data, job.scratch.data, job.text.used) == 0))
+        same[0] = bytes_equal(&job.text, &job.scratch)
         return rc
     if same[0] and kind == S_IFREG and status.st_mtim.tv_nsec == 0 and status.st_size:
         return same_content(job, fd, other, same)
@@ -481,32 +204,72 @@ cdef int visit_root(Job *job, int root) noexcept nogil:
     return visit_directory(job, NULL, fd, &status, same, job.walk.lower_count > 0)
 
 
-cdef int run(Job *job, int root) noexcept nogil:
+cdef int survey_root(Job *job, int root) noexcept nogil:
+    cdef stat_t status
+    cdef int fd = open_quietly(root, b".", O_DIRECTORY)
+    cdef int rc
+    if fd < 0:
+        return fd
+    rc = -errno if fstat(fd, &status) < 0 else set_path(&job.walk, 0, b"", False)
+    if rc < 0:
+        close(fd)
+        return rc
+    return enter(&job.walk, fd, &status, 0, False, job.buffer)
+
+
+cdef int survey(Job *job, Entry *entry) noexcept nogil:
+    """Look at one name of the upper tree: a file with several names, is it the same file below under each of them?"""
+    cdef stat_t status
+    cdef stat_t before
+    cdef int fd
+    cdef int rc = 0
+    if entry.below == UPPER:
+        return 0
+    if fstatat(job.walk.fd, entry.name, &status, AT_SYMLINK_NOFOLLOW) < 0:
+        return 0 if errno == ENOENT else -errno
+    if S_ISDIR(status.st_mode):
+        fd = open_quietly(job.walk.fd, entry.name, O_DIRECTORY | O_NOFOLLOW)
+        if fd < 0:
+            return 0 if fd in (-ENOENT, -ENOTDIR, -ELOOP) else fd
+        rc = -errno if fstat(fd, &status) < 0 else set_path(&job.walk, job.walk.path.used, b"", True)
+        if rc < 0:
+            close(fd)
+            return rc
+        return enter(&job.walk, fd, &status, entry.below, False, job.buffer)
+    if status.st_nlink > 1:
+        fd = open_below(job.walk.lowers[entry.below], job.walk.path.data, job.walk.path.used, O_PATH | O_NOFOLLOW)
+        if fd < 0:
+            return fd
+        rc = -errno if fstat(fd, &before) < 0 else pair_link(&job.links, &status, &before)
+        close(fd)
+    return rc
+
+
+cdef int look(Job *job, Frame *frame, Entry *entry) noexcept nogil:
+    """Look at one name, to write or to list it."""
+    if job.layer and starts(entry.name, b".wh."):
+        job.problem = b"the name means a whiteout in a layer and cannot be written"
+        return -EINVAL
+    if entry.layer == UPPER:
+        return visit(job, frame, entry)
+    if not job.walk.overlay or frame.opaque:
+        return deleted(job, frame.path_length, entry.name)
+    return 0
+
+
+cdef int walk_tree(Job *job, int root, bint surveying) noexcept nogil:
     """Walk the whole tree; 0 or -errno."""
     cdef Frame *frame
     cdef Entry *entry
-    cdef int rc
-    job.descriptors = <int>_rc(openat(AT_FDCWD, b"/proc/thread-self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC))
-    if job.descriptors < 0:
-        job.problem = b"/proc is not there, which files are read through"
-        return job.descriptors
-    job.buffer = <char *>malloc(DIRENTS_BYTES)
-    rc = visit_root(job, root) if job.buffer != NULL else -ENOMEM
+    cdef int rc = survey_root(job, root) if surveying else visit_root(job, root)
     while rc == 0 and job.walk.depth:
         frame = &job.walk.frames[job.walk.depth - 1]
         if frame.next < frame.count:
             entry = &frame.entries[frame.next]
             frame.next += 1
             rc = set_path(&job.walk, frame.path_length, entry.name, False)
-            if rc < 0:
-                break
-            if job.layer and starts(entry.name, b".wh."):
-                job.problem = b"the name means a whiteout in a layer and cannot be written"
-                rc = -EINVAL
-            elif entry.layer == UPPER:
-                rc = visit(job, frame, entry)
-            elif not job.walk.overlay or frame.opaque:
-                rc = deleted(job, frame.path_length, entry.name)
+            if rc == 0:
+                rc = survey(job, entry) if surveying else look(job, frame, entry)
             continue
         rc = set_path(&job.walk, frame.path_length, b"", False)
         if rc == 0:
@@ -515,9 +278,25 @@ cdef int run(Job *job, int root) noexcept nogil:
             job.settled = job.walk.depth
         if rc == -ESTALE:
             job.problem = b"the directory was moved while it was read"
-    if rc == 0 and not job.report:
-        rc = put_end(&job.out)
     return rc
+
+
+cdef int run(Job *job, int root) noexcept nogil:
+    """Do all of the job; 0 or -errno."""
+    cdef int rc = 0
+    job.descriptors = <int>_rc(openat(AT_FDCWD, b"/proc/thread-self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC))
+    if job.descriptors < 0:
+        job.problem = b"/proc is not there, which files are read through"
+        return job.descriptors
+    job.buffer = <char *>malloc(DIRENTS_BYTES)
+    if job.buffer == NULL:
+        return -ENOMEM
+    # Whether a file is the same depends on all of its names, which lie anywhere.
+    if job.walk.lower_count and not job.report:
+        rc = walk_tree(job, root, True)
+    if rc == 0:
+        rc = walk_tree(job, root, False)
+    return put_end(&job.out) if rc == 0 and not job.report else rc
 
 
 cdef void release(Job *job) noexcept nogil:
@@ -640,8 +419,8 @@ def write_overlay_diff(int upper_fd, object sink not None, *, bint userxattr=Fal
 def write_tree_diff(int lower_fd, int upper_fd, object sink not None, *, object clamp_mtime_ns=None):
     """Write what makes the tree *lower_fd* the tree *upper_fd* as an OCI layer; return its members and its bytes.
 
-    A file is written when its kind, mode, owner, size, time of change, device, target, extended attributes or number
-    of names differ; where the times agree and have no fraction of a second, content is compared too. The directories
+    A file is written when its kind, mode, owner, size, time of change, device, target, extended attributes or its other
+    names differ; where the times agree and have no fraction of a second, content is compared too. The directories
     above a change are written with it. The rest is as for `write_tree`.
 
     Raises OSError as `write_overlay_diff`.

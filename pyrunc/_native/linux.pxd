@@ -159,6 +159,7 @@ cdef extern from *:
     int O_NOATIME
     ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
     ssize_t readlinkat(int dirfd, const char *path, char *buffer, size_t size) nogil
+    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
     ssize_t listxattr(const char *path, char *list, size_t size) nogil
     ssize_t flistxattr(int fd, char *list, size_t size) nogil
     int fremovexattr(int fd, const char *name) nogil
@@ -186,7 +187,6 @@ cdef extern from *:
         long st_blocks
         timespec st_mtim
     int fstat(int fd, stat_t *result) nogil
-    int fstatat(int dirfd, const char *path, stat_t *result, int flags) nogil
     int fchmod(int fd, mode_t mode) nogil
     int fchmodat(int dirfd, const char *path, mode_t mode, int flags) nogil
     int fchown(int fd, uid_t uid, gid_t gid) nogil

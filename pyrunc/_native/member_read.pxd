@@ -25,10 +25,16 @@ cdef struct Attributes:
     Bytes _key
 
 cdef struct Link:
-    # *path* is 1 + the offset of the first path in the table's text; 0: free.
+    # A file with several names. *path* is 1 + the offset of the one it was written under in the table's text; 0: none.
+    bint used
     dev_t device
     unsigned long inode
     size_t path
+    # How many of its names another tree has too, for what file, and whether for different ones.
+    unsigned long seen
+    dev_t other_device
+    unsigned long other_inode
+    bint broken
 
 cdef struct Links:
     Link *slots
@@ -175,9 +181,34 @@ cdef inline Link *link_slot(Links *links, dev_t device, unsigned long inode) noe
     cdef Link *slot
     while True:
         slot = &links.slots[at & (links.room - 1)]
-        if slot.path == 0 or (slot.inode == inode and slot.device == device):
+        if not slot.used or (slot.inode == inode and slot.device == device):
             return slot
         at += 1
+
+
+cdef inline Link *link_of(Links *links, const stat_t *status) noexcept nogil:
+    """The table's entry of a file, a new one where it has none; NULL without memory."""
+    cdef Link *old = links.slots
+    cdef size_t room = links.room
+    cdef Link *slot
+    cdef size_t i
+    if 2 * links.count >= room:
+        links.slots = <Link *>calloc(256 if room == 0 else 2 * room, sizeof(Link))
+        if links.slots == NULL:
+            links.slots = old
+            return NULL
+        links.room = 256 if room == 0 else 2 * room
+        for i in range(room):
+            if old[i].used:
+                link_slot(links, old[i].device, old[i].inode)[0] = old[i]
+        free(old)
+    slot = link_slot(links, status.st_dev, status.st_ino)
+    if not slot.used:
+        slot.used = True
+        slot.device = status.st_dev
+        slot.inode = status.st_ino
+        links.count += 1
+    return slot
 
 
 cdef inline int find_link(Links *links, const stat_t *status, const char *path, const char **first) noexcept nogil:
@@ -185,32 +216,42 @@ cdef inline int find_link(Links *links, const stat_t *status, const char *path, 
 
     *first* is valid until the next call.
     """
-    cdef Link *old = links.slots
-    cdef size_t room = links.room
-    cdef Link *slot
-    cdef size_t i
-    cdef int rc
-    if 2 * links.count >= room:
-        links.slots = <Link *>calloc(256 if room == 0 else 2 * room, sizeof(Link))
-        if links.slots == NULL:
-            links.slots = old
-            return -ENOMEM
-        links.room = 256 if room == 0 else 2 * room
-        for i in range(room):
-            if old[i].path:
-                link_slot(links, old[i].device, old[i].inode)[0] = old[i]
-        free(old)
-    slot = link_slot(links, status.st_dev, status.st_ino)
+    cdef Link *slot = link_of(links, status)
     first[0] = NULL
+    if slot == NULL:
+        return -ENOMEM
     if slot.path:
         first[0] = links.text.data + slot.path - 1
         return 0
-    slot.device = status.st_dev
-    slot.inode = status.st_ino
     slot.path = links.text.used + 1
-    links.count += 1
-    rc = bytes_put(&links.text, path, strlen(path) + 1)
-    return rc
+    return bytes_put(&links.text, path, strlen(path) + 1)
+
+
+cdef inline int pair_link(Links *links, const stat_t *status, const stat_t *other) noexcept nogil:
+    """Note that a name of the file *status* is a name of *other* in another tree."""
+    cdef Link *slot = link_of(links, status)
+    if slot == NULL:
+        return -ENOMEM
+    if slot.seen == 0:
+        slot.other_device = other.st_dev
+        slot.other_inode = other.st_ino
+    elif slot.other_device != other.st_dev or slot.other_inode != other.st_ino:
+        slot.broken = True
+    slot.seen += 1
+    return 0
+
+
+cdef inline bint same_names(Links *links, const stat_t *status, const stat_t *other) noexcept nogil:
+    """Whether the names of the file *status* are, all of them and no more, those of *other* in the other tree."""
+    cdef Link *slot
+    if status.st_nlink != other.st_nlink:
+        return False
+    if status.st_nlink == 1:
+        return True
+    if links.room == 0:
+        return False
+    slot = link_slot(links, status.st_dev, status.st_ino)
+    return slot.used and not slot.broken and slot.seen == status.st_nlink
 
 
 cdef inline void links_free(Links *links) noexcept nogil:

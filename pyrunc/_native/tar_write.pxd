@@ -9,15 +9,13 @@
 from libc.stdlib cimport free, realloc
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.tar cimport *
 
 cdef enum:
-    BLOCK = 512
     OUT_BYTES = 1 << 20
     # What fits the fields of a ustar header: 7 and 11 octal digits.
     USTAR_MAX_ID = 0o7777777
     USTAR_MAX_SIZE = 0o77777777777
-    USTAR_NAME = 100
-    USTAR_PREFIX = 155
 
 ctypedef int (*flush_t)(void *context, size_t count) noexcept nogil
 
@@ -83,6 +81,10 @@ cdef inline int bytes_put(Bytes *bytes, const void *data, size_t size) noexcept 
     return rc
 
 
+cdef inline bint bytes_equal(const Bytes *one, const Bytes *other) noexcept nogil:
+    return one.used == other.used and (one.used == 0 or memcmp(one.data, other.data, one.used) == 0)
+
+
 cdef inline void bytes_free(Bytes *bytes) noexcept nogil:
     free(bytes.data)
     memset(bytes, 0, sizeof(Bytes))
@@ -121,8 +123,8 @@ cdef inline int out_put(Out *out, const char *data, size_t size) noexcept nogil:
 
 cdef inline int out_pad(Out *out, uint64_t size) noexcept nogil:
     """Fill up the last block of *size* bytes."""
-    cdef size_t over = size % BLOCK
-    return out_put(out, NULL, BLOCK - over) if over else 0
+    cdef size_t over = size % TAR_BLOCK
+    return out_put(out, NULL, TAR_BLOCK - over) if over else 0
 
 
 cdef inline int decimal(char *target, uint64_t value) noexcept nogil:
@@ -217,15 +219,15 @@ cdef inline bint is_ascii(const char *text, size_t length) noexcept nogil:
 cdef inline size_t split(const char *path, size_t length) noexcept nogil:
     """Where a "/" divides *path* into a ustar prefix and name; 0: it need not or cannot be divided."""
     cdef size_t i = length - 1 if length else 0
-    if length <= USTAR_NAME:
+    if length <= TAR_NAME_SIZE:
         return 0
-    if i > USTAR_PREFIX + 1:
-        i = USTAR_PREFIX + 1
+    if i > TAR_PREFIX_SIZE + 1:
+        i = TAR_PREFIX_SIZE + 1
     while i > 0:
         i -= 1
-        if path[i] == c'/' and i > 0 and length - i - 1 <= USTAR_NAME:
+        if path[i] == c'/' and i > 0 and length - i - 1 <= TAR_NAME_SIZE:
             return i
-        if length - i - 1 > USTAR_NAME:
+        if length - i - 1 > TAR_NAME_SIZE:
             return 0
     return 0
 
@@ -236,36 +238,37 @@ cdef inline void ustar(char *block, Member *member, size_t divide) noexcept nogi
     cdef size_t length = member.path_length
     cdef unsigned long total = 0
     cdef int i
-    memset(block, 0, BLOCK)
+    memset(block, 0, TAR_BLOCK)
     if divide:
-        memcpy(block + 345, name, divide)
+        memcpy(block + TAR_PREFIX, name, divide)
         name += divide + 1
         length -= divide + 1
-    memcpy(block, name, length if length < USTAR_NAME else USTAR_NAME)
-    octal(block + 100, 7, member.mode & 0o7777)
-    octal(block + 108, 7, member.uid)
-    octal(block + 116, 7, member.gid)
-    octal(block + 124, 11, member.size)
-    octal(block + 136, 11, <uint64_t>member.seconds if member.seconds >= 0 else 0)
-    memset(block + 148, c' ', 8)
-    block[156] = member.kind
+    memcpy(block + TAR_NAME, name, length if length < TAR_NAME_SIZE else TAR_NAME_SIZE)
+    octal(block + TAR_MODE, TAR_ID_SIZE - 1, member.mode & 0o7777)
+    octal(block + TAR_UID, TAR_ID_SIZE - 1, member.uid)
+    octal(block + TAR_GID, TAR_ID_SIZE - 1, member.gid)
+    octal(block + TAR_SIZE, TAR_LONG_SIZE - 1, member.size)
+    octal(block + TAR_MTIME, TAR_LONG_SIZE - 1, <uint64_t>member.seconds if member.seconds >= 0 else 0)
+    memset(block + TAR_CHECKSUM, c' ', TAR_CHECKSUM_SIZE)
+    block[TAR_TYPE] = member.kind
     length = member.link_length
-    memcpy(block + 157, member.link, length if length < USTAR_NAME else USTAR_NAME)
-    memcpy(block + 257, b"ustar\x0000", 8)
-    octal(block + 329, 7, member.major)
-    octal(block + 337, 7, member.minor)
-    for i in range(BLOCK):
+    if length:
+        memcpy(block + TAR_LINK, member.link, length if length < TAR_LINK_SIZE else TAR_LINK_SIZE)
+    memcpy(block + TAR_MAGIC, b"ustar\x0000", 8)
+    octal(block + TAR_MAJOR, TAR_ID_SIZE - 1, member.major)
+    octal(block + TAR_MINOR, TAR_ID_SIZE - 1, member.minor)
+    for i in range(TAR_BLOCK):
         total += <unsigned char>block[i]
-    octal(block + 148, 6, total)
+    octal(block + TAR_CHECKSUM, 6, total)
 
 
 cdef inline int extended(Bytes *records, Member *member, size_t divide) noexcept nogil:
     """Collect what the ustar header of *member* cannot hold."""
     cdef int rc = 0
     records.used = 0
-    if (member.path_length > USTAR_NAME and not divide) or not is_ascii(member.path, member.path_length):
+    if (member.path_length > TAR_NAME_SIZE and not divide) or not is_ascii(member.path, member.path_length):
         rc |= pax_record(records, b"path", 4, member.path, member.path_length)
-    if member.link_length > USTAR_NAME or not is_ascii(member.link, member.link_length):
+    if member.link_length > TAR_NAME_SIZE or not is_ascii(member.link, member.link_length):
         rc |= pax_record(records, b"linkpath", 8, member.link, member.link_length)
     if member.size > USTAR_MAX_SIZE:
         rc |= pax_number(records, b"size", member.size)
@@ -293,7 +296,7 @@ cdef inline size_t companion(char *name, Member *member) noexcept nogil:
     while end > 0 and member.path[end - 1] == c'/':
         end -= 1
     start = end
-    while start > 0 and member.path[start - 1] != c'/' and end - start < USTAR_NAME - 11:
+    while start > 0 and member.path[start - 1] != c'/' and end - start < TAR_NAME_SIZE - 11:
         start -= 1
     while start < end:
         name[length] = member.path[start] if <unsigned char>member.path[start] < 0x80 else <char>c'_'
@@ -304,15 +307,15 @@ cdef inline size_t companion(char *name, Member *member) noexcept nogil:
 
 cdef inline int put_header(Bytes *header, Member *member, Bytes *records) noexcept nogil:
     """Append the header of *member*, with an extended one before it where it needs one; *records* is scratch."""
-    cdef char name[USTAR_NAME]
+    cdef char name[TAR_NAME_SIZE]
     cdef size_t divide = split(member.path, member.path_length)
     cdef size_t over
     cdef Member before
     cdef int rc = extended(records, member, divide)
     if rc < 0:
         return rc
-    over = records.used % BLOCK
-    rc = bytes_room(header, records.used + 3 * BLOCK)
+    over = records.used % TAR_BLOCK
+    rc = bytes_room(header, records.used + 3 * TAR_BLOCK)
     if rc < 0:
         return rc
     if records.used:
@@ -324,17 +327,17 @@ cdef inline int put_header(Bytes *header, Member *member, Bytes *records) noexce
         before.mode = 0o644
         before.size = records.used
         ustar(header.data + header.used, &before, 0)
-        header.used += BLOCK
+        header.used += TAR_BLOCK
         bytes_put(header, records.data, records.used)
         if over:
-            memset(header.data + header.used, 0, BLOCK - over)
-            header.used += BLOCK - over
+            memset(header.data + header.used, 0, TAR_BLOCK - over)
+            header.used += TAR_BLOCK - over
     ustar(header.data + header.used, member, divide)
-    header.used += BLOCK
+    header.used += TAR_BLOCK
     return 0
 
 
 cdef inline int put_end(Out *out) noexcept nogil:
     """Two blocks of zeros, and whatever the buffer still holds."""
-    cdef int rc = out_put(out, NULL, 2 * BLOCK)
+    cdef int rc = out_put(out, NULL, 2 * TAR_BLOCK)
     return out_flush(out) if rc == 0 else rc

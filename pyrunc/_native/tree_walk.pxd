@@ -168,7 +168,8 @@ cdef inline int merge(Walk *walk, Frame *frame) noexcept nogil:
     cdef stat_t status
     for i in range(frame.count):
         frame.entries[i].name = frame.names.data + <size_t>frame.entries[i].name
-    qsort(frame.entries, frame.count, sizeof(Entry), &by_name)
+    if frame.count > 1:
+        qsort(frame.entries, frame.count, sizeof(Entry), &by_name)
     i = 0
     while i < frame.count:
         entry = &frame.entries[i]

@@ -8,34 +8,26 @@ as the bytes arrive.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import IO, Any, NamedTuple
 
 from pyrunc.errors import AlreadyExists, DataLoss, InvalidSpec, NotFound, Unsupported
 from pyrunc.image import layer
+from pyrunc.spec.image import (
+    MANIFESTS,
+    MAX_DOCUMENT_BYTES,
+    REF_NAME,
+    Descriptor,
+    diff_ids,
+    read_config,
+    read_index,
+    read_manifest,
+)
 
-MAX_DOCUMENT_BYTES = 4 << 20
 # Of one image, unpacked: bounds for whatever a small archive can blow up to.
 MAX_BYTES = 8 << 30
 MAX_MEMBERS = 500_000
-_INDEX = "application/vnd.oci.image.index.v1+json"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_CONFIG = "application/vnd.oci.image.config.v1+json"
-_LAYERS = frozenset(
-    f"application/vnd.oci.image.layer.v1.tar{compression}" for compression in ("", "+gzip", "+zstd")
-)
-_REF_NAME = "org.opencontainers.image.ref.name"
-_HEX = frozenset("0123456789abcdef")
-
-
-class Descriptor(NamedTuple):
-    """What points at a blob: media type, digest (``sha256:`` and 64 hex digits), size in bytes."""
-
-    media_type: str
-    digest: str
-    size: int
 
 
 class Image(NamedTuple):
@@ -64,37 +56,23 @@ def read(layout: str, name: str | None = None) -> Image:
     Raises NotFound, Unsupported, or InvalidSpec for what is not as the documents say.
     Source: OCI image-spec, image-layout.md, manifest.md, config.md.
     """
-    index = _document(_read_file(os.path.join(layout, "index.json"), "index.json"), "index.json")
-    found = [
-        entry
-        for entry in _list(index, "manifests", "index.json")
-        if name is None or (entry.get("annotations") or {}).get(_REF_NAME) == name
-    ]
+    index = read_index(_read_file(os.path.join(layout, "index.json"), "index.json"), "index.json")
+    found = [each for each in index.manifests if name is None or each.annotations.get(REF_NAME) == name]
     if not found:
         raise NotFound(f"{layout}: no image {name!r}" if name else f"{layout}: no image")
     if len(found) > 1:
         raise InvalidSpec(
             f"index.json.manifests: {len(found)} images are called {name!r}; one has to be chosen"
         )
-    target = _descriptor(found[0], "index.json.manifests")
-    if target.media_type != _MANIFEST:
+    target = found[0]
+    if target.media_type not in MANIFESTS:
         raise Unsupported(f"index.json.manifests: {target.media_type} is not supported yet")
-    manifest = _document(_read_blob(layout, target), "manifest")
-    config_at = _descriptor(manifest.get("config"), "manifest.config")
-    if config_at.media_type != _CONFIG:
-        raise Unsupported(f"manifest.config.mediaType: {config_at.media_type} is not an image")
-    config = _document(_read_blob(layout, config_at), "config")
-    layers = tuple(
-        _descriptor(entry, f"manifest.layers[{i}]")
-        for i, entry in enumerate(_list(manifest, "layers", "manifest"))
-    )
-    for i, blob in enumerate(layers):
-        if blob.media_type not in _LAYERS:
-            raise Unsupported(f"manifest.layers[{i}].mediaType: {blob.media_type} is not supported")
-    diff_ids = tuple((config.get("rootfs") or {}).get("diff_ids") or ())
-    if len(diff_ids) != len(layers):
-        raise InvalidSpec(f"config.rootfs.diff_ids: {len(diff_ids)} for {len(layers)} layers")
-    return Image(layout, config, layers, diff_ids)
+    manifest = read_manifest(_read_blob(layout, target), "manifest", target.media_type)
+    config = read_config(_read_blob(layout, manifest.config), "config")
+    layers, diffs = manifest.layers, diff_ids(config)
+    if len(diffs) != len(layers):
+        raise InvalidSpec(f"config.rootfs.diff_ids: {len(diffs)} for {len(layers)} layers")
+    return Image(layout, config, layers, diffs)
 
 
 def unpack(image: Image, target: str) -> None:
@@ -130,41 +108,6 @@ def unpack(image: Image, target: str) -> None:
         raise InvalidSpec(str(exc)) from exc
     finally:
         os.close(root)
-
-
-def _document(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except ValueError as exc:
-        raise InvalidSpec(f"{what}: not JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise InvalidSpec(f"{what}: not an object")
-    return document
-
-
-def _list(document: Mapping[str, Any], key: str, what: str) -> list[dict[str, Any]]:
-    entries = document.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InvalidSpec(f"{what}.{key}: not a list of objects")
-    return entries
-
-
-def _descriptor(entry: Any, what: str) -> Descriptor:
-    if not isinstance(entry, dict):
-        raise InvalidSpec(f"{what}: not an object")
-    media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
-    if not isinstance(media_type, str):
-        raise InvalidSpec(f"{what}.mediaType: missing")
-    if (
-        not isinstance(digest, str)
-        or digest[:7] != "sha256:"
-        or len(digest) != 71
-        or not _HEX.issuperset(digest[7:])
-    ):
-        raise InvalidSpec(f"{what}.digest: must be sha256: and 64 hex digits, not {digest!r}")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise InvalidSpec(f"{what}.size: must be a number of bytes, not {size!r}")
-    return Descriptor(media_type, digest, size)
 
 
 def _open(path: str, what: str) -> IO[bytes]:

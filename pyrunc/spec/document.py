@@ -5,83 +5,17 @@ the document's own language, for a field that is left out. What values mean is j
 Source: OCI runtime-spec config.md, config-linux.md and its JSON schema.
 """
 
-from _collections_abc import Mapping  # collections.abc would import all of collections
-
-from pyrunc.errors import InvalidSpec
-
-TYPE_CHECKING = False  # typing costs 9 ms at the start of a program; type checkers take this name for theirs
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    Check = Callable[[object, str], None]
-_SHOWN = 100
+from pyrunc.spec.shape import flag as _flag
+from pyrunc.spec.shape import integer as _integer
+from pyrunc.spec.shape import list_of as _list
+from pyrunc.spec.shape import map_of as _map
+from pyrunc.spec.shape import record as _object
+from pyrunc.spec.shape import text as _text
 
 
 def check(spec: object) -> None:
     """Check the whole document; raises InvalidSpec, which begins with the path of the field."""
     _document(spec, "")
-
-
-def _refuse(field: str, wanted: str, value: object) -> InvalidSpec:
-    return InvalidSpec(f"{field or 'the document'}: must be {wanted}, not {repr(value)[:_SHOWN]}")
-
-
-def _text(value: object, field: str) -> None:
-    if not isinstance(value, str):
-        raise _refuse(field, "a string", value)
-    try:
-        unfit = b"\0" in value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        unfit = True
-    if unfit:
-        raise _refuse(field, "text without NUL characters", value)
-
-
-def _flag(value: object, field: str) -> None:
-    if not isinstance(value, bool):
-        raise _refuse(field, "true or false", value)
-
-
-def _integer(low: int, high: int) -> "Check":
-    def check(value: object, field: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _refuse(field, f"an integer from {low} to {high}", value)
-
-    return check
-
-
-def _list(item: "Check") -> "Check":
-    def check(value: object, field: str) -> None:
-        if not isinstance(value, list | tuple):
-            raise _refuse(field, "a list", value)
-        for index, member in enumerate(value):
-            item(member, f"{field}[{index}]")
-
-    return check
-
-
-def _map(item: "Check") -> "Check":
-    def check(value: object, field: str) -> None:
-        if not isinstance(value, Mapping):
-            raise _refuse(field, "an object", value)
-        for key, member in value.items():
-            _text(key, field)
-            item(member, f"{field}[{key!r}]")
-
-    return check
-
-
-def _object(**fields: "Check") -> "Check":
-    def check(value: object, field: str) -> None:
-        if not isinstance(value, Mapping):
-            raise _refuse(field, "an object", value)
-        for key, item in fields.items():
-            member: Any = value.get(key)
-            if member is not None:
-                item(member, f"{field}.{key}" if field else key)
-
-    return check
 
 
 _ID = _integer(0, 0xFFFFFFFF)

@@ -264,6 +264,19 @@ def test_a_new_name_of_an_old_file_keeps_them_one_file(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "lower") == snapshot(tmp_path / "upper")
 
 
+def test_names_that_change_files_among_equals(tmp_path: Path) -> None:
+    """Each name has the content it had, and each file as many names; but which names are one file has changed."""
+    for name, pairs in (("lower", ("ab", "cd")), ("upper", ("ac", "bd"))):
+        (tmp_path / name).mkdir()
+        for first, second in pairs:
+            (tmp_path / name / first).write_text("equal")
+            os.utime(tmp_path / name / first, ns=(10**18 + 1, 10**18 + 1))
+            os.link(tmp_path / name / first, tmp_path / name / second)
+    write_trees(tmp_path / "lower", tmp_path / "upper", tmp_path / "tar")
+    apply_layer(tmp_path / "tar", tmp_path / "lower")
+    assert snapshot(tmp_path / "lower") == snapshot(tmp_path / "upper")
+
+
 def test_a_socket_in_the_place_of_a_file_hides_it(tmp_path: Path) -> None:
     for name in ("lower", "upper"):
         (tmp_path / name).mkdir()
@@ -407,7 +420,7 @@ def test_made_overlays(lower: Directory, upper: Directory, tmp_path_factory: pyt
 
     def change(root: Path) -> None:
         for path in root.iterdir():
-            if path.is_dir() and not path.is_symlink():
+            if not path.is_symlink() and path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()

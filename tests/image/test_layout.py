@@ -258,14 +258,15 @@ def pointer(**changed: Any) -> dict[str, Any]:
     ("document", "wrong", "error", "words"),
     [
         ("index", {"manifests": []}, errors.NotFound, "no image"),
-        ("index", {"manifests": "x"}, errors.InvalidSpec, r"index\.json\.manifests: not a list"),
+        ("index", {"manifests": "x"}, errors.InvalidSpec, r"index\.json\.manifests: must be a list"),
         ("index", {"manifests": [pointer(digest="sha256:../../etc")]}, errors.InvalidSpec, "64 hex"),
         ("index", {"manifests": [pointer(digest="sha256:" + "A" * 64)]}, errors.InvalidSpec, "64 hex"),
-        ("index", {"manifests": [pointer(size=-1)]}, errors.InvalidSpec, r"manifests\.size"),
+        ("index", {"manifests": [pointer(size=-1)]}, errors.InvalidSpec, r"manifests\[0\]\.size"),
         ("index", {"manifests": [pointer()]}, errors.Unsupported, "x is not supported"),
         ("manifest", {"layers": [pointer(mediaType="tar+xz")]}, errors.Unsupported, "xz"),
-        ("manifest", {"config": None}, errors.InvalidSpec, r"manifest\.config: not an object"),
-        ("config", {"rootfs": {}}, errors.InvalidSpec, r"diff_ids: 0 for 1 layers"),
+        ("manifest", {"config": None}, errors.InvalidSpec, r"manifest\.config: must be an object"),
+        ("config", {"rootfs": {}}, errors.InvalidSpec, r"config\.rootfs: missing"),
+        ("config", {"rootfs": {"diff_ids": []}}, errors.InvalidSpec, r"diff_ids: 0 for 1 layers"),
     ],
 )
 def test_documents_are_judged_by_name(
