@@ -266,7 +266,7 @@ def test_a_new_name_of_an_old_file_keeps_them_one_file(tmp_path: Path) -> None:
 
 def test_names_that_change_files_among_equals(tmp_path: Path) -> None:
     """Each name has the content it had, and each file as many names; but which names are one file has changed."""
-    for name, pairs in (("lower", ("ab", "cd")), ("upper", ("ac", "bd"))):
+    for name, pairs in (("lower", (("a", "b"), ("c", "d"))), ("upper", (("a", "c"), ("b", "d")))):
         (tmp_path / name).mkdir()
         for first, second in pairs:
             (tmp_path / name / first).write_text("equal")
