@@ -8,6 +8,7 @@ COLOURS = {
     "floor": "#52606d",
     "pyrunc": "#0b7285",
     "pyrunc-default": "#66a5ad",
+    "engine": "#9cc5a1",
     "crun": "#e8890c",
     "runc": "#c92a2a",
 }

@@ -5,15 +5,18 @@
 | exec | posix_spawn of the static busybox and wait: no isolation at all |
 | floor | floor.c: only the syscalls of a start |
 | pyrunc | `Sandbox.run(["/bin/true"])` in this process |
+| engine | `Engine.run(image, ["/bin/true"])` in this process, the image made of the same root |
 | crun, runc | `crun run`, `runc run` of the bundle that `runc spec` wrote, and wait |
 """
 
 import importlib
+import io
 import itertools
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -165,8 +168,10 @@ class PyruncPeer:
 
     def __init__(self, workspace: Workspace, defaults: bool) -> None:
         """Import pyrunc; raises Unable when it cannot be imported."""
-        self.name = "pyrunc-default" if defaults else "pyrunc"
-        self.title = "pyrunc `Sandbox(rootfs).run`" if defaults else "pyrunc `Sandbox.run`, runc's bundle"
+        self.name: str = "pyrunc-default" if defaults else "pyrunc"
+        self.title: str = (
+            "pyrunc `Sandbox(rootfs).run`" if defaults else "pyrunc `Sandbox.run`, runc's bundle"
+        )
         try:
             sandbox: Any = importlib.import_module("pyrunc").Sandbox
             if defaults:
@@ -183,12 +188,15 @@ class PyruncPeer:
     def start(self) -> tuple[int, Stages]:
         """Run /bin/true in the sandbox that is open; raises RuntimeError when it does not exit with 0."""
         begin = time.perf_counter_ns()
-        result = self._box.run(["/bin/true"])
+        result = self._once()
         elapsed = time.perf_counter_ns() - begin
         self.unseen_cpu_s += (result.utime_us + result.stime_us + result.overhead_us) / 1e6
         if result.exit_code != 0:
             raise RuntimeError(f"pyrunc: exit code {result.exit_code}, {result.stderr!r}")
         return elapsed, dict(result.timings_ns)
+
+    def _once(self) -> Any:
+        return self._box.run(["/bin/true"])
 
     def many(self, count: int, width: int) -> int:
         """Run from *width* threads that share the sandbox."""
@@ -198,6 +206,30 @@ class PyruncPeer:
         """Close the sandbox."""
         self._pool.shutdown()
         self._box.close()
+
+
+class EnginePeer(PyruncPeer):
+    """`pyrunc.Engine` in this process: a name is resolved, and the program started in the image's snapshot."""
+
+    name = "engine"
+    title = "pyrunc `Engine.run(image)`"
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Make an image of the workspace's root; raises Unable when pyrunc cannot be imported."""
+        try:
+            self._box = importlib.import_module("pyrunc").Engine(workspace.directory(f"engine-{os.getpid()}"))
+        except (ImportError, AttributeError) as error:
+            raise Unable(f"pyrunc cannot be imported: {error}") from error
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(workspace.rootfs, arcname=".")
+        packed.seek(0)
+        self._box.images.import_(packed, "bench")
+        self._pool = ThreadPoolExecutor(max_workers=64)
+        self.unseen_cpu_s = 0.0
+
+    def _once(self) -> Any:
+        return self._box.run("bench", ["/bin/true"])
 
 
 def _runtime(name: str, workspace: Workspace) -> Peer:
@@ -224,6 +256,7 @@ MAKERS: dict[str, Callable[[Workspace], Peer]] = {
     "floor": FloorPeer,
     "pyrunc": lambda workspace: PyruncPeer(workspace, defaults=False),
     "pyrunc-default": lambda workspace: PyruncPeer(workspace, defaults=True),
+    "engine": EnginePeer,
     "crun": lambda workspace: _runtime("crun", workspace),
     "runc": lambda workspace: _runtime("runc", workspace),
 }

@@ -9,6 +9,7 @@ Report = dict[str, Any]
 # (what, numerator, denominator, "at most" or "at least", limit); each side is a contender's name.
 LATENCY_GOALS = (
     ("latency, pyrunc / floor", "pyrunc", "floor", "at most", 1.3),
+    ("latency, Engine.run / floor", "engine", "floor", "at most", 1.8),
     ("latency, crun / pyrunc", "crun", "pyrunc", "at least", 2.5),
     ("latency, runc / pyrunc", "runc", "pyrunc", "at least", 7.0),
 )

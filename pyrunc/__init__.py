@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc import errors
+    from pyrunc.engine.engine import Engine
     from pyrunc.runtime.async_sandbox import AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
 __all__ = [
     "AsyncSandbox",
     "AsyncSandboxProcess",
+    "Engine",
     "IdMap",
     "Mount",
     "RunResult",
@@ -25,6 +27,7 @@ __all__ = [
 _HOMES = {
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
     "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",
+    "Engine": "pyrunc.engine.engine",
     "IdMap": "pyrunc.runtime.sandbox",
     "Mount": "pyrunc.runtime.sandbox",
     "RunResult": "pyrunc.runtime.sandbox",

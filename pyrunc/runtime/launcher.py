@@ -78,16 +78,18 @@ class Launcher:
         stdio: Sequence[int],
         flags: int,
         wait: bool = True,
+        container_id: str = "",
     ) -> Supervised:
         """Ask the spawner for a container that runs *argv* with *env* added and the three descriptors *stdio*.
 
-        *flags* are the plan's. Raises FailedPrecondition after `close`, InvalidArgument, Unavailable,
+        *flags* are the plan's; without a *container_id* (64 hex digits) it gets a new one.
+        Raises FailedPrecondition after `close`, InvalidArgument, Unavailable,
         Unsupported, PermissionDenied; BlockingIOError if *wait* is False and the spawner's queue is full.
         """
         checks.arguments(argv)
         if self._closed:
             raise FailedPrecondition("the sandbox is closed")
-        container_id = os.urandom(32).hex()
+        container_id = container_id or os.urandom(32).hex()
         variables = self._env if not env else {**self._env, **checks.environment(env)}
         if variables.get("HOSTNAME") == SHORT_ID:
             variables = {**variables, "HOSTNAME": container_id[:12]}

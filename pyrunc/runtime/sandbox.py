@@ -193,8 +193,13 @@ class Sandbox:
         Raises InvalidSpec or Unsupported, naming the field.
         Source: OCI runtime-spec config.md.
         """
+        return cls.of_launcher(Launcher.of_spec(spec, bundle))
+
+    @classmethod
+    def of_launcher(cls, launcher: Launcher) -> Self:
+        """A sandbox for what was compiled elsewhere."""
         self = cls.__new__(cls)
-        self._launcher = Launcher.of_spec(spec, bundle)
+        self._launcher = launcher
         return self
 
     def run(

@@ -1,0 +1,1 @@
+"""The command line: Docker's commands, flags, texts and exit codes."""

@@ -1,0 +1,153 @@
+"""`pyrunc`: the root of the commands, and what becomes of every error."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pyrunc.cli.flags import Flag, Refused, UsageError
+from pyrunc.cli.session import ERROR, CommandError, Session, what_went_wrong
+from pyrunc.cli.verb import Group, Place, UnknownCommand
+from pyrunc.errors import PyruncError
+
+_COMMON, _MANAGEMENT = "Common Commands", "Management Commands"
+_SIGINT, _SIGPIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+
+
+def _in(module: str, attribute: str, text: str, *, hidden: bool = False) -> Place:
+    return Place(f"pyrunc.cli.{module}", attribute, text, hidden=hidden)
+
+
+_IMAGE = {
+    "bootstrap": _in("image_bootstrap", "bootstrap", "Make a base image from the host's package mirror"),
+    "history": _in("image_history", "history", "Show the history of an image"),
+    "import": _in("image_archive", "import_", "Import the contents from a tarball to create a filesystem image"),
+    "inspect": _in("inspect", "image_inspect", "Display detailed information on one or more images"),
+    "load": _in("image_archive", "load", "Load an image from a tar archive or STDIN"),
+    "ls": _in("image_list", "images", "List images"),
+    "list": _in("image_list", "images", "", hidden=True),
+    "prune": _in("image_remove", "prune", "Remove unused images"),
+    "rm": _in("image_remove", "rmi", "Remove one or more images"),
+    "remove": _in("image_remove", "rmi", "", hidden=True),
+    "save": _in(
+        "image_archive", "save", "Save one or more images to a tar archive (streamed to STDOUT by default)"
+    ),
+    "tag": _in("image_remove", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+}  # fmt: skip
+_CONTAINER = {
+    "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
+    "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
+    "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
+    "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
+    "ls": _in("container_list", "ps", "List containers"),
+    "list": _in("container_list", "ps", "", hidden=True),
+    "ps": _in("container_list", "ps", "List containers", hidden=True),
+    "rm": _in("container_list", "rm", "Remove one or more containers"),
+    "remove": _in("container_list", "rm", "", hidden=True),
+    "run": _in("run", "run", "Create and run a new container from an image"),
+}  # fmt: skip
+_ROOT = {
+    "run": _CONTAINER["run"]._replace(section=_COMMON),
+    "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
+    "images": _IMAGE["ls"]._replace(section=_COMMON),
+    "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
+    "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
+    **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
+    "history": _IMAGE["history"], "import": _IMAGE["import"],
+    "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
+    "load": _IMAGE["load"],
+    "rm": _CONTAINER["rm"], "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "tag": _IMAGE["tag"],
+}  # fmt: skip
+
+
+image = Group("image", "Manage images", _IMAGE)
+container = Group("container", "Manage containers", _CONTAINER)
+root = Group(
+    "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
+    [
+        Flag("-D --debug", "", "Show where an error comes from"),
+        Flag("--graph", "string", "Snapshot driver: overlay2 or vfs (default the best that works here)"),
+        Flag("-H --host", "list", refused="there is no daemon to connect to yet; every command works by itself"),
+        Flag("--root", "string", "Durable state", default=""),
+        Flag("--state", "string", "State that is gone after a reboot", default=""),
+        Flag("-v --version", "", "Print version information and quit"),
+    ],
+)  # fmt: skip
+
+
+def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, version: bool) -> int | None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        click.echo(f"pyrunc version {version_of('pyrunc')}")
+        return 0
+    del host
+    session = Session(root, state, graph, debug)
+    context = click.get_current_context()
+    context.obj = session
+    context.call_on_close(session.close)
+    return None
+
+
+root.callback = _begin
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code. Every error is words on stderr, none a traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    context: click.Context | None = None
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # names of files are bytes
+    try:
+        with root.make_context("pyrunc", words) as context:
+            code = root.invoke(context)
+        sys.stdout.flush()
+        return int(code or 0)
+    except click.exceptions.Exit as exc:
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return _SIGINT
+    except BrokenPipeError:
+        _deafen()
+        return _SIGPIPE
+    except Exception as exc:
+        if context is not None and context.params.get("debug"):
+            raise
+        text, code = _words(exc)
+        return _say(text, code)
+
+
+def _words(exc: Exception) -> tuple[str, int]:
+    """What is said about an error, and the exit code."""
+    if isinstance(exc, UsageError):
+        return f"{exc}\n\n{exc.hint}", exc.exit_code
+    if isinstance(exc, UnknownCommand | Refused | CommandError):
+        return str(exc), exc.exit_code
+    if isinstance(exc, PyruncError):
+        return f"{ERROR}{exc}", 1
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{ERROR}{what_went_wrong(exc)}", 1
+    # What nobody has thought of is named, and -D shows where it comes from.
+    return f"{ERROR}{type(exc).__name__}: {' '.join(str(exc).split())} (pyrunc -D ... shows where)", 1
+
+
+def _say(text: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:
+        _deafen()  # nobody hears it; the exit code speaks
+    return code
+
+
+def _deafen() -> None:
+    """Let nothing more be written to what takes nothing more, at the end of Python neither."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)

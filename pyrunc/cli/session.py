@@ -1,0 +1,161 @@
+"""What commands have in common: their engine, where they write, and errors without a traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from pyrunc.cli.format import TemplateError
+from pyrunc.errors import PyruncError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyrunc.engine.engine import Engine
+
+ERROR = "Error: "
+
+
+class CommandError(Exception):
+    """A command cannot go on: one line for stderr, and an exit code."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class Session:
+    """What stands before the command; the engine is made when a command first needs it."""
+
+    def __init__(self, root: str, state: str, graph: str, debug: bool) -> None:
+        self.debug = debug
+        self._root, self._graph = root or None, graph or None
+        self._engine: Engine | None = None
+        if state:
+            os.environ["PYRUNC_STATE"] = state
+
+    @property
+    def engine(self) -> "Engine":
+        """The engine of this command."""
+        if self._engine is None:
+            from pyrunc.engine.engine import Engine
+
+            self._engine = Engine(self._root, graph=self._graph)
+        return self._engine
+
+    def close(self) -> None:
+        """Close the engine, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+
+
+def engine() -> "Engine":
+    """The engine of the command that runs."""
+    session = click.get_current_context().find_object(Session)
+    assert session is not None
+    return session.engine
+
+
+def what_went_wrong(exc: Exception) -> str:
+    """One line about an error that is not pyrunc's own: what it was about, and the system's word."""
+    if isinstance(exc, PyruncError | CommandError) or not isinstance(exc, OSError) or not exc.strerror:
+        return str(exc)
+    where = f"{os.fsdecode(exc.filename)}: " if isinstance(exc.filename, str | bytes) else ""
+    return f"{where}{exc.strerror.lower()}"
+
+
+def say(text: str) -> None:
+    """Write *text* to stdout as it is."""
+    sys.stdout.write(text)
+
+
+def complain(text: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
+def each(names: Iterable[str], act: Callable[[str], Any]) -> int:
+    """Call *act* with every name; one that fails is reported and the others go on. The exit code."""
+    code = 0
+    for name in names:
+        try:
+            act(name)
+        except PyruncError as exc:
+            complain(f"{ERROR}{exc}")
+            code = 1
+    return code
+
+
+def formatted(make: Callable[[], str]) -> str:
+    """What a template makes. Raises CommandError in Docker's words."""
+    try:
+        return make()
+    except TemplateError as exc:
+        raise CommandError(f"template parsing error: {exc}") from exc
+
+
+@contextmanager
+def written(path: str, what: str) -> "Iterator[BinaryIO]":
+    """A file that is there whole or not at all, or stdout for "". Raises CommandError, which names *what*.
+
+    Stdout that is a terminal is refused: what comes is no text.
+    """
+    if not path:
+        if sys.stdout.isatty():
+            raise CommandError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise CommandError(
+            f"{what}: invalid output path: stat {os.path.dirname(path)}: no such file or directory"
+        )
+    if os.path.isdir(path):
+        raise CommandError(f"{what}: invalid output path: {path!r} must be a file")
+    if os.path.lexists(path) and not os.path.isfile(path):
+        with open(path, "wb") as device:  # such as /dev/null, which nothing may take the place of
+            yield device
+        return
+    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(6).hex()}")
+    try:
+        with open(temporary, "xb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            yield file
+        os.rename(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        raise
+
+
+@contextmanager
+def read_from(path: str) -> "Iterator[BinaryIO]":
+    """The file *path*, or stdin for "" and "-". Raises CommandError in Docker's words."""
+    if path in ("", "-"):
+        if sys.stdin.isatty():
+            raise CommandError("requested load from stdin, but stdin is empty")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below
+    except OSError as exc:
+        raise CommandError(f"open {path}: {(exc.strerror or str(exc)).lower()}") from exc
+    with file:
+        yield file
+
+
+def short(identifier: str) -> str:
+    """The first 12 digits of an id."""
+    return identifier.removeprefix("sha256:")[:12]
+
+
+def ellipsis(text: str, length: int) -> str:
+    """*text* cut to *length* characters, of which the last is "…"."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,156 @@
+"""What an engine is made of, each opened when it is first used: content, rows, snapshots."""
+
+import os
+from _thread import RLock
+
+from pyrunc.errors import FailedPrecondition
+from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyrunc.drivers.graph.snapshotter import Snapshotter
+    from pyrunc.engine.containers import Containers
+    from pyrunc.engine.layer_sizes import LayerSizes
+    from pyrunc.engine.unpack import Unpacker
+    from pyrunc.image.images import ImageStore
+    from pyrunc.store.content import ContentStore
+    from pyrunc.store.metadata import Metadata
+
+# One for all engines, held for moments; a fork waits for it, and for the databases below it only afterwards: what is
+# registered last comes first.
+lock = RLock()
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+DEFAULT_ROOT = "/var/lib/pyrunc"
+
+
+class Parts:
+    """The parts of one engine on *root*; *graph* names the snapshot driver, None the best one.
+
+    *forget* is called with the id of an image that is removed.
+    """
+
+    def __init__(self, root: str | None, graph: str | None) -> None:
+        self.root = os.path.abspath(root or os.environ.get("PYRUNC_ROOT") or DEFAULT_ROOT)
+        self._graph = graph
+        self._made: dict[str, Any] = {}
+        self.forget: Callable[[str], None] = _nothing
+        self._closed = False
+
+    def _part(self, name: str, make: "Callable[[], Any]") -> "Any":
+        found = self._made.get(name)
+        if found is None:
+            with lock:
+                if self._closed:
+                    raise FailedPrecondition("the engine is closed")
+                found = self._made.get(name)
+                if found is None:
+                    found = self._made[name] = make()
+        return found
+
+    @property
+    def images(self) -> "ImageStore":
+        """Documents of images."""
+
+        def make() -> "ImageStore":
+            from pyrunc.image.images import ImageStore
+
+            return ImageStore(self.root)
+
+        part: ImageStore = self._part("images", make)
+        return part
+
+    @property
+    def locks(self) -> str:
+        """The directory of locks between processes."""
+
+        def make() -> str:
+            from pyrunc.store.files import make_directory
+
+            directory = os.path.join(self.root, "locks")
+            make_directory(directory)
+            return directory
+
+        part: str = self._part("locks", make)
+        return part
+
+    @property
+    def content(self) -> "ContentStore":
+        """Blobs by digest."""
+        return self.images.content
+
+    @property
+    def metadata(self) -> "Metadata":
+        """images.db."""
+        return self.images.metadata
+
+    @property
+    def snapshotter(self) -> "Snapshotter":
+        """The graph driver."""
+
+        def make() -> "Snapshotter":
+            from pyrunc.drivers import registry
+
+            return registry.graph(self._graph, self.root)
+
+        part: Snapshotter = self._part("snapshotter", make)
+        return part
+
+    @property
+    def containers(self) -> "Containers":
+        """containers.db."""
+
+        def make() -> "Containers":
+            from pyrunc.engine.containers import Containers
+
+            return Containers(self.root)
+
+        part: Containers = self._part("containers", make)
+        return part
+
+    @property
+    def sizes(self) -> "LayerSizes":
+        """layers.db."""
+
+        def make() -> "LayerSizes":
+            from pyrunc.engine.layer_sizes import LayerSizes
+
+            return LayerSizes(self.root)
+
+        part: LayerSizes = self._part("sizes", make)
+        return part
+
+    @property
+    def unpacker(self) -> "Unpacker":
+        """From layers to snapshots."""
+
+        def make() -> "Unpacker":
+            from pyrunc.engine.unpack import Unpacker
+
+            return Unpacker(self.locks, self.content, self.snapshotter, self.sizes)
+
+        part: Unpacker = self._part("unpacker", make)
+        return part
+
+    def collect(self) -> int:
+        """Remove blobs and snapshots that no row and no lease names; the bytes of the blobs."""
+        from pyrunc.store.collect import collect
+
+        return collect(self.content, self.metadata, [self.snapshotter]).bytes
+
+    def close(self) -> None:
+        """Close what was opened; none of it can be used again."""
+        with lock:
+            self._closed = True
+            for name in ("snapshotter", "containers", "sizes", "images"):
+                part = self._made.pop(name, None)
+                if part is not None:
+                    part.close()
+            self._made.clear()
+
+
+def _nothing(_image_id: str) -> None:
+    """Nobody keeps anything of images."""

@@ -1,0 +1,70 @@
+"""From an image's config and what the caller wants to what is run: Docker's rules of which of the two wins."""
+
+import os
+
+from pyrunc.errors import InvalidArgument
+from pyrunc.records import NamedTuple
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pyrunc.runtime.options import SandboxOptions
+
+
+class Process(NamedTuple):
+    """What is run: *argv*; *env*, *cwd* and *user* in *options*; *volumes* as paths; *config* as Docker keeps it."""
+
+    argv: tuple[str, ...]
+    options: "SandboxOptions"
+    volumes: tuple[str, ...]
+    config: "Mapping[str, Any]"
+
+
+def merge(
+    image_config: "Mapping[str, Any]", argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None",
+    options: "SandboxOptions", added: "Mapping[str, Any] | None" = None,
+    *, need_command: bool = True,
+) -> Process:  # fmt: skip
+    """The process that *argv* means for an image.
+
+    *argv* takes the place of the image's Cmd. *entrypoint* takes the place of its Entrypoint, and then of its Cmd too;
+    empty, it is none. The *options* env, cwd and user are merged with the image's, *added* to its config.
+    Raises InvalidArgument in Docker's words.
+    Source: Docker, "docker run"; OCI image-spec, config.md and conversion.md.
+    """
+    config: dict[str, Any] = {
+        key: value for key, value in image_config.items() if value not in (None, [], {}, "")
+    }
+    for key, value in (added or {}).items():
+        config[key] = {**(config.get(key) or {}), **value} if isinstance(value, dict) else value
+    command = list(argv) if argv else None
+    if entrypoint is not None:
+        begin, command = list(entrypoint), command or []
+    else:
+        begin = list(config.get("Entrypoint") or ())
+        command = list(config.get("Cmd") or ()) if command is None else command
+    if need_command and not begin + command:
+        raise InvalidArgument("No command specified")
+    merged: SandboxOptions = {**options}
+    variables = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+    merged["env"] = {**variables, **options.get("env", {})}
+    cwd = options.get("cwd") or config.get("WorkingDir") or "/"
+    if not cwd.startswith("/"):
+        raise InvalidArgument(f"the working directory '{cwd}' is invalid, it needs to be an absolute path")
+    merged["cwd"] = os.path.normpath(cwd)
+    user = options.get("user") or config.get("User") or ""
+    if user:
+        merged["user"] = user
+    config.update({"Entrypoint": begin or None, "Cmd": command or None})
+    config.update(
+        {"Env": [f"{key}={value}" for key, value in merged["env"].items()], "User": user, "WorkingDir": cwd}
+    )
+    if options.get("hostname"):
+        config["Hostname"] = options["hostname"]
+    taken = {os.path.normpath(mount.target) for mount in options.get("mounts", ())} | {
+        os.path.normpath(path) for path in options.get("tmpfs", {})
+    }
+    volumes = tuple(path for path in config.get("Volumes") or {} if os.path.normpath(path) not in taken)
+    return Process(tuple(begin + command), merged, volumes, config)

@@ -1,0 +1,72 @@
+"""Anonymous volumes: the directories that an image declares as VOLUME, each container's own, below <root>/volumes.
+
+    volumes/<container>/<number>    one directory for each path, which begins as the image has it
+
+They go with their container. What is written there is no part of the container's change: commit and diff do not see it.
+"""
+
+import os
+import shutil
+
+from pyrunc._native import openat2
+from pyrunc.errors import InvalidArgument
+from pyrunc.runtime.options import Mount
+from pyrunc.store.files import make_directory
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def make(root: str, container_id: str, paths: "Iterable[str]", tree: int) -> list[Mount]:
+    """Make a volume for each of *paths*, with what the directory descriptor *tree* (the image's root) has there.
+
+    Raises InvalidArgument for a path that is not absolute, OSError.
+    """
+    mounts = []
+    home = os.path.join(root, "volumes", container_id)
+    for number, path in enumerate(paths):
+        clean = os.path.normpath(path)
+        if not clean.startswith("/") or clean == "/":
+            raise InvalidArgument(
+                f"invalid volume specification: '{path}': invalid mount path: must be absolute"
+            )
+        place = os.path.join(home, str(number))
+        make_directory(home, 0o711)
+        os.mkdir(place, 0o755)
+        _fill(place, tree, clean)
+        mounts.append(Mount(clean, place, "bind", ("rbind", "rw")))
+    return mounts
+
+
+def remove(root: str, container_id: str) -> None:
+    """Remove a container's volumes, if it has any."""
+    shutil.rmtree(os.path.join(root, "volumes", container_id), ignore_errors=True)
+
+
+def _fill(place: str, tree: int, path: str) -> None:
+    """Copy what *tree* has at *path* into the new directory *place*, as a tar that never touches the disk."""
+    from pyrunc._native import layer_apply, layer_diff
+    from pyrunc.image.layer import DEFAULT_LIMITS
+
+    try:
+        source = openat2.open_in_root(tree, os.fsencode(path), os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # the image has no such directory: the volume is empty, and root's
+    target = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        applier = layer_apply.LayerApplier(
+            target, layer_apply.REMOVE, max_bytes=DEFAULT_LIMITS.max_bytes, max_members=DEFAULT_LIMITS.max_members,
+            max_path_bytes=DEFAULT_LIMITS.max_path_bytes,
+        )  # fmt: skip
+        try:
+            layer_diff.write_tree(source, applier.feed)
+            applier.finish()
+        finally:
+            applier.close()
+        status = os.fstat(source)
+        os.fchown(target, status.st_uid, status.st_gid)
+        os.fchmod(target, status.st_mode & 0o7777)
+    finally:
+        os.close(target)
+        os.close(source)

@@ -1,0 +1,53 @@
+"""Engines on temporary roots, and the archives of tests/cli/samples.py to fill them."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyrunc import Engine
+from tests.cli import samples
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory, busybox: Path) -> Path:
+    """A directory of image archives that no test changes."""
+    directory = tmp_path_factory.mktemp("archives")
+    samples.write(directory, busybox)
+    return directory
+
+
+@pytest.fixture(params=["overlay2", "vfs"])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_engine(tmp_path: Path, driver: str) -> Iterator[Callable[[], Engine]]:
+    """Further engines on the root of `engine`, as another process would have them."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    opened: list[Engine] = []
+
+    def make() -> Engine:
+        opened.append(Engine(tmp_path / "root", graph=driver))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def engine(open_engine: Callable[[], Engine]) -> Engine:
+    """An engine without images."""
+    return open_engine()
+
+
+@pytest.fixture
+def loaded(engine: Engine, archives: Path) -> Engine:
+    """An engine with alpha:1, beta:latest and their other names."""
+    engine.images.load(archives / "alpha.tar")
+    engine.images.load(archives / "beta.tar")
+    return engine

@@ -1,0 +1,331 @@
+"""Programs in containers of images: what of the image's config holds, what is left afterwards, and who may share it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pyrunc
+from pyrunc import Engine, errors
+
+_CHECKOUT = str(Path(__file__).parents[2])
+
+
+def shell(engine: Engine, script: str, image: str = "beta", **options: Any) -> str:
+    result = engine.run(image, ["sh", "-c", script], entrypoint=[], timeout_s=30, **options)
+    assert result.exit_code == 0, result
+    return result.stdout.decode()
+
+
+def python(code: str, root: Path, driver: str) -> "subprocess.Popen[str]":
+    """Another process, with `engine` on the same root."""
+    begin = f"import time\nfrom pyrunc import Engine\nengine = Engine({str(root)!r}, graph={driver!r})\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", begin + code], env={**os.environ, "PYTHONPATH": _CHECKOUT}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_images_config_holds(loaded: Engine) -> None:
+    assert loaded.run("alpha:1").stdout == b"alpha\n"
+    told = loaded.run("alpha:1", ["-c", "id -u; id -g; pwd; echo $NAME $HOME; cat seed"]).stdout.decode()
+    assert told.splitlines() == ["1000", "1001", "/data", "alpha /home/web", "seed"]
+
+
+def test_what_is_asked_for_wins(loaded: Engine) -> None:
+    script = "id -u; pwd; echo $NAME $MORE; hostname"
+    told = shell(
+        loaded, script, "alpha:1", user="0:0", cwd="/tmp", env={"NAME": "b", "MORE": "c"}, hostname="me"
+    )
+    assert told.splitlines() == ["0", "/tmp", "b c", "me"]
+    assert loaded.run("alpha:1", entrypoint=["/bin/busybox", "echo", "x"]).stdout == b"x\n"
+    assert loaded.run("beta", ["sh", "-c", "read a; echo $a"], stdin=b"input\n").stdout == b"input\n"
+    with pytest.raises(errors.InvalidArgument, match="No command specified"):
+        loaded.run("alpha:1", entrypoint=[])
+    with pytest.raises(errors.CommandNotFound):
+        loaded.run("beta", ["nothing"])
+    with pytest.raises(errors.NotFound, match="unable to find user nobody"):
+        loaded.run("beta", ["true"], user="nobody")
+    with pytest.raises(errors.InvalidArgument, match=r"^memory_bytes"):
+        loaded.run("beta", ["true"], memory_bytes=-7)
+    with pytest.raises(errors.InvalidArgument, match="working directory 'relative' is invalid"):
+        loaded.run("beta", ["true"], cwd="relative")
+
+
+def test_every_run_begins_with_the_image(loaded: Engine) -> None:
+    shell(loaded, "echo x > /data/new; rm /etc/passwd")
+    assert shell(loaded, "ls /data; cat /etc/passwd | wc -l") == "seed\n2\n"
+
+
+@pytest.mark.usefixtures("host_unchanged")
+def test_a_throw_away_run_leaves_nothing(loaded: Engine, tmp_path: Path) -> None:
+    shell(loaded, "true")
+    before = set(tmp_path.rglob("*"))
+    shell(loaded, "echo x > /x", memory_bytes=64 << 20)
+    assert set(tmp_path.rglob("*")) == before
+    assert loaded.containers() == []
+
+
+def test_an_image_can_be_named_in_every_way(loaded: Engine) -> None:
+    image = loaded.images.get("beta")
+    for name in ("beta", "beta:old", "docker.io/library/beta:latest", image.id, image.id[7:], image.id[7:15]):
+        assert loaded.run(name, ["true"]).exit_code == 0
+    with pytest.raises(errors.NotFound, match=r"^Unable to find image 'nothing:latest' locally"):
+        loaded.run("nothing")
+    with pytest.raises(errors.InvalidArgument, match="must be lowercase"):
+        loaded.run("UPPER")
+
+
+def test_hello_ships_and_is_loaded_when_it_is_first_used(engine: Engine) -> None:
+    assert engine.images.list() == []
+    assert b"Hello from a container" in engine.run("hello").stdout
+    assert [image.references for image in engine.images.list()] == [("hello:latest",)]
+    assert engine.run("hello").exit_code == 0
+
+
+def test_a_name_may_move_to_another_image_between_runs(loaded: Engine, archives: Path) -> None:
+    assert loaded.run("beta", ["sh", "-c", "ls /etc"]).stdout == b"hostname\nhosts\npasswd\nresolv.conf\n"
+    loaded.images.tag("alpha:1", "beta")
+    assert b"motd" in loaded.run("beta", ["-c", "ls /etc"]).stdout
+    loaded.images.remove("beta")
+    with pytest.raises(errors.NotFound):
+        loaded.run("beta", ["true"])
+    loaded.images.load(archives / "beta.tar")
+    assert loaded.run("beta", ["true"]).exit_code == 0
+
+
+def test_volumes_begin_as_the_image_has_them_and_are_no_change(loaded: Engine, tmp_path: Path) -> None:
+    result = loaded.run(
+        "alpha:1", ["-c", "cat /data/seed; echo mine > /data/mine; grep -c ' /data ' /proc/mounts"], user="root",
+        name="one", remove=False,
+    )  # fmt: skip
+    assert result.stdout == b"seed\n1\n"
+    assert loaded.diff("one") == []
+    assert (tmp_path / "root/volumes" / result.container_id / "0/mine").read_text() == "mine\n"
+    loaded.remove("one")
+    assert list((tmp_path / "root/volumes").iterdir()) == []
+    # Read-only, they are what can still be written.
+    script = "echo x > /data/x && echo x > /etc/x"
+    result = loaded.run("alpha:1", ["-c", script], user="root", writable="no", env={"A": "b"})
+    assert result.exit_code == 1 and b"/etc/x: Read-only" in result.stderr
+    assert list((tmp_path / "root/volumes").iterdir()) == []
+
+
+def test_what_is_kept_can_be_looked_at_committed_and_removed(loaded: Engine) -> None:
+    result = loaded.run("beta", ["sh", "-c", "echo out; echo new > /new; exit 3"], name="one", remove=False)
+    assert (result.exit_code, result.stdout, result.name) == (3, b"out\n", "one")
+    (found,) = loaded.containers()
+    assert (found.id, found.state, found.exit_code) == (result.container_id, "exited", 3)
+    assert loaded.diff("one") == [("A", "/new")]
+    loaded.commit("one", "made:1", changes=['CMD ["busybox", "cat", "/new"]'], author="me", message="words")
+    assert loaded.run("made:1").stdout == b"new\n"
+    with pytest.raises(errors.AlreadyExists, match='container name "/one" is already in use'):
+        loaded.run("beta", ["true"], name="one", remove=False)
+    loaded.remove(result.container_id[:8])
+    assert loaded.containers() == []
+    with pytest.raises(errors.NotFound, match=r"^No such container: one$"):
+        loaded.remove("one")
+
+
+def test_a_generated_name_looks_like_dockers(loaded: Engine) -> None:
+    names = {loaded.run("beta", ["true"], remove=False).name for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.replace("_", "").isalpha() and name.count("_") == 1 for name in names)
+
+
+def test_time_ends_a_run(loaded: Engine) -> None:
+    for options in ({}, {"name": "kept", "remove": False}):
+        with pytest.raises(errors.TimedOut, match=r"^sh: killed after 0\.3 s") as caught:
+            loaded.run("beta", ["sh", "-c", "echo so far; sleep 60"], timeout_s=0.3, **options)  # type: ignore[arg-type]
+        assert caught.value.stdout == b"so far\n"
+    (found,) = loaded.containers()
+    assert (found.state, found.exit_code) == ("exited", 137)
+
+
+def test_what_cannot_start_is_kept_as_created_or_not_at_all(loaded: Engine) -> None:
+    with pytest.raises(errors.CommandNotFound):
+        loaded.run("beta", ["nothing"], name="one", remove=False)
+    (found,) = loaded.containers()
+    assert (found.name, found.state, found.exit_code) == ("one", "created", 127)
+    with pytest.raises(errors.CommandNotFound):
+        loaded.run("beta", ["nothing"], name="two")
+    with pytest.raises(errors.NotFound, match="unable to find user"):
+        loaded.run("beta", ["true"], name="three", user="nobody", remove=False)
+    assert [each.name for each in loaded.containers()] == ["one"]
+
+
+def test_threads_share_an_engine(loaded: Engine) -> None:
+    problems: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                assert shell(loaded, "echo $N", env={"N": f"{number} {turn}"}) == f"{number} {turn}\n"
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the test must fail of it
+            problems.append(exc)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_a_forked_process_goes_on_with_the_engine(loaded: Engine) -> None:
+    shell(loaded, "true")
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if shell(loaded, "echo child") == "child\n" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert shell(loaded, "echo parent") == "parent\n"
+
+
+def test_processes_that_need_the_same_layers_unpack_them_once(
+    open_engine: Callable[[], Engine], archives: Path, tmp_path: Path, driver: str
+) -> None:
+    code = f"engine.images.load({str(archives / 'alpha.tar')!r})\nprint(engine.run('alpha:1').stdout)"
+    others = [python(code, tmp_path / "root", driver) for _ in range(4)]
+    for other in others:
+        out, err = other.communicate(timeout=120)
+        assert (out, err) == ("b'alpha\\n'\n", "")
+    engine = open_engine()
+    kinds = [info.kind for info in engine._parts.snapshotter.walk()]
+    assert kinds.count("committed") == 2
+
+
+def test_an_image_that_is_removed_while_it_runs_is_there_to_the_end(
+    loaded: Engine, open_engine: Callable[[], Engine]
+) -> None:
+    results: list[Any] = []
+    script = "echo ready; read x; cat /data/seed; ls /bin/busybox"
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        with loaded.start(
+            "beta", ["sh", "-c", script], remove=True, stdin=reading, stdout=writing_out
+        ) as process:
+            results.append(process.wait(60))
+
+    out, writing_out = os.pipe()
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert os.read(out, 100) == b"ready\n"
+    other = open_engine()
+    with pytest.raises(errors.FailedPrecondition, match="image is being used by running container"):
+        other.images.remove(other.images.get("beta").id, force=True)
+    os.write(writing, b"\n")
+    thread.join()
+    assert results == [0]
+    assert os.read(out, 100) == b"seed\n/bin/busybox\n"
+    for fd in (reading, writing, out, writing_out):
+        os.close(fd)
+
+
+def test_a_throw_away_run_keeps_its_image_while_another_removes_it(
+    loaded: Engine, tmp_path: Path, driver: str
+) -> None:
+    """Nothing says that it runs, so the image can go; the files stay until this process lets go of them."""
+    shell(loaded, "true")
+    code = "for name in ('beta:old', 'example.org:5000/team/beta:v2', 'beta'): engine.images.remove(name)"
+    other = python(code, tmp_path / "root", driver)
+    assert other.communicate(timeout=60) == ("", "")
+    ready = next(iter(loaded._throwaway._ready.values()))
+    assert ready.sandbox is not None
+    assert ready.sandbox.run(["/bin/sh", "-c", "cat /data/seed"]).stdout == b"seed\n"
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_who_is_killed_leaves_a_container_that_has_ended(
+    loaded: Engine, tmp_path: Path, driver: str, remove: bool
+) -> None:
+    code = f"engine.start('alpha:1', ['-c', 'echo x > /tmp/x; sleep 60'], name='one', remove={remove})\ntime.sleep(60)"
+    other = python(code, tmp_path / "root", driver)
+
+    def running() -> bool:
+        return [each.state for each in loaded.containers()] == ["running"]
+
+    until(running)
+    (found,) = loaded.containers()
+    other.kill()
+    other.communicate()
+    until(lambda: not running())
+    if remove:
+        assert loaded.containers() == []
+        assert list((tmp_path / "root/volumes").iterdir()) == []
+        assert found.id not in [info.key for info in loaded._parts.snapshotter.walk()]
+    else:
+        (found,) = loaded.containers()
+        assert (found.state, found.exit_code) == ("exited", 137)
+        loaded.remove("one")
+
+
+def test_who_removes_a_running_container_kills_it(loaded: Engine, open_engine: Callable[[], Engine]) -> None:
+    with loaded.start("beta", ["sleep", "60"], name="one") as process:
+        other = open_engine()
+        with pytest.raises(errors.FailedPrecondition, match="You cannot remove a running container"):
+            other.remove("one")
+        other.remove("one", force=True)
+        assert process.wait(30) == 137
+    assert loaded.containers() == []
+
+
+def test_the_hosts_root_is_an_image_for_who_allows_it(engine: Engine) -> None:
+    with pytest.raises(errors.NotFound, match="only for who allows it"):
+        engine.run("host", ["true"])
+    marker = Path("/pyrunc-test-host-image")
+    assert not marker.exists()
+    result = engine.run(
+        "host", ["sh", "-c", f"cat /etc/os-release; echo x > {marker}; cat {marker}"], allow_host=True
+    )
+    assert result.stdout == Path("/etc/os-release").read_bytes() + b"x\n"
+    assert not marker.exists()
+    with pytest.raises(errors.InvalidArgument, match="always thrown away"):
+        engine.run("host", ["true"], allow_host=True, name="one")
+
+
+def test_an_image_that_is_removed_here_is_gone_when_its_last_run_has_ended(loaded: Engine) -> None:
+    def snapshots() -> int:
+        return len([info for info in loaded._parts.snapshotter.walk() if not info.key.startswith("view-")])
+
+    loaded.images.remove("alpha:1")
+    results: list[bytes] = []
+    script = "busybox sleep 1; busybox cat /data/seed"
+    thread = threading.Thread(target=lambda: results.append(loaded.run("beta", ["sh", "-c", script]).stdout))
+    thread.start()
+    until(lambda: any(ready.held.runs for ready in loaded._throwaway._ready.values()))
+    time.sleep(0.2)
+    for name in ("beta:old", "example.org:5000/team/beta:v2", "beta"):
+        loaded.images.remove(name)
+    assert snapshots() == 1
+    thread.join()
+    assert results == [b"seed\n"]
+    loaded.images.prune()
+    assert snapshots() == 0
+
+
+def test_a_closed_engine_says_so(engine: Engine) -> None:
+    engine.close()
+    with pytest.raises(errors.FailedPrecondition, match=r"^the engine is closed$"):
+        engine.run("hello")
+
+
+def test_the_engine_is_public() -> None:
+    assert pyrunc.Engine is Engine

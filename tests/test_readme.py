@@ -1,0 +1,58 @@
+"""The README's section about images does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli import samples
+
+README = Path(__file__).parents[1] / "README.md"
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to start containers")
+
+
+def block(language: str) -> str:
+    """The first block of *language* in the section."""
+    section = README.read_text().partition("\n## Images\n")[2].partition("\n## ")[0]
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def place(tmp_path: Path, busybox: Path) -> Path:
+    """A directory with images.tar, whose image is called tools."""
+    samples.write(tmp_path, busybox)
+    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(tmp_path / "first")}
+    code = (
+        "from pyrunc import Engine; e = Engine(); e.images.load('beta.tar'); e.images.tag('beta', 'tools');"
+        "e.images.save(['tools'], open('images.tar', 'wb').write)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    return tmp_path
+
+
+def run(place: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(place / "root")}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def test_the_shell_session(place: Path) -> None:
+    program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
+    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh")}')
+    assert "Hello from a container" in told
+    assert "A /greeting\nsha256:" in told and "\nhello\nsha256:" in told
+    assert "greeting:1 4MB\n" in told and "flat:1 4MB\n" in told
+    assert '["busybox","cat","/greeting"]\nfirst\nUntagged: greeting:1\n' in told
+    assert (place / "both.tar.gz").stat().st_size > 1000
+
+
+def test_the_python_session(place: Path) -> None:
+    told = run(place, sys.executable, "-W", "error", "-c", block("python")).splitlines()
+    assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
+    assert told[2] == "[('made:1',), ('tools:latest',)]"
