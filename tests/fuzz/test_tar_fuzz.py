@@ -56,6 +56,7 @@ def build(directory: Path, replace: tuple[str, str, str] | None = None) -> Path:
 
 def run(module: Path, count: int, seed: int) -> dict[str, int]:
     """Apply mutants in a process of its own with *module*; AssertionError if a sanitizer finds something."""
+    # Roots go beside the module: a process that a sanitizer ends leaves its own.
     library = subprocess.run(
         ["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     )
@@ -63,7 +64,7 @@ def run(module: Path, count: int, seed: int) -> dict[str, int]:
         [sys.executable, "-m", "tests.fuzz.tar_mutants", str(count), str(seed), str(module)],
         capture_output=True, text=True, cwd=CHECKOUT, check=False,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "LD_PRELOAD": library.stdout.strip(),
-             "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"},
+             "TMPDIR": str(module.parent), "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"},
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-3000:]}"
     outcomes: dict[str, int] = ast.literal_eval(done.stdout)
