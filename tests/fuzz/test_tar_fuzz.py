@@ -63,8 +63,8 @@ def run(module: Path, count: int, seed: int) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.tar_mutants", str(count), str(seed), str(module)],
         capture_output=True, text=True, cwd=CHECKOUT, check=False,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "LD_PRELOAD": library.stdout.strip(), "TMPDIR": str(module.parent),
-             "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "LD_PRELOAD": library.stdout.strip(),
+             "TMPDIR": str(module.parent), "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"},
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-3000:]}"
     outcomes: dict[str, int] = ast.literal_eval(done.stdout)
