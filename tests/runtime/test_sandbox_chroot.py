@@ -1,9 +1,10 @@
 """A Sandbox used by a process that is in a chroot: of a plain directory, and of one that is a mount."""
 
+import contextlib
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,15 @@ def test_the_hosts_tree_is_not_in_the_containers_namespace(in_chroot: InChroot, 
     in_chroot(inside)
 
 
+def namespaces_of(pids: Iterable[int]) -> set[str]:
+    """The mount namespaces of those that have not ended meanwhile."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/{pid}/ns/mnt"))
+    return found
+
+
 def test_nothing_is_left_and_the_callers_mounts_stay_as_they_are(in_chroot: InChroot, rootfs: Path) -> None:
     def inside() -> None:
         mount.mount(b"none", b"/srv", b"tmpfs")
@@ -121,9 +131,7 @@ def test_nothing_is_left_and_the_callers_mounts_stay_as_they_are(in_chroot: InCh
                 assert Path("/proc/self/mountinfo").read_text() == before
             # whoever served is in a namespace of its own, and goes
             namespace = os.readlink("/proc/self/ns/mnt")
-            assert wait_until(
-                lambda: {os.readlink(f"/proc/{pid}/ns/mnt") for pid in children(spawner_pid())} == {namespace}
-            )
+            assert wait_until(lambda: namespaces_of(children(spawner_pid())) == {namespace})
 
     in_chroot(inside)
 

@@ -7,6 +7,7 @@ leak for each start would be hundreds, or thousands when `pytest -m soak` makes 
 import contextlib
 import ctypes
 import gc
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -252,15 +253,23 @@ def test_spawners_that_are_killed(sandbox: Make) -> None:
     )
 
 
+def memory(size: int) -> mmap.mmap:
+    """*size* bytes that are the kernel's latest: an allocation may be of what earlier tests have freed."""
+    pages = mmap.mmap(-1, size)
+    pages.write(b"x" * size)
+    return pages
+
+
 def test_a_leak_is_seen(sandbox: Make) -> None:
     """The figures above do show one: a descriptor, a process and memory for each start."""
     box = sandbox()
     box.run(["/bin/true"])
     before = measure()
-    kept = [(os.dup(0), bytearray(200_000), box.start(["/bin/sleep", "60"])) for _ in range(20)]
+    kept = [(os.dup(0), memory(200_000), box.start(["/bin/sleep", "60"])) for _ in range(20)]
     found = growth(before, 20)
-    for fd, _, process in kept:
+    for fd, pages, process in kept:
         os.close(fd)
+        pages.close()
         process.close()
     assert {"descriptors", "children", "cgroups", "memory_bytes"} <= found.keys()
     spawner.shut_down()
