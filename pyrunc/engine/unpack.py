@@ -57,7 +57,7 @@ class Unpacker:
         self, layer: "Descriptor", diff_id: str, chain_id: str, parent: str | None, lease: "Lease",
         progress: "OnProgress | None",
     ) -> None:  # fmt: skip
-        with Lock(os.path.join(self._locks, chain_id.removeprefix("sha256:"))):
+        with Lock(os.path.join(self._locks, chain_id.removeprefix("sha256:")), transient=True):
             if self._is_there(chain_id):
                 return
             key = f"unpack-{os.urandom(16).hex()}"
