@@ -78,7 +78,7 @@ class Unpacker:
     ) -> "layers.Applied":
         root, whiteouts = self._snapshotter.target(key)
         try:
-            with self._content.open(layer.digest) as source:
+            with self._content.open_unverified(layer.digest) as source:
                 tell = None
                 if progress is not None:
                     report, item, total = progress, layer.digest, layer.size
@@ -94,6 +94,7 @@ class Unpacker:
                     size=layer.size,
                     diff_id=diff_id,
                     progress=tell,
+                    what=f"layer {layer.digest}",
                 )
         finally:
             os.close(root)
