@@ -1,4 +1,4 @@
-"""The README's section about images does what it says."""
+"""The README's section about images, and the page about them, do what they say."""
 
 import os
 import re
@@ -11,12 +11,16 @@ import pytest
 from tests.cli import samples
 
 README = Path(__file__).parents[1] / "README.md"
+PAGE = README.parent / "docs/images.md"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to start containers")
 
 
-def block(language: str) -> str:
+def section() -> str:
+    return README.read_text().partition("\n## Images\n")[2].partition("\n## ")[0]
+
+
+def block(language: str, section: str) -> str:
     """The first block of *language* in the section."""
-    section = README.read_text().partition("\n## Images\n")[2].partition("\n## ")[0]
     found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
     assert found is not None
     return found[1]
@@ -44,7 +48,7 @@ def run(place: Path, *command: str) -> str:
 
 def test_the_shell_session(place: Path) -> None:
     program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
-    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh")}')
+    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", section())}')
     assert "Hello from a container" in told
     assert "A /greeting\nsha256:" in told and "\nhello\nsha256:" in told
     assert "greeting:1 4MB\n" in told and "flat:1 4MB\n" in told
@@ -53,6 +57,35 @@ def test_the_shell_session(place: Path) -> None:
 
 
 def test_the_python_session(place: Path) -> None:
-    told = run(place, sys.executable, "-W", "error", "-c", block("python")).splitlines()
+    told = run(place, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
     assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
     assert told[2] == "[('made:1',), ('tools:latest',)]"
+
+
+def test_the_pages_shell_session(place: Path) -> None:
+    program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
+    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')
+    assert "Untagged: base:1\n" in told and "Loaded image: base:1\n" in told
+    assert "\nbase:1\ntools:latest\n" in told or "\ntools:latest\nbase:1\n" in told
+    assert "Total reclaimed space: 0B\n" in told
+    assert told.endswith("are whole; nothing is lost\n")
+
+
+def test_the_pages_python_session(place: Path) -> None:
+    told = run(place, sys.executable, "-W", "error", "-c", block("python", PAGE.read_text())).splitlines()
+    assert told == ["[('load', True), ('unpack', True)]", "['/bin/sh']", "[]"]
+
+
+def test_the_page_and_the_readme_name_what_the_host_image_exposes() -> None:
+    for text in (section(), PAGE.read_text()):
+        for place in (
+            "/etc",
+            "/usr",
+            "/var",
+            "/opt",
+            "/run",
+            "/tmp",
+            "password hashes",
+            "--allow-host-image",
+        ):
+            assert place in text

@@ -42,7 +42,6 @@ ctypedef struct layer:
     uint64_t bytes
     uint64_t skipped_xattrs
     int fd              # of the file that is being written, or -1
-    uint32_t below      # it is in the directory at the tree's top; the name of the last component begins here
     char *path          # of the member, cleaned; max_path + 1 bytes
     char *link          # of the target of a hard link, cleaned
 
@@ -74,11 +73,7 @@ cdef int clean(layer *a, const tar_text *name, char *path, size_t *length) noexc
     return 0
 
 
-cdef inline bint is_meta(const char *name) noexcept nogil:
-    return memcmp_prefix(name, b".wh..wh.")
-
-
-cdef inline bint memcmp_prefix(const char *text, const char *prefix) noexcept nogil:
+cdef inline bint starts_with(const char *text, const char *prefix) noexcept nogil:
     while prefix[0]:
         if text[0] != prefix[0]:
             return False
@@ -92,10 +87,10 @@ cdef int whiteout_kind(layer *a, const char *path, size_t leaf) noexcept nogil:
     over. Source: OCI image-spec, layer.md, "Whiteouts"."""
     cdef size_t i = 0
     while i <= leaf:
-        if memcmp_prefix(path + i, b".wh."):
+        if starts_with(path + i, b".wh."):
             if i == leaf and strcmp(path + i, b".wh..wh..opq") == 0:
                 return 2
-            if is_meta(path + i):
+            if starts_with(path + i, b".wh..wh."):
                 return 3
             if i < leaf:
                 return tree_bad(&a.tree, b"it passes through a whiteout")

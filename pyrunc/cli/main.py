@@ -49,12 +49,14 @@ _CONTAINER = {
     "remove": _in("container_list", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
 }  # fmt: skip
+_SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
     "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
     "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
+    "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
     **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
@@ -65,6 +67,7 @@ _ROOT = {
 
 image = Group("image", "Manage images", _IMAGE)
 container = Group("container", "Manage containers", _CONTAINER)
+system = Group("system", "Manage the store", _SYSTEM)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [

@@ -14,6 +14,7 @@ import time
 from pyrunc.api import Container
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound
 from pyrunc.store import leases
+from pyrunc.store.check import Problem
 from pyrunc.store.database import Database
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -64,6 +65,10 @@ class Containers:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def damage(self) -> list[Problem]:
+        """What is wrong with the file."""
+        return [Problem("database", self._database.path, text) for text in self._database.integrity()]
 
     def add(
         self, container_id: str, name: str, image: str, image_id: str, driver: str, argv: "Sequence[str]",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.kept import Kept
     from pyrunc.engine.process import ContainerProcess, Starting
     from pyrunc.runtime.options import SandboxOptions
+    from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
 
 HOST = "host"  # the pseudo-image
@@ -133,6 +134,16 @@ class Engine:
         from pyrunc.engine import commit
 
         commit.export(self._parts, container, sink)
+
+    def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
+        """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
+
+        Nothing is changed. *progress* gets the size of each blob once it has been read. An image whose content is
+        damaged is whole again when it is loaded again.
+        """
+        from pyrunc.engine import checking
+
+        return checking.check(self._parts, progress)
 
     def close(self) -> None:
         """Let go of what was opened; containers that still run go on until their processes are closed."""

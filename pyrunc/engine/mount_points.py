@@ -29,7 +29,8 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
     lease.protect_snapshot(name)
     if _is_there(parts, name):
         return name
-    with Lock(os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")):
+    lock = os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")
+    with Lock(lock, transient=True):
         if _is_there(parts, name):
             return name
         key = f"unpack-{os.urandom(16).hex()}"

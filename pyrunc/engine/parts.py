@@ -136,9 +136,11 @@ class Parts:
         return part
 
     def collect(self) -> int:
-        """Remove blobs and snapshots that no row and no lease names; the bytes of the blobs."""
+        """Remove blobs and snapshots that no row and no lease names, and locks of the dead; the bytes of the blobs."""
         from pyrunc.store.collect import collect
+        from pyrunc.store.files import sweep_locks
 
+        sweep_locks(self.locks)
         return collect(self.content, self.metadata, [self.snapshotter]).bytes
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ class Unpacker:
         self, layer: "Descriptor", diff_id: str, chain_id: str, parent: str | None, lease: "Lease",
         progress: "OnProgress | None",
     ) -> None:  # fmt: skip
-        with Lock(os.path.join(self._locks, chain_id.removeprefix("sha256:"))):
+        with Lock(os.path.join(self._locks, chain_id.removeprefix("sha256:")), transient=True):
             if self._is_there(chain_id):
                 return
             key = f"unpack-{os.urandom(16).hex()}"
@@ -78,7 +78,7 @@ class Unpacker:
     ) -> "layers.Applied":
         root, whiteouts = self._snapshotter.target(key)
         try:
-            with self._content.open(layer.digest) as source:
+            with self._content.open_unverified(layer.digest) as source:
                 tell = None
                 if progress is not None:
                     report, item, total = progress, layer.digest, layer.size
@@ -94,6 +94,7 @@ class Unpacker:
                     size=layer.size,
                     diff_id=diff_id,
                     progress=tell,
+                    what=f"layer {layer.digest}",
                 )
         finally:
             os.close(root)

@@ -80,18 +80,22 @@ def said_full(exc: OSError, what: str) -> OSError:
 
 
 class Lock:
-    """A lock between processes and threads on the file *path*, which is made and stays; a context manager.
+    """A lock between processes and threads on the file *path*, which is made; a context manager.
 
-    *timeout_s* (None: for ever) bounds the wait, after which TimedOut is raised. The kernel releases it when its
-    holder dies. A child that is forked meanwhile does not hold it.
+    The file stays, unless the lock is *transient*: then it goes with its release, and whoever waited for it makes
+    another; where its holder dies, it stays too. *timeout_s* (None: for ever) bounds the wait, after which TimedOut
+    is raised. The kernel releases it when its holder dies. A child that is forked meanwhile does not hold it.
     Source: flock(2).
     """
 
-    __slots__ = ("_fd", "_pid", "path", "shared", "timeout_s")
+    __slots__ = ("_fd", "_pid", "path", "shared", "timeout_s", "transient")
 
-    def __init__(self, path: str, *, shared: bool = False, timeout_s: float | None = None) -> None:
+    def __init__(
+        self, path: str, *, shared: bool = False, transient: bool = False, timeout_s: float | None = None
+    ) -> None:
         self.path = path
         self.shared = shared
+        self.transient = transient
         self.timeout_s = timeout_s
         self._fd = -1
         self._pid = 0
@@ -136,8 +140,16 @@ class Lock:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if self._pid == os.getpid():
+                if self.transient:
+                    self._unlink()
                 fcntl.flock(fd, fcntl.LOCK_UN)  # for a forked child that still has the descriptor, too
             os.close(fd)
+
+    def _unlink(self) -> None:
+        try:
+            os.unlink(self.path)  # while it is held, so that nobody else holds a file of that name
+        except FileNotFoundError:
+            pass  # with its directory
 
     def __enter__(self) -> "Lock":
         self.acquire()
@@ -150,6 +162,16 @@ class Lock:
         traceback: "TracebackType | None",
     ) -> None:
         self.release()
+
+
+def sweep_locks(directory: str) -> None:
+    """Remove the files of transient locks in *directory* whose holders have died."""
+    for name in os.listdir(directory):
+        try:
+            with Lock(os.path.join(directory, name), transient=True, timeout_s=0):
+                pass
+        except (TimedOut, StorageFull):
+            continue  # it is held, or it was removed meanwhile and cannot be made again
 
 
 def _is_at(fd: int, path: str) -> bool:

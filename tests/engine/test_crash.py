@@ -75,5 +75,6 @@ def test_whoever_is_killed_whenever_the_store_is_whole(
     engine._parts.collect()
     assert list(engine._parts.content.walk()) == []
     assert [info.key for info in engine._parts.snapshotter.walk()] == []
+    assert os.listdir(tmp_path / "root/locks") == []
     engine.images.load(archives / "beta.tar")
     assert engine.run("beta", ["true"]).exit_code == 0

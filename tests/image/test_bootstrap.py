@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -43,21 +44,52 @@ def mirror() -> str:
     return uri
 
 
+class Cli:
+    """`pyrunc` on a root of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, *argv: str) -> tuple[str, str]:
+        code = "import sys; from pyrunc.cli.main import main; sys.exit(main())"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYRUNC_ROOT": str(self.root),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done
+        return done.stdout, done.stderr
+
+
+class Made(NamedTuple):
+    """An image made by the command: its id, its layer's digest, file and time, and what was said meanwhile."""
+
+    cli: Cli
+    id: str
+    digest: str
+    path: Path
+    created_ns: int
+    said: list[str]
+
+
 @pytest.fixture(scope="module")
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[bootstrap.Bootstrapped, Path]]:
-    """The image, made once, and the file that its layer is kept in."""
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """The image, made once, by `pyrunc image bootstrap`."""
     request.getfixturevalue("mirror")
-    lines: list[str] = []
-    result = bootstrap.bootstrap(f"debian:{SUITE}", progress=lines.append)
-    path = tmp_path_factory.mktemp("bootstrap") / "layer.tar"
-    with result.stream as stream, open(path, "wb") as file:
-        shutil.copyfileobj(stream, file)
-    assert lines[-1] == "writing the layer"
-    assert len(lines) > 100
-    yield result, path
-    path.unlink()
+    root = tmp_path_factory.mktemp("bootstrap")
+    cli = Cli(root)
+    out, err = cli("image", "bootstrap", f"debian:{SUITE}")
+    with pyrunc.Engine(root) as engine:
+        details = engine.images.inspect(f"debian:{SUITE}")
+        (digest,) = details.layers
+        yield Made(
+            cli, out.strip(), digest, Path(engine._parts.content.path(digest)), details.image.created_ns,
+            err.splitlines(),
+        )  # fmt: skip
+    shutil.rmtree(root)
 
 
 def mounts() -> str:
@@ -68,32 +100,38 @@ def leftovers() -> list[str]:
     return [entry.name for entry in Path("/tmp").glob("pyrunc-bootstrap-*")]
 
 
-def test_it_is_debian_and_runs(
-    made: tuple[bootstrap.Bootstrapped, Path], mirror: str, tmp_path: Path
-) -> None:
-    result, path = made
-    assert (result.distribution, result.suite, result.mirror) == ("debian", SUITE, mirror)
-    gnu_extract(path, tmp_path / "root")
+def test_the_command_tells_its_steps_and_prints_the_id(made: Made, mirror: str) -> None:
+    assert made.said[-1] == "writing the layer" and len(made.said) > 100
+    assert made.cli("images", "-q", "--no-trunc", f"debian:{SUITE}")[0] == f"{made.id}\n"
+    created_by = made.cli("history", "--no-trunc", "--format", "{{.CreatedBy}}", made.id)[0]
+    assert created_by == f"pyrunc: debian {SUITE} from {mirror}\n"
+
+
+def test_it_is_debian_and_runs(made: Made, tmp_path: Path) -> None:
+    script = (
+        ". /etc/os-release; echo $ID $VERSION_CODENAME; dpkg --audit; dpkg-query -W -f '${Package}\\n' apt"
+    )
+    words = f"debian {SUITE}\napt\n"
+    assert made.cli("run", "--rm", f"debian:{SUITE}", "sh", "-ec", script)[0] == words
+    gnu_extract(made.path, tmp_path / "root")
     with pyrunc.Sandbox(rootfs=str(tmp_path / "root")) as box:
-        script = ". /etc/os-release; echo $ID $VERSION_CODENAME; dpkg --audit; dpkg-query -W -f '${Package}\\n' apt"
         ran = box.run(["/bin/sh", "-ec", script], timeout_s=60)
-    assert (ran.exit_code, ran.stdout.decode()) == (0, f"debian {SUITE}\napt\n")
+    assert (ran.exit_code, ran.stdout.decode()) == (0, words)
 
 
-def test_nothing_of_this_host_or_this_hour_is_in_it(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
-    result, path = made
-    with open(path, "rb") as file:
-        assert result.layer.digest == f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    with tarfile.open(path) as tar:
+def test_nothing_of_this_host_or_this_hour_is_in_it(made: Made) -> None:
+    with open(made.path, "rb") as file:
+        assert made.digest == f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    with tarfile.open(made.path) as tar:
         members = {member.name: member for member in tar}
         for name in ("etc/hostname", "etc/resolv.conf", "var/log/wtmp"):
             assert members[name].size == 0
         shadow = tar.extractfile("etc/shadow")
         assert shadow is not None
         days = {line.split(b":")[2] for line in shadow.read().splitlines()}
-    assert days == {b"%d" % (result.created_ns // 10**9 // 86400)}
+    assert days == {b"%d" % (made.created_ns // 10**9 // 86400)}
     assert not [member for member in members.values() if member.isdev()]
-    assert max(member.mtime for member in members.values()) <= result.created_ns / 10**9
+    assert max(member.mtime for member in members.values()) <= made.created_ns / 10**9
     for name in ("dev", "proc", "sys", "run", "tmp", "var/tmp", "var/log/apt", "var/cache/ldconfig"):
         assert not [other for other in members if other.startswith(f"{name}/")], name
     assert not [
@@ -103,17 +141,18 @@ def test_nothing_of_this_host_or_this_hour_is_in_it(made: tuple[bootstrap.Bootst
     assert (members["etc/shadow"].mode, members["etc/shadow"].gid, members["tmp"].mode) == (0o640, 42, 0o1777)
 
 
-def test_the_host_is_as_before(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
+def test_the_host_is_as_before(made: Made) -> None:
     assert made
     assert "pyrunc-bootstrap" not in mounts()
     assert leftovers() == []
 
 
 @pytest.mark.soak
-def test_a_second_time_makes_the_same(made: tuple[bootstrap.Bootstrapped, Path]) -> None:
-    again = bootstrap.bootstrap(f"debian:{SUITE}")
-    again.stream.close()
-    assert again.layer == made[0].layer
+def test_a_second_time_makes_the_same(made: Made, tmp_path: Path) -> None:
+    again = Cli(tmp_path / "again")
+    assert again("image", "bootstrap", "-q", "-t", "other:1", f"debian:{SUITE}") == (f"{made.id}\n", "")
+    assert again("images", "--format", "{{.Repository}}:{{.Tag}}")[0] == "other:1\n"
+    shutil.rmtree(again.root)
 
 
 def children(pid: int) -> list[int]:

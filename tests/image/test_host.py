@@ -1,6 +1,9 @@
 """The host's root as an image: its tools run in it, and nothing that they do reaches the host."""
 
+import errno
 import os
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,23 @@ def test_what_is_not_shown(tmp_path: Path) -> None:
     finally:
         (state / "images.db").unlink()
         state.rmdir()
+
+
+def test_what_listens_on_the_host_is_not_reached() -> None:
+    """Names of sockets and FIFOs are there; what is behind them is the kernel's object on the host, and not here."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        os.mkfifo(f"{place}/fifo")
+        fifo = os.open(f"{place}/fifo", os.O_RDONLY | os.O_NONBLOCK)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"{place}/socket")
+            listening.listen(1)
+            script = (
+                f"ls {place}; (echo word 1<>{place}/fifo); python3 -c '"
+                f'import socket; print(socket.socket(socket.AF_UNIX).connect_ex("{place}/socket"))\''
+            )
+            assert run(host_root(), script).split() == ["fifo", "socket", str(errno.ECONNREFUSED)]
+        assert os.read(fifo, 1) == b""
+        os.close(fifo)
 
 
 LINE = "36 35 98:0 / {point} rw,noatime shared:1 - {kind} /dev/x rw\n"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,42 @@ def test_a_row_comes_after_the_name_and_the_name_after_the_bytes(tmp_path: Path)
     assert [re.sub(r"\.[0-9a-f]{16}$", "", call) for call in calls[-4:]] == [
         "write /.state", "fsync /.state", "rename /.state", "fsync /",
     ]  # fmt: skip
+
+
+def test_the_file_of_a_transient_lock_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    for _ in range(2):
+        with files.Lock(str(path), transient=True):
+            assert path.exists()
+            with pytest.raises(TimedOut):
+                files.Lock(str(path), transient=True, timeout_s=0).acquire()
+        assert not path.exists()
+
+
+def test_transient_locks_exclude_whoever_waits_while_their_file_goes(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    inside = overlaps = 0
+
+    def work() -> None:
+        nonlocal inside, overlaps
+        for _ in range(200):
+            with files.Lock(path, transient=True):
+                inside += 1
+                overlaps += inside != 1
+                time.sleep(0)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (overlaps, os.listdir(tmp_path)) == (0, [])
+
+
+def test_locks_of_the_dead_are_swept_and_held_ones_stay(tmp_path: Path) -> None:
+    (tmp_path / "dead").touch()
+    with files.Lock(str(tmp_path / "held"), transient=True):
+        files.sweep_locks(str(tmp_path))
+        assert os.listdir(tmp_path) == ["held"]
+    assert os.listdir(tmp_path) == []

@@ -1,19 +1,19 @@
 """Docker, podman and skopeo, each with roots of its own; nothing that they write is the host's.
 
-They run in a mount namespace where /etc, /var/lib, /var/tmp and /run are copies that end with it, and in a pid
-namespace, so that nothing of them outlives their first process. Docker's daemon has an empty network namespace too.
+podman and skopeo run in a mount namespace where /etc, /var/lib, /var/tmp and /run are copies that end with it, and in a
+pid namespace, so that nothing of them outlives their first process. Docker's daemon is that of tests/dockerd.py.
 """
 
 import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests import dockerd
 
 _PRIVATE = """
 set -e
@@ -84,17 +84,16 @@ class Podman:
 
 
 class Docker:
-    """Docker's daemon, with overlay2 where that works, and its client."""
+    """The client of the daemon whose state is below *root*, and that *environment* leads to."""
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self._root = root
+        self._environment = environment
 
     def __call__(self, *arguments: str | Path, stdin: bytes = b"", check: bool = True) -> str:
-        """Run the client; what it wrote."""
-        environment = {**os.environ, "DOCKER_CONFIG": str(self._socket.parent)}
+        """Run it; what it wrote."""
         done = subprocess.run(
-            ["docker", "-H", f"unix://{self._socket}", *arguments],
-            capture_output=True, input=stdin, timeout=120, check=False, env=environment,
+            ["docker", *arguments], capture_output=True, input=stdin, timeout=120, check=False, env=self._environment
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{arguments}: {done.stdout.decode()}{done.stderr.decode()}")
@@ -106,38 +105,32 @@ class Docker:
     def save(self, path: Path, *names: str) -> None:
         self("save", "-o", path, *names)
 
+    def export(self, image: str) -> bytes:
+        """A container of *image* as a tar, without having run."""
+        self("create", "--name", "exported", image, "/program")
+        done = subprocess.run(
+            ["docker", "export", "exported"],
+            capture_output=True,
+            timeout=120,
+            check=True,
+            env=self._environment,
+        )
+        self("rm", "exported")
+        return done.stdout
+
     def inspect(self, name: str) -> dict[str, Any]:
         found: list[dict[str, Any]] = json.loads(self("image", "inspect", name))
         return found[0]
 
     def layer(self, chain_id: str) -> Path:
         """Where the daemon has unpacked the layer *chain_id*, with whiteouts as overlay has them."""
-        root = self._socket.parent / "data"
+        root = self._root / "data"
         cache = root / "image/overlay2/layerdb/sha256" / chain_id[7:] / "cache-id"
         return root / "overlay2" / cache.read_text() / "diff"
 
 
 @contextlib.contextmanager
-def docker(place: Path) -> Iterator[Docker]:
+def docker(place: Path, driver: str = "overlay2") -> Iterator[Docker]:
     """A daemon whose everything is in *place*, as long as the block lasts."""
-    (place / "private").mkdir(parents=True)
-    socket = place / "docker.sock"
-    command = [
-        *_ISOLATED, "--net", "sh", "-c", _PRIVATE, "private", str(place / "private"), "dockerd",
-        "--data-root", str(place / "data"), "--exec-root", str(place / "exec"), "-H", f"unix://{socket}",
-        "--pidfile", str(place / "pid"), "--iptables=false", "--bridge=none",
-    ]  # fmt: skip
-    with (place / "log").open("wb") as log:
-        daemon = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        client = Docker(socket)
-        deadline = time.monotonic() + 60
-        while "Server" not in client("version", check=False) or not socket.exists():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((place / "log").read_text())
-            time.sleep(0.2)
-        yield client
-    finally:
-        # unshare ends at once, and with it the first process of the pid namespace, and so all of it.
-        daemon.send_signal(signal.SIGKILL)
-        daemon.wait()
+    with dockerd.daemon(place, driver) as environment:
+        yield Docker(place, environment)

@@ -100,9 +100,9 @@ def test_a_kill_at_any_moment_leaves_whole_images_only(
     whole(images)
 
 
-@pytest.mark.parametrize("size", [2 << 20, 7 << 20, (9 << 20) + (200 << 10), 14 << 20])
+@pytest.mark.parametrize("size", [2 << 20, 7 << 20, 10 << 20, 20 << 20])
 def test_a_full_disk_leaves_whole_images_only(inputs: tuple[Path, Path], tmp_path: Path, size: int) -> None:
-    """Where the images need 9 MiB and a little; the mount is in a namespace of its own."""
+    """Where the images need more than 12 MiB, briefly; the mount is in a namespace of its own."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small file system")
     (tmp_path / "small").mkdir()
@@ -126,7 +126,6 @@ print(len(images.metadata.images()), "images")
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert ("full: " in done.stdout) == (size < 14 << 20), done.stdout
-    assert done.stdout.endswith(f"{2 if size == 14 << 20 else 0 if size < 9 << 20 else 1} images\n"), (
-        done.stdout
-    )
+    assert ("full: " in done.stdout) == (size < 20 << 20), done.stdout
+    count = int(done.stdout.split()[-2])
+    assert count == 2 if size == 20 << 20 else count < 2 if size > 9 << 20 else count == 0, done.stdout

@@ -25,6 +25,7 @@ from tests.image.archive.test_load import check
 LAYERS = making.odd_layers()
 ODD = image(LAYERS, "odd:1", "odd:two", "example.com/some/odd:3")
 BASE = image(LAYERS[:1], "base:latest")
+_NOTES = ("trusted.overlay.origin", "trusted.overlay.impure")
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +144,16 @@ def compare_trees(docker: peers.Docker, images: ImageStore, made: making.Image, 
 
 
 def without_own(tree: dict[str, trees.Entry]) -> dict[str, trees.Entry]:
-    """Leave out what is not the layer's: where files have holes, and when overlay's whiteouts were made."""
+    """Leave out what is not the layer's.
+
+    Where files have holes, when overlay's whiteouts were made, and what overlay notes when Docker mounts a layer.
+    """
     return {
-        name: entry._replace(pieces=(), mtime_ns=None if is_whiteout(entry) else entry.mtime_ns)
+        name: entry._replace(
+            pieces=(),
+            mtime_ns=None if is_whiteout(entry) else entry.mtime_ns,
+            xattrs=tuple(each for each in entry.xattrs if each[0] not in _NOTES),
+        )
         for name, entry in tree.items()
     }
 
