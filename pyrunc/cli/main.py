@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from pyrunc.cli.flags import Flag, Refused, UsageError
-from pyrunc.cli.session import ERROR, CommandError, Session, what_went_wrong
+from pyrunc.cli.session import ERROR, CommandError, Session, harmless, what_went_wrong
 from pyrunc.cli.verb import Group, Place, UnknownCommand
 from pyrunc.errors import PyruncError
 
@@ -141,7 +141,7 @@ def _words(exc: Exception) -> tuple[str, int]:
 def _say(text: str, code: int) -> int:
     try:
         sys.stdout.flush()
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{harmless(text)}\n")
         sys.stderr.flush()
     except OSError:
         _deafen()  # nobody hears it; the exit code speaks

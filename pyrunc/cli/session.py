@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pyrunc.engine.engine import Engine
 
 ERROR = "Error: "
+# C0, DEL and C1, also as bytes that are no UTF-8, which Python keeps as surrogates.
+_CONTROLS = [
+    code for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xDC80, 0xDCA0)) if chr(code) not in "\n\t"
+]
 
 
 class CommandError(Exception):
@@ -68,13 +72,25 @@ def what_went_wrong(exc: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """Write *text* to stdout as it is."""
+    """Write *text* to stdout: as it is, but to a terminal `harmless`, except for what the user's own template has."""
+    if sys.stdout.isatty():
+        context = click.get_current_context(silent=True)
+        text = harmless(text, str(context.params.get("format") or "") if context else "")
     sys.stdout.write(text)
 
 
 def complain(text: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(f"{text}\n")
+    """Write one line to stderr, `harmless`."""
+    sys.stderr.write(f"{harmless(text)}\n")
+
+
+def harmless(text: str, allowed: str = "") -> str:
+    r"""*text* with control characters as ``\x1b``, but for line feeds, tabs and those in *allowed*.
+
+    Names in archives and words of images are somebody else's, and a terminal does what they say.
+    """
+    table = {code: f"\\x{code & 0xFF:02x}" for code in _CONTROLS if chr(code) not in allowed}
+    return text.translate(table)
 
 
 def each(names: Iterable[str], act: Callable[[str], Any]) -> int:

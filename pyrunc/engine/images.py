@@ -3,13 +3,14 @@
 import os
 
 from pyrunc.api import HistoryEntry, Image, ImageDetails, Loaded, Progress, Pruned, Removed
-from pyrunc.errors import InvalidArgument, NotFound
+from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.image import reference as references
 from pyrunc.spec import image as documents
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from types import TracebackType
     from typing import Any, BinaryIO, Literal
 
     from pyrunc.api import OnProgress
@@ -23,6 +24,25 @@ if TYPE_CHECKING:
     Entries = list[HistoryEntry]
 
 SHIPPED = "hello"
+
+
+class _Refused:
+    """Leaves nothing on the disk of what is refused in its block, in which every lease on it has ended."""
+
+    def __init__(self, parts: "Parts") -> None:
+        self._parts = parts
+
+    def __enter__(self) -> None:
+        """Nothing is begun."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        if kind is not None:
+            try:
+                self._parts.collect()
+            except (PyruncError, OSError):
+                pass  # the error that counts is the first; a later collection takes it
 
 
 class Images:
@@ -49,7 +69,7 @@ class Images:
 
         known = {row.id for row in self._parts.metadata.images()}
         wanted, told = _platform(platform), _told(progress, "load")
-        with self._parts.metadata.lease() as lease:
+        with _Refused(self._parts), self._parts.metadata.lease() as lease:
             if isinstance(source, str | os.PathLike) and os.path.isdir(source):
                 found = load.load_directory(
                     os.fspath(source), self._parts.images, progress=told, platform=wanted
@@ -106,7 +126,7 @@ class Images:
         old = self._parts.metadata.resolve(wanted.canonical) if wanted else None
         before = [(wanted.canonical, old)] if wanted and old else []
         told = None if progress is None else lambda done: progress(Progress("import", "", done, 0))
-        with self._parts.metadata.lease() as lease, _opened(source) as stream:
+        with _Refused(self._parts), self._parts.metadata.lease() as lease, _opened(source) as stream:
             row = import_.import_(
                 stream, self._parts.images, reference=wanted, changes=changes, message=message, progress=told
             )

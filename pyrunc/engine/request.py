@@ -63,8 +63,27 @@ def merge(
     )
     if options.get("hostname"):
         config["Hostname"] = options["hostname"]
-    taken = {os.path.normpath(mount.target) for mount in options.get("mounts", ())} | {
-        os.path.normpath(path) for path in options.get("tmpfs", {})
-    }
-    volumes = tuple(path for path in config.get("Volumes") or {} if os.path.normpath(path) not in taken)
-    return Process(tuple(begin + command), merged, volumes, config)
+    taken = {canonical(mount.target) for mount in options.get("mounts", ())}
+    taken |= {canonical(path) for path in options.get("tmpfs", {})}
+    volumes = [path for path in map(_volume, config.get("Volumes") or ()) if path not in taken]
+    return Process(tuple(begin + command), merged, tuple(dict.fromkeys(volumes)), config)
+
+
+def canonical(path: str) -> str:
+    """*path* without "." and ".."; two slashes at its begin, which POSIX lets mean another root, are one."""
+    clean = os.path.normpath(path)
+    return clean[1:] if clean.startswith("//") else clean
+
+
+def _volume(path: str) -> str:
+    """Where an image wants a volume. Raises InvalidArgument, as Docker and runc do where there is none."""
+    clean = canonical(path)
+    if not clean.startswith("/"):
+        words = "must be absolute"
+    elif clean == "/":
+        words = "destination can't be '/'"
+    elif clean == "/proc" or clean.startswith("/proc/"):
+        words = "it is inside /proc"  # the image would decide what its programs take for the kernel's word
+    else:
+        return clean
+    raise InvalidArgument(f"invalid volume specification: '{path}': invalid mount path: {words}")

@@ -6,10 +6,9 @@ They go with their container. What is written there is no part of the container'
 """
 
 import os
-import shutil
 
 from pyrunc._native import openat2
-from pyrunc.errors import InvalidArgument
+from pyrunc.drivers.graph import trees
 from pyrunc.runtime.options import Mount
 from pyrunc.store.files import make_directory
 
@@ -21,27 +20,26 @@ if TYPE_CHECKING:
 def make(root: str, container_id: str, paths: "Iterable[str]", tree: int) -> list[Mount]:
     """Make a volume for each of *paths*, with what the directory descriptor *tree* (the image's root) has there.
 
-    Raises InvalidArgument for a path that is not absolute, OSError.
+    Raises OSError.
     """
     mounts = []
     home = os.path.join(root, "volumes", container_id)
     for number, path in enumerate(paths):
-        clean = os.path.normpath(path)
-        if not clean.startswith("/") or clean == "/":
-            raise InvalidArgument(
-                f"invalid volume specification: '{path}': invalid mount path: must be absolute"
-            )
         place = os.path.join(home, str(number))
         make_directory(home, 0o711)
         os.mkdir(place, 0o755)
-        _fill(place, tree, clean)
-        mounts.append(Mount(clean, place, "bind", ("rbind", "rw")))
+        _fill(place, tree, path)
+        mounts.append(Mount(path, place, "bind", ("rbind", "rw")))
     return mounts
 
 
 def remove(root: str, container_id: str) -> None:
-    """Remove a container's volumes, if it has any."""
-    shutil.rmtree(os.path.join(root, "volumes", container_id), ignore_errors=True)
+    """Remove a container's volumes, if it has any, however deep its programs made them."""
+    try:
+        with trees.opened(os.path.join(root, "volumes")) as home:
+            trees.remove(home, container_id)
+    except OSError:
+        pass  # such as an immutable file: the container goes all the same
 
 
 def _fill(place: str, tree: int, path: str) -> None:

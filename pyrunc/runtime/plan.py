@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from pyrunc._native import plan as native
+from pyrunc.errors import Unsupported
 from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -89,7 +90,9 @@ class PlanTemplate:
     def slot(self) -> int:
         """A place for a descriptor that a step makes."""
         if self.slots >= native.MAX_SLOTS:
-            raise OverflowError(f"the plan needs more than {native.MAX_SLOTS} descriptors")
+            raise Unsupported(
+                f"the container needs more than {native.MAX_SLOTS} descriptors: too many mounts, volumes or layers"
+            )
         self.slots += 1
         return self.slots - 1
 

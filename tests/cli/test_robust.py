@@ -322,3 +322,35 @@ def test_help_imports_no_engine() -> None:
         check=True,
     )  # fmt: skip
     assert done.stderr == "[]\n"
+
+
+def on_a_terminal(cli: Cli, *argv: str) -> bytes:
+    ours, theirs = pty.openpty()
+    process = cli.start(*argv, stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    assert process.communicate(timeout=60)[1] == b""
+    os.close(ours)
+    return shown
+
+
+def test_what_an_image_says_does_nothing_to_the_terminal(loaded: Cli) -> None:
+    script = "touch $(busybox printf '/a\\033[2Jb\\233')"
+    loaded.good("run", "--name", "one", "beta", "sh", "-c", script)
+    with loaded.start("diff", "one") as process:
+        assert process.communicate(timeout=60)[0] == b"A /a\x1b[2Jb\x9b\n"  # a script gets what it is
+    assert on_a_terminal(loaded, "diff", "one") == b"A /a\\x1b[2Jb\\x9b\r\n"
+    template = "\x1b[1m{{.Names}}\x1b[0m"  # the user's own
+    assert on_a_terminal(loaded, "ps", "-a", "--format", template) == b"\x1b[1mone\x1b[0m\r\n"
+    code, _, err = loaded("run", "--rm", "-u", "web:\x1b]0;title\x07", "beta", "true")
+    assert code == 125
+    assert "unable to find group \\x1b]0;title\\x07:" in err
+    assert "\x1b" not in err

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -108,18 +109,25 @@ def test_a_running_container_is_committed_while_it_is_paused(loaded: Engine) -> 
 
 def test_an_archive_that_is_no_good_leaves_no_image(loaded: Engine, archives: Path) -> None:
     before = loaded.images.list(everything=True)
-    for name in ("noise.tar", "empty.tar", "short.tar"):
+    blobs = list(loaded._parts.content.walk())
+    snapshots = list(loaded._parts.snapshotter.walk())
+    for name in ("noise.tar", "empty.tar", "short.tar", "root.tar"):
         with pytest.raises(errors.PyruncError):
             loaded.images.load(archives / name)
     # A layer that is a tar to who reads it quickly, and leads outside for who unpacks it.
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
+        member = tarfile.TarInfo("much")
+        member.size = 2 << 20
+        tar.addfile(member, io.BytesIO(os.urandom(2 << 20)))
         member = tarfile.TarInfo("../../escaped")
         member.size = 1
         tar.addfile(member, io.BytesIO(b"x"))
     with pytest.raises(errors.InvalidSpec):
         loaded.images.import_(io.BytesIO(out.getvalue()), "bad:1")
     assert loaded.images.list(everything=True) == before
+    assert list(loaded._parts.content.walk()) == blobs
+    assert list(loaded._parts.snapshotter.walk()) == snapshots
 
 
 def test_what_is_saved_comes_back_the_same(loaded: Engine, archives: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Programs in containers of images: what of the image's config holds, what is left afterwards, and who may share it."""
 
+import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -329,3 +332,60 @@ def test_a_closed_engine_says_so(engine: Engine) -> None:
 
 def test_the_engine_is_public() -> None:
     assert pyrunc.Engine is Engine
+
+
+def declaring(engine: Engine, name: str, *volumes: str) -> str:
+    """An image as beta with volumes, whose config no Dockerfile would make; its name."""
+    with io.BytesIO() as saved:
+        engine.images.save(["beta"], saved.write)
+        with tarfile.open(fileobj=io.BytesIO(saved.getvalue())) as tar:
+            members = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
+            files = {path: stream.read() for path, stream in members.items() if stream is not None}
+    (entry,) = json.loads(files["manifest.json"])
+    config = json.loads(files[entry["Config"]])
+    config["config"]["Volumes"] = {path: {} for path in volumes}
+    config = json.dumps(config).encode()
+    manifest = json.dumps([{"Config": "config", "Layers": entry["Layers"], "RepoTags": [name]}]).encode()
+    made = {path: data for path, data in files.items() if path in entry["Layers"]}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, data in {**made, "config": config, "manifest.json": manifest}.items():
+            info = tarfile.TarInfo(path)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    archive.seek(0)
+    engine.images.load(archive)
+    return name
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_a_volume_however_deep_goes_with_its_container(loaded: Engine, tmp_path: Path, remove: bool) -> None:
+    script = "cd /v; for i in $(busybox seq 1500); do mkdir d; cd d; done"
+    loaded.run(declaring(loaded, "deep:1", "/v"), ["sh", "-c", script], name="one", remove=remove)
+    assert remove or any((tmp_path / "root/volumes").iterdir())
+    if not remove:
+        loaded.remove("one")
+    assert list((tmp_path / "root/volumes").iterdir()) == []
+    assert loaded.containers() == []
+
+
+@pytest.mark.parametrize("path", ["/", "//", "/../", "relative", "", "/proc", "//proc", "/x/../proc/self/fd"])
+def test_a_volume_is_nowhere_that_docker_refuses(loaded: Engine, path: str) -> None:
+    image = declaring(loaded, "odd:1", path)
+    for options in ({}, {"name": "one"}):
+        with pytest.raises(errors.InvalidArgument, match=f"invalid volume specification: '{path}'"):
+            loaded.run(image, ["true"], **options)  # type: ignore[arg-type]
+    assert loaded.containers() == []
+
+
+def test_a_volume_is_once_where_it_is_named_twice(loaded: Engine) -> None:
+    image = declaring(loaded, "twice:1", "/data", "//data/", "/../data")
+    assert shell(loaded, "grep -c ' /data ' /proc/mounts; cat /data/seed", image, name="one") == "1\nseed\n"
+
+
+def test_more_volumes_than_a_start_can_have_are_refused(loaded: Engine, tmp_path: Path) -> None:
+    image = declaring(loaded, "many:1", *(f"/v{number}" for number in range(600)))
+    with pytest.raises(errors.Unsupported, match="too many mounts, volumes or layers"):
+        loaded.run(image, ["true"], name="one")
+    assert loaded.containers() == []
+    assert list((tmp_path / "root/volumes").iterdir()) == []

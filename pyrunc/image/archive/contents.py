@@ -147,6 +147,40 @@ def _check_growth(packed: int, unpacked: int) -> None:
         raise InvalidSpec(f"{packed} bytes unpack to {unpacked} or more")
 
 
+class Unpacking:
+    """*source* uncompressed, to read. What grows as no layer may is InvalidSpec, which begins with *what*."""
+
+    def __init__(self, source: Readable, what: str) -> None:
+        self._packed = _Counted(source)
+        self._what = what
+        self._size = 0
+        self._reader = compression.open_reader(self._packed)
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most *size* bytes, and none only at the end."""
+        data = self._reader.read(size)
+        self._size += len(data)
+        if self._reader.kind != "plain":
+            try:
+                _check_growth(self._packed.size, self._size)
+            except InvalidSpec as exc:
+                raise InvalidSpec(f"{self._what}: {exc}") from exc
+        return data
+
+
+class _Counted:
+    """*source*, and the *size* of what was read of it."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self.size = 0
+
+    def read(self, size: int, /) -> bytes:
+        data = self._source.read(size)
+        self.size += len(data)
+        return data
+
+
 class _Bytes:
     """Held bytes, to read."""
 

@@ -3,7 +3,7 @@
 import time
 
 from pyrunc.errors import InvalidArgument, InvalidSpec
-from pyrunc.image import compression
+from pyrunc.image.archive.contents import Unpacking
 from pyrunc.image.archive.tar import CHUNK, Readable, Reader
 from pyrunc.image.changes import apply_changes
 from pyrunc.spec import image as documents
@@ -59,14 +59,14 @@ def import_(
     *changes* are instructions as in `apply_changes`; *message* is the image's comment (empty: where it came from,
     *origin*); *created_ns* is since the epoch (None: now), so that the same tar can be the same image; *created_by*
     is what its history says. *progress* is called with the uncompressed bytes read.
-    Raises InvalidArgument for a change or a reference, InvalidSpec for what is no tar.
+    Raises InvalidArgument for a change or a reference, InvalidSpec for what is no tar or grows beyond bounds.
     """
     if reference is not None and reference.digest:
         raise InvalidArgument("cannot import digest reference")
     settings = apply_changes({}, changes)
     with images.lease() as lease:
         with images.content.ingest(lease=lease) as target:
-            packed = compression.open_reader(source)
+            packed = Unpacking(source, origin)
             reader = Reader(_Passing(packed, target, progress), origin, _MAX_MEMBERS)
             for _ in reader:
                 pass  # a member is a header that is right, and as much content as it says

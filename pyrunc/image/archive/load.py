@@ -4,9 +4,8 @@ import os
 from typing import NamedTuple
 
 from pyrunc.errors import InvalidArgument, NotFound, Unsupported
-from pyrunc.image import compression
 from pyrunc.image.archive import docker_archive, oci_archive
-from pyrunc.image.archive.contents import Directory, Intake, Tar
+from pyrunc.image.archive.contents import Directory, Intake, Tar, Unpacking
 from pyrunc.image.reference import Reference
 from pyrunc.spec.image import Platform, host_platform
 from pyrunc.store.metadata import ImageRow
@@ -45,7 +44,7 @@ def load(
     """
     with images.lease() as lease:
         intake = Intake(images.content, lease, progress)
-        contents = Tar(compression.open_reader(source), intake, what)
+        contents = Tar(Unpacking(source, what), intake, what)
         return _add(images, lease, _read(contents, platform or host_platform()))
 
 

@@ -18,13 +18,25 @@ import pytest
 from pyrunc.errors import DataLoss, InvalidArgument, InvalidSpec, NotFound, PyruncError, Unsupported
 from pyrunc.image import compression
 from pyrunc.image.archive import contents as contents_of
+from pyrunc.image.archive.import_ import import_
 from pyrunc.image.archive.load import Loaded, load, load_directory
 from pyrunc.image.images import ImageStore
 from pyrunc.spec.image import LAYERS as LAYER_TYPES
 from pyrunc.spec.image import Platform
 from pyrunc.store.collect import collect
 from tests.image.archive import making
-from tests.image.archive.making import Files, Layout, archive, digest, image, member, named, platform, tar
+from tests.image.archive.making import (
+    Files,
+    Layout,
+    archive,
+    digest,
+    image,
+    member,
+    named,
+    platform,
+    tar,
+    zstd,
+)
 
 AMD64 = Platform("linux", "amd64")
 LAYERS = making.odd_layers()
@@ -198,6 +210,17 @@ def test_a_zip_bomb_of_a_layer_is_refused(images: ImageStore, monkeypatch: pytes
     layer = tar([(member("zeros"), bytes(20 << 20))])
     with pytest.raises(InvalidSpec, match=r"bytes unpack to .* or more"):
         read(images, oci(image([layer]), compress="gzip"))
+    nothing_left(images)
+
+
+def test_a_zip_bomb_of_an_archive_is_refused(images: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents_of, "_RATIO_FROM_BYTES", 10 << 20)
+    bomb = zstd(tar([(member("zeros"), bytes(40 << 20))]))  # some 30,000 times as large
+    with pytest.raises(InvalidSpec, match=r"archive: \d+ bytes unpack to \d+ or more"):
+        read(images, bomb)
+    nothing_left(images)
+    with pytest.raises(InvalidSpec, match=r"-: \d+ bytes unpack to \d+ or more"):
+        import_(io.BytesIO(bomb), images)
     nothing_left(images)
 
 
