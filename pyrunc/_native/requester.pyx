@@ -17,6 +17,7 @@ cdef enum:
     MFD_CLOEXEC = 1
     MFD_ALLOW_SEALING = 2
     CHUNK = 65536
+    LOOK_UP_NS = 50000000           # how long signals wait while there is always something to read
 
 NOTHING = 0                         # what `Pipes.wait` found
 RECORD = 1
@@ -56,12 +57,14 @@ cdef inline void drop(int *fd) noexcept nogil:
 cdef class Channel:
     """The plan of one start, and the socket on which its supervisor answers.
 
-    *plan* goes into a sealed memfd; `plan` and `theirs` are what the request carries. Raises OSError.
+    *plan* goes into a sealed memfd; `plan` and `theirs` are what the request carries; `pidfd` is the container's
+    init once a record has brought it. Raises OSError.
     Source: memfd_create(2), fcntl(2) "File sealing".
     """
 
     cdef readonly int plan
     cdef readonly int theirs
+    cdef readonly int pidfd
     cdef int _ours
 
     def __cinit__(self, bytes plan not None):
@@ -69,7 +72,7 @@ cdef class Channel:
         cdef size_t size = len(plan)
         cdef int pair[2]
         cdef int rc
-        self.plan = self.theirs = self._ours = -1
+        self.plan = self.theirs = self.pidfd = self._ours = -1
         with nogil:
             self.plan = c_sealed(b"pyrunc-plan", data, size)
             rc = 0
@@ -82,8 +85,12 @@ cdef class Channel:
         check(rc, "socketpair")
 
     def __dealloc__(self):
+        self.drop_all()
+
+    cdef void drop_all(self) noexcept nogil:
         drop(&self._ours)
         drop(&self.theirs)
+        drop(&self.pidfd)
         drop(&self.plan)
 
     def fileno(self):
@@ -97,7 +104,7 @@ cdef class Channel:
     def receive(self, tuple names not None):
         """Wait for a record; None at the end, else its numbers, in channel.pxd's order but without `ready`.
 
-        Behind them, when each stage of *names* began that did, and the descriptor that came with it or -1. Raises OSError.
+        Behind them, when each stage of *names* began that did. Raises OSError.
         """
         cdef record message
         cdef int fds[256]
@@ -119,9 +126,10 @@ cdef class Channel:
         while count > 1:
             count -= 1
             close(fds[count])
+        if count == 1:
+            drop(&self.pidfd)
+            self.pidfd = fds[0]
         if got != sizeof(message):
-            if count == 1:
-                close(fds[0])
             return None
         stages = {}
         for i in range(STAGES):
@@ -130,7 +138,7 @@ cdef class Channel:
         return (
             message.kind, message.step, message.error, message.pid, message.wait_status, message.leftover,
             message.oom_kills, message.utime_us, message.stime_us, message.maxrss_bytes, message.overhead_us,
-            stages, fds[0] if count == 1 else -1,
+            stages,
         )
 
     def kill(self, int signal):
@@ -139,9 +147,14 @@ cdef class Channel:
         message.kind = COMMAND_KILL
         message.signal = signal
         cdef long rc
-        with nogil:
-            rc = _rc(send(self._ours, &message, sizeof(message), MSG_NOSIGNAL))
-        if rc != -EPIPE and rc != -ECONNRESET:
+        while True:
+            with nogil:
+                rc = _rc(send(self._ours, &message, sizeof(message), MSG_NOSIGNAL))
+            if rc != -EINTR:
+                break
+            PyErr_CheckSignals()
+        # EBADF: another thread has seen the end meanwhile, and hung up.
+        if rc != -EPIPE and rc != -ECONNRESET and rc != -EBADF:
             check(rc, "send")
 
     def taken(self):
@@ -150,9 +163,7 @@ cdef class Channel:
 
     def close(self):
         """Hang up; a second time does nothing."""
-        drop(&self._ours)
-        drop(&self.theirs)
-        drop(&self.plan)
+        self.drop_all()
 
 
 cdef inline int c_send_request(int sock, const int *fds, int count, int flags) noexcept nogil:
@@ -208,8 +219,11 @@ cdef struct heap:
     size_t room
 
 
-cdef inline int take_in(int fd, heap *into) noexcept nogil:
-    """One read(2) to the end of *into*; its result or -errno."""
+cdef inline int take_in(int fd, heap *into, size_t most) noexcept nogil:
+    """One read(2) of at most *most* bytes to the end of *into*; its result or -errno.
+
+    -EAGAIN, though there was something: a program may open its own output for reading and be faster.
+    """
     cdef void *more
     cdef ssize_t got
     if into.room - into.size < CHUNK:
@@ -218,7 +232,7 @@ cdef inline int take_in(int fd, heap *into) noexcept nogil:
             return -ENOMEM
         into.data = <char *>more
         into.room += into.room / 2 + CHUNK
-    got = read(fd, into.data + into.size, CHUNK)
+    got = read(fd, into.data + into.size, most if most < CHUNK else CHUNK)
     if got < 0:
         return -errno
     into.size += <size_t>got
@@ -269,10 +283,13 @@ cdef class Pipes:
             if rc >= 0:
                 self.output = pair[0]
                 self._theirs[1] = pair[1]
+                rc = <int>_rc(fcntl(pair[0], F_SETFL, O_NONBLOCK))
+            if rc >= 0:
                 rc = <int>_rc(pipe2(pair, O_CLOEXEC))
             if rc >= 0:
                 self.errors = pair[0]
                 self._theirs[2] = pair[1]
+                rc = <int>_rc(fcntl(pair[0], F_SETFL, O_NONBLOCK))
         check(rc, "pipe2")
 
     def __dealloc__(self):
@@ -334,11 +351,13 @@ cdef class Pipes:
     def wait(self, int reply, deadline):
         """Read and feed until *reply* is readable (RECORD), all input is written (FED), or *deadline* has come (NOTHING).
 
-        *deadline* is in monotonic seconds, or None. Raises what a signal handler raises, and OSError.
+        *deadline* is in monotonic seconds, or None; neither it nor a signal waits for a program that writes without
+        end. Raises what a signal handler raises, and OSError.
         """
         cdef pollfd watch[4]
         cdef uint64_t end = 0 if deadline is None else <uint64_t>(<double>deadline * 1e9)
         cdef uint64_t now
+        cdef uint64_t since
         cdef int timeout = -1
         cdef int what = 0
         cdef int rc
@@ -350,9 +369,13 @@ cdef class Pipes:
         watch[3].events = POLLOUT
         while True:
             with nogil:
+                since = now_ns()
                 while True:
+                    now = now_ns()
+                    if now - since > LOOK_UP_NS:
+                        rc = -EINTR
+                        break
                     if end:
-                        now = now_ns()
                         timeout = 0
                         if end > now:
                             timeout = <int>((end - now + 999999) / 1000000)
@@ -360,18 +383,21 @@ cdef class Pipes:
                     if rc <= 0:
                         break
                     if watch[1].revents & POLLIN:
-                        rc = take_in(self.output, &self._out)
-                    if rc >= 0 and watch[2].revents & POLLIN:
-                        rc = take_in(self.errors, &self._err)
-                    if rc >= 0 and watch[3].revents:
+                        rc = take_in(self.output, &self._out, CHUNK)
+                    if (rc >= 0 or rc == -EAGAIN) and watch[2].revents & POLLIN:
+                        rc = take_in(self.errors, &self._err, CHUNK)
+                    if (rc >= 0 or rc == -EAGAIN) and watch[3].revents:
                         rc = self.c_feed()
-                    if rc < 0:
+                    if rc < 0 and rc != -EAGAIN:
                         break
+                    rc = 0
                     if watch[0].revents:
                         what = 1
                         break
                     if watch[3].revents and self._sent == self._size:
                         what = 2
+                        break
+                    if timeout == 0:
                         break
             if rc != -EINTR:
                 break
@@ -380,35 +406,36 @@ cdef class Pipes:
         return what
 
     def receive(self, int fd):
-        """Take what *fd*, `output` or `errors`, holds; False at its end. It must be readable."""
+        """Take what *fd*, `output` or `errors`, holds; False at its end."""
         cdef heap *into = &self._out if fd == self.output else &self._err
         cdef int rc
         with nogil:
-            rc = take_in(fd, into)
-        return check(rc, "read") > 0
+            rc = take_in(fd, into, CHUNK)
+        return rc == -EAGAIN or check(rc, "read") > 0
 
     def drain(self):
-        """Take what is left in the pipes of a container that has ended; all that it wrote."""
-        cdef pollfd watch[2]
-        cdef int rc
-        cdef bint more = True
-        watch[0].fd = self.output
-        watch[1].fd = self.errors
-        watch[0].events = watch[1].events = POLLIN
+        """Take what is left in the pipes of a container that has ended; all that it wrote.
+
+        And no more: whom it gave an end of them may go on to write.
+        """
+        cdef int rc = 0
+        cdef int left
+        cdef int i
         with nogil:
             self.close_their_ends()
-            while more:
-                more = False
-                rc = <int>_rc(poll(watch, 2, 0))
-                if rc == -EINTR:
-                    more = True
-                    continue
-                if rc > 0 and watch[0].revents & POLLIN:
-                    rc = take_in(self.output, &self._out)
-                    more = rc > 0
-                if rc > 0 and watch[1].revents & POLLIN:
-                    rc = take_in(self.errors, &self._err)
-                    more = more or rc > 0
+            for i in range(2):
+                left = 0
+                if (self.errors if i else self.output) >= 0:
+                    rc = <int>_rc(ioctl(self.errors if i else self.output, FIONREAD, &left))
+                while rc >= 0 and left > 0:
+                    rc = take_in(self.errors if i else self.output, &self._err if i else &self._out, <size_t>left)
+                    if rc == 0:
+                        break
+                    left -= rc
+                if rc == -EAGAIN:
+                    rc = 0
+                if rc < 0:
+                    break
         check(rc, "read")
         return self.written()
 

@@ -1,14 +1,13 @@
 """A container that has a row, while its program runs: waiting for it, signals, and what is due at its end."""
 
-import select
 import time
 from _thread import allocate_lock
 
 from pyrunc.api import ContainerResult
 from pyrunc.errors import PyruncError, TimedOut
-from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, RunResult, SandboxProcess
+from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, RunResult, SandboxProcess, end, talk
 from pyrunc.runtime.stdio import Pipes
-from pyrunc.runtime.supervised import EXITED, NotTaken, Supervised
+from pyrunc.runtime.supervised import NotTaken, Supervised
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -46,10 +45,10 @@ class Starting:
         with Pipes(stdin) as pipes:
             child = self._request(pipes.theirs)
             try:
-                if not _converse(pipes, child, deadline):
+                if not talk(pipes, child, deadline):
                     raise TimedOut(f"{self._argv[0]}: killed after {timeout_s} s")
             except BaseException as exc:
-                _end(child)
+                end(child)
                 self.end(child.exit.exit_code if child.exit else 128 + _SIGKILL)
                 if isinstance(exc, TimedOut):
                     exc.stdout, exc.stderr = pipes.drain()
@@ -72,7 +71,7 @@ class Starting:
                 try:
                     child.take()
                 except BaseException:
-                    _end(child)
+                    end(child)
                     child.close()
                     raise
                 self._started(child.pid)
@@ -142,35 +141,3 @@ class ContainerProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         self.close()
-
-
-def _converse(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
-    """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
-    poller = select.poll()
-    for fd in (child.fileno(), pipes.output, pipes.errors):
-        poller.register(fd, select.POLLIN)
-    if pipes.input >= 0:
-        poller.register(pipes.input, select.POLLOUT)
-    while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = poller.poll(left)
-        if not ready:
-            return False
-        for fd, _ in ready:
-            if fd in (pipes.output, pipes.errors):
-                pipes.receive(fd)
-            elif fd == pipes.input:
-                if not pipes.feed():
-                    poller.unregister(fd)
-                    pipes.close_input()
-            elif child.take() == EXITED:
-                return True
-
-
-def _end(child: Supervised) -> None:
-    try:
-        while not child.over:
-            child.kill(_SIGKILL)
-            child.take()
-    except PyruncError:
-        pass  # such as init killed before its program ran

@@ -238,12 +238,12 @@ class Sandbox:
         with Pipes(stdin) as pipes:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
-                if not _talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
-                    _end(child)
+                if not talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
+                    end(child)
                     raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
                 return RunResult.of(child.exit, pipes.drain(), begun)
             except BaseException:
-                _end(child)
+                end(child)
                 raise
             finally:
                 child.close()
@@ -267,7 +267,7 @@ class Sandbox:
                 child.take()
                 return SandboxProcess(child)
             except BaseException as exc:
-                _end(child)
+                end(child)
                 child.close()
                 if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
                     raise
@@ -303,7 +303,7 @@ def _readable(child: Supervised, deadline: float | None) -> bool:
     return bool(poller.poll(_left_ms(deadline)))
 
 
-def _end(child: Supervised) -> None:
+def end(child: Supervised) -> None:
     """Kill a container whose requester gives up, and wait until nothing of it is left."""
     try:
         while not child.over:
@@ -317,7 +317,7 @@ def _left_ms(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
 
 
-def _talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
+def talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
     """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
     while True:
         found = pipes.wait(child.fileno(), deadline)

@@ -61,7 +61,6 @@ class Supervised(held.Holder):
         self.started = False
         self.over = False
         self.pid = 0
-        self.pidfd = -1
         self.exit: Exit | None = None
         with held.lock:
             self._channel = channel = Channel(plan)
@@ -78,6 +77,11 @@ class Supervised(held.Holder):
         """The descriptor that becomes readable when there is a record to `take`."""
         return self._channel.fileno()
 
+    @property
+    def pidfd(self) -> int:
+        """The container's init once it is STARTED, or -1."""
+        return self._channel.pidfd
+
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
 
@@ -91,10 +95,9 @@ class Supervised(held.Holder):
                 raise NotTaken("the spawner was killed before it took the request")
             self._remove_cgroups()
             raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
-        kind, step, error, pid, status, leftover, ooms, utime, stime, maxrss, overhead, stages, pidfd = found
+        kind, step, error, pid, status, leftover, ooms, utime, stime, maxrss, overhead, stages = found
         self.pid = pid
         if kind == STARTED:
-            self.pidfd = pidfd
             self.started = True
             return STARTED
         self.over = True
@@ -116,9 +119,6 @@ class Supervised(held.Holder):
         """Hang up: what still runs is killed."""
         held.forget(self)
         self._channel.close()
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
 
     def let_go(self) -> None:
         """Hang up, or, in a process that this one was forked into, let the other one do so."""

@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -80,21 +82,24 @@ def test_a_record_comes_with_its_stages_and_its_descriptor() -> None:
         names = ("a", "b", "c", "d")
         received = channel.receive(names)
         assert received is not None
-        found, passed = received[11:]
+        (found,) = received[11:]
+        passed = channel.pidfd
         assert received[:11] == (3, 7, -2, 4711, 256, -16, 2, 10, 20, 30, 40)
         assert found == {"b": 101, "d": 103}
         assert fcntl.fcntl(passed, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-        os.close(passed)
         theirs.send(message)
         received = channel.receive(names)
         assert received is not None
-        assert received[12] == -1
+        assert channel.pidfd == passed
         channel.kill(9)
         assert theirs.recv(64) == struct.pack("=Ii", 1, 9)
         theirs.send(message)
         channel.kill(15)  # unread when the other end closes: an error that is in front of the record
     assert channel.receive(names) is not None
     assert channel.receive(names) is None
+    channel.kill(9)
+    channel.close()
+    assert closed(passed)
     channel.kill(9)
 
 
@@ -146,7 +151,10 @@ def test_what_is_written_is_read_and_what_is_given_is_fed() -> None:
         taken = b""
         while len(taken) < len(given):
             taken += os.read(stdin, 1 << 20)
-            if pipes.wait(ours.fileno(), time.monotonic() + 5 if len(taken) < len(given) else 0.001) == FED:
+            if (
+                pipes.wait(ours.fileno(), time.monotonic() + 0.05 if len(taken) < len(given) else 0.001)
+                == FED
+            ):
                 pipes.shut_input()
         assert taken == given
         assert os.read(stdin, 1) == b""
@@ -164,6 +172,86 @@ def test_input_that_nobody_reads_is_no_error() -> None:
     with ours, theirs:
         assert pipes.wait(ours.fileno(), None) == FED
         assert not pipes.feed()
+
+
+def test_who_reads_ones_output_first_makes_nobody_wait() -> None:
+    pipes = requester.Pipes(b"")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, alarm(5):
+        _, stdout, stderr = pipes.theirs
+        for fd in (pipes.output, pipes.errors):
+            assert pipes.receive(fd)
+            assert not os.get_blocking(fd)
+        assert os.get_blocking(stdout) and os.get_blocking(stderr)
+        os.write(stdout, b"all")
+        assert pipes.receive(pipes.output)
+        assert pipes.drain() == (b"all", b"")
+
+
+@contextmanager
+def alarm(after_s: float) -> Iterator[None]:
+    """Raise InterruptedError in here when *after_s* seconds have passed."""
+
+    def raises(*_: object) -> None:
+        raise InterruptedError("by a signal")
+
+    before = signal.signal(signal.SIGALRM, raises)
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def always_readable(pipes: requester.Pipes) -> Iterator[None]:
+    """As if the program could always write faster than we read, but no more than this process may hold."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/dev/urandom", "rb") as endless:  # slower than /dev/zero
+        os.dup2(endless.fileno(), pipes.output, inheritable=False)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_output_without_end_puts_off_no_deadline() -> None:
+    pipes = requester.Pipes(b"")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, always_readable(pipes):
+        assert pipes.wait(ours.fileno(), time.monotonic() + 0.05) == NOTHING
+
+
+def test_output_without_end_puts_off_no_signal() -> None:
+    pipes = requester.Pipes(b"")
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        always_readable(pipes),
+        alarm(0.05),
+        pytest.raises(InterruptedError, match="by a signal"),
+    ):
+        pipes.wait(ours.fileno(), None)
+
+
+def test_what_is_written_after_the_end_is_not_waited_for() -> None:
+    pipes = requester.Pipes(b"")
+    _, stdout, _ = pipes.theirs
+    fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
+    writer = os.fork()
+    if writer == 0:
+        while True:
+            os.write(stdout, bytes(1 << 20))
+    try:
+        with alarm(10):
+            assert len(pipes.drain()[0]) <= 1 << 20
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
 
 
 def test_a_signal_handler_runs_while_it_waits() -> None:

@@ -137,11 +137,21 @@ def test_mounts_below_a_fresh_dev_are_attached_by_name() -> None:
     assert attached("/x", "/dev", "/dev/pts") == ["/dev/pts"]
 
 
-@pytest.mark.parametrize(("without", "controllers", "used"), [
-    ("", (), False), ("pid", (), True), ("", ("cpu",), True), ("freezer", (), True),
+_NO_MOUNT = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
+
+
+@pytest.mark.parametrize(("without", "controllers", "seccomp", "used"), [
+    ("", (), _NO_MOUNT, False), ("pid", (), _NO_MOUNT, True), ("", ("cpu",), _NO_MOUNT, True),
+    ("freezer", (), _NO_MOUNT, True), ("", (), None, True), ("", (), {"defaultAction": "SCMP_ACT_ALLOW"}, True),
+    ("", (), {**_NO_MOUNT, "syscalls": [{"names": ["fsmount"], "action": "SCMP_ACT_ALLOW"}]}, True),
+    ("", (), {**_NO_MOUNT, "syscalls": [{"names": ["mount"], "action": "SCMP_ACT_KILL"}]}, False),
 ])  # fmt: skip
 def test_v2_of_a_hybrid_host_is_used_where_it_can_do_something(
-    monkeypatch: pytest.MonkeyPatch, without: str, controllers: tuple[str, ...], used: bool
+    monkeypatch: pytest.MonkeyPatch,
+    without: str,
+    controllers: tuple[str, ...],
+    seccomp: dict[str, Any] | None,
+    used: bool,
 ) -> None:
     v1 = [
         Hierarchy(f"/cg/{name}", "/", 1, (name,))
@@ -151,7 +161,8 @@ def test_v2_of_a_hybrid_host_is_used_where_it_can_do_something(
     layout = Layout("hybrid", (*v1, Hierarchy("/cg/unified", "/", 2, controllers)), ())
     monkeypatch.setattr(cgroup_layout, "detect", lambda: layout)
     namespaces = [{"type": kind} for kind in ("mount", "pid") if kind != without]
-    plan = compile_spec(changed("linux", {"namespaces": namespaces}), Rootfs(("/",)))
+    spec = changed("linux", {"namespaces": namespaces, **({"seccomp": seccomp} if seccomp else {})})
+    plan = compile_spec(spec, Rootfs(("/",)))
     assert ("/cg/unified" in [step.s0 for step in plan.steps if step.op == "cgroup_mkdir"]) == used
     assert (plan.cgroup_slot != native.ABSENT) == used
 

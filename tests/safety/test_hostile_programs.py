@@ -254,6 +254,44 @@ def thaw(name: str) -> None:
             state.write_text("THAWED")
 
 
+# Needs no capability: in a user namespace of its own, which anybody may make, it may mount.
+_KILL_A_CGROUP = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x10000000 | 0x00020000 | 0x02000000) == 0  # user, mount, cgroup
+assert libc.mount(b"none", b"/mnt", b"cgroup2", 0, None) == 0
+with open("/mnt/" + sys.argv[1] + "/cgroup.kill", "w") as file:
+    file.write("1")
+"""
+
+
+@pytest.mark.skipif(cgroup_layout.detect().v2 is None, reason="no cgroup v2 on this host")
+def test_no_other_cgroup_can_be_killed_by_a_container_that_can_mount(sandbox: Make) -> None:
+    v2 = cgroup_layout.detect().v2
+    assert v2
+    victim = Path(v2.mountpoint, f"pyrunc-victim-{os.getpid()}")
+    victim.mkdir()
+    box = sandbox(mounts=[*support.python_mounts(), Mount("/mnt", "tmpfs", "tmpfs", [])])
+    attack = support.python(_KILL_A_CGROUP, victim.name)
+    sleeper = subprocess.Popen(["/bin/sleep", "3079"])
+    try:
+        (victim / "cgroup.procs").write_text(str(sleeper.pid))
+        result = box.run(attack)
+        assert b"FileNotFoundError" in result.stderr, result.stderr
+        assert sleeper.poll() is None
+        # Careless: a container that stays in the cgroup of who starts it.
+        support.patch(box, lambda step: None if step.s0 == v2.mountpoint else step)
+        box._launcher._template.cgroup_slot = support.ABSENT
+        if cgroup_layout.detect().mode == "hybrid":
+            assert box.run(attack).exit_code == 0
+            assert sleeper.wait(10) == -9
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        assert support.wait_until(lambda: not (victim / "cgroup.procs").read_text())
+        victim.rmdir()
+
+
 def test_a_frozen_process_outlives_a_signal(sandbox: Make) -> None:
     """What a careless runtime does: no more than to send one."""
     if not os.path.exists("/sys/fs/cgroup/freezer"):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
-from pyrunc.runtime.cgroups import ACCOUNTED
 from tests.child import in_child
 from tests.safety import stepper, support
 
@@ -28,12 +27,7 @@ class Host:
         """*parents* is whether the cgroup above the containers' is there already, as an administrator's would be."""
         self.rootfs = rootfs
         self.parent = f"/pyrunc-safety-{os.getpid()}-{number}"
-        # A hybrid host's v2 is not used where it has nothing to do for a container.
-        self.groups = [
-            Path(hierarchy.mountpoint + self.parent)
-            for hierarchy in detect().hierarchies
-            if hierarchy.version == 1 or detect().mode == "v2" or {*ACCOUNTED} & {*hierarchy.controllers}
-        ]
+        self.groups = [Path(hierarchy.mountpoint + self.parent) for hierarchy in detect().hierarchies]
         for group in self.groups if parents else ():
             group.mkdir()
             for file in ("cpuset.cpus", "cpuset.mems"):  # which cgroup v1 wants before anybody may enter
