@@ -5,11 +5,15 @@ import hashlib
 import io
 import json
 import lzma
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyrunc.image import compression
+from tests.image.trees import CAPABILITY
+from tests.tars import gnu_tar
 
 Files = dict[str, bytes | str]  # by name; a text is a symlink's target
 
@@ -179,6 +183,51 @@ def _again(i: int) -> list[tuple[tarfile.TarInfo, bytes]]:
             (member(f"opaque/{i}", mode=0o644), b"only this"),
         ]
     return members
+
+
+# As GNU tar writes them: forms of holes and of long names, with what each can say of a file. GNU's own form of holes
+# is not among them: Docker refuses it ("unhandled tar header type 83").
+_XATTRS = ("--format=pax", "--xattrs", "--xattrs-include=*")
+GNU_FORMS = {
+    "ustar": ("--format=ustar",),
+    "pax": _XATTRS,
+    "pax-sparse-0.0": (*_XATTRS, "-S", "--sparse-version=0.0"),
+    "pax-sparse-0.1": (*_XATTRS, "-S", "--sparse-version=0.1"),
+    "pax-sparse-1.0": (*_XATTRS, "-S", "--sparse-version=1.0"),
+    "gnu": ("--format=gnu",),
+    "old-gnu": ("--format=oldgnu",),
+}
+
+
+def gnu_layers(place: Path) -> tuple[bytes, ...]:
+    """One layer for each of GNU_FORMS, below a directory of its name, of a tree that is made at *place*."""
+    layers = []
+    for number, (form, options) in enumerate(GNU_FORMS.items()):
+        root = place / form
+        top = root / form
+        top.mkdir(parents=True)
+        short = form == "ustar"
+        deep = top / ("d" * (60 if short else 120)) / ("e" * (40 if short else 200))
+        deep.mkdir(parents=True)
+        (deep / ("f" * (30 if short else 250))).write_bytes(b"a long name")
+        (top / "link").symlink_to("t" * (90 if short else 300))
+        (top / "capable").write_bytes(b"#!")
+        for name, size, pieces in (
+            ("holes", 3 << 20, (0, 1 << 20, (3 << 20) - 5)), ("tail", 1 << 20, (4096,)), ("hole", 1 << 20, ()),
+            ("many", 40 << 14, range(0, 40 << 14, 1 << 14)),
+        ):  # fmt: skip
+            with (top / name).open("wb") as file:
+                for at in pieces:
+                    file.seek(at)
+                    file.write(b"piece")
+                file.truncate(size)
+        for each in sorted(root.rglob("*"), reverse=True):
+            os.chown(each, 100 + number, 200 + number, follow_symlinks=False)
+            os.utime(each, ns=(0, 1_600_000_000_123_456_789 + number), follow_symlinks=False)
+        os.setxattr(top / "capable", "security.capability", CAPABILITY)
+        os.setxattr(top / "holes", "user.of-holes", b"\0=\xff\n")
+        layers.append(gnu_tar(root, *options))
+    return tuple(layers)
 
 
 # ---- what docker save writes
