@@ -43,7 +43,7 @@ def create(
     launcher = throwaway.launcher(
         Rootfs(place.layers, scratch=True), {**options, "mounts": [*mounts, *options.get("mounts", ())]}
     )
-    return Starting(os.urandom(32).hex(), "", command, launcher, _nothing, _nothing)
+    return Starting(os.urandom(32).hex(), "", command, launcher, _nothing, _nothing, {})
 
 
 def _nothing(*_: object) -> None:

@@ -57,7 +57,7 @@ class Kept:
             else:
                 self._parts.containers.ended(container_id, code, started=ran)
 
-        return Starting(container_id, name, process.argv, launcher, started, ended)
+        return Starting(container_id, name, process.argv, launcher, started, ended, process.config)
 
     def remove(self, text: str, *, force: bool = False) -> "Container":
         """Remove a container with its snapshot and volumes; *force* kills it first.

@@ -4,29 +4,31 @@ import time
 from _thread import allocate_lock
 
 from pyrunc.api import ContainerResult
-from pyrunc.errors import PyruncError, TimedOut
+from pyrunc.errors import InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, RunResult, SandboxProcess, end, talk
 from pyrunc.runtime.stdio import Pipes
 from pyrunc.runtime.supervised import NotTaken, Supervised
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from pyrunc.runtime.launcher import Launcher
 
-_SIGKILL = 9
+_SIGKILL, _SIGTERM = 9, 15
+_STOP_TIMEOUT_S = 10.0  # Docker's
 
 
 class Starting:
-    """A container about to start: who it is, its plan, and whom to tell that it runs and that it has ended."""
+    """A container about to start: who it is, its plan, its *config*, and whom to tell that it runs and has ended."""
 
     def __init__(
         self, container_id: str, name: str, argv: "Sequence[str]", launcher: "Launcher",
-        started: "Callable[[int], None]", ended: "Callable[[int, bool], None]",
+        started: "Callable[[int], None]", ended: "Callable[[int, bool], None]", config: "Mapping[str, Any]",
     ) -> None:  # fmt: skip
+        self.config = config
         self.container_id = container_id
         self.name = name
         self._argv = argv
@@ -122,6 +124,21 @@ class ContainerProcess:
         """Send *signal* to the container's init; one that has ended is no error."""
         self._process.kill(signal)
 
+    def stop(self, timeout_s: float | None = None) -> int:
+        """Send the stop signal, kill what has not ended *timeout_s* seconds later, and return the exit code.
+
+        The signal is the image's, or SIGTERM where it has none or no known one; the time is the container's
+        StopTimeout, or 10 s.
+        """
+        if timeout_s is None:
+            timeout_s = float(self._starting.config.get("StopTimeout") or _STOP_TIMEOUT_S)
+        self.kill(_stop_signal(self._starting.config))
+        try:
+            return self.wait(timeout_s)
+        except TimedOut:
+            self.kill()
+        return self.wait()
+
     def close(self) -> None:
         """Kill what still runs, and do what is due at its end."""
         self._process.close()
@@ -141,3 +158,12 @@ class ContainerProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         self.close()
+
+
+def _stop_signal(config: "Mapping[str, Any]") -> int:
+    from pyrunc.image.changes import check_signal
+
+    try:
+        return check_signal(config["StopSignal"])
+    except (KeyError, InvalidArgument):
+        return _SIGTERM

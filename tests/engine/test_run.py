@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -156,6 +157,32 @@ def test_time_ends_a_run(loaded: Engine) -> None:
         assert caught.value.stdout == b"so far\n"
     (found,) = loaded.containers()
     assert (found.state, found.exit_code) == ("exited", 137)
+
+
+@pytest.mark.parametrize(
+    ("image", "change", "caught", "code"),
+    [
+        ("alpha:1", "LABEL a=b", "INT", 7),  # the image says SIGINT
+        ("beta", "LABEL a=b", "TERM", 7),
+        ("beta", "STOPSIGNAL SIGUSR2", "USR2", 7),
+        ("beta", "STOPSIGNAL 12", "USR2", 7),
+        ("beta", "STOPSIGNAL SIGUSR2", "TERM", 128 + signal.SIGKILL),  # it is the other one that is caught
+    ],
+)
+def test_the_images_stop_signal_stops(
+    loaded: Engine, image: str, change: str, caught: str, code: int
+) -> None:
+    loaded.run(image, entrypoint=["/bin/sh"], argv=["-c", "true"], name="base", remove=False)
+    loaded.commit("base", "stops:1", changes=[change, "ENTRYPOINT []"])
+    script = f"trap '' USR2; trap 'exit 7' {caught}; echo; while true; do sleep 0.05; done"
+    reading, writing = os.pipe()
+    with loaded.start("stops:1", ["sh", "-c", script], stdout=writing) as process:
+        os.close(writing)
+        assert os.read(reading, 1) == b"\n"
+        assert process.stop(timeout_s=60 if code == 7 else 0.3) == code
+        assert process.stop() == code
+    os.close(reading)
+    assert loaded.inspect(process.id).exit_code == code
 
 
 def test_what_cannot_start_is_kept_as_created_or_not_at_all(loaded: Engine) -> None:
