@@ -102,7 +102,8 @@ class Containers:
 
     def ended(self, container_id: str, exit_code: int, *, started: bool = True) -> None:
         """Say that it has ended; one that never *started* stays "created", as with Docker."""
-        with self._database.transaction() as connection:
+        # It may have filled the disk itself, and is what can be removed.
+        with self._database.transaction(frees=True) as connection:
             connection.execute(
                 "UPDATE containers SET state = ?, pid = 0, finished_ns = ?, exit_code = ? WHERE id = ?",
                 (
@@ -115,7 +116,7 @@ class Containers:
 
     def remove(self, container_id: str) -> None:
         """Forget it."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(frees=True) as connection:
             connection.execute("DELETE FROM containers WHERE id = ?", (container_id,))
 
     def all(self) -> list[Container]:

@@ -4,7 +4,8 @@ WAL: readers never wait, writers wait for one another. Each thread has a connect
 connection to cross a fork, and forbids even to open the same file again in the child while one is open; so a fork
 waits for the transactions of other threads, all connections are closed before it, and opened again when next used.
 
-Even a deletion needs some space, so a little is kept in <path>.reserve, which is given up on a full disk.
+Even a deletion needs some space, so a little is kept in <path>.reserve, which is given up on a full disk, and the log's
+space is used again.
 Source: sqlite.org/wal.html, sqlite.org/howtocorrupt.html section 2.6.
 """
 
@@ -92,9 +93,12 @@ class Database:
         in reserve on a full disk. Not to be nested.
         """
         relaxed = not durable and self.synchronous == "FULL"
-        if frees and _is_full(self.path):
+        tight = frees and _is_full(self.path)
+        if tight:
             _remove(self.path + ".reserve")
         with self._connection() as connection:
+            if tight:
+                self._reuse_log(connection)
             if relaxed:
                 connection.execute("PRAGMA synchronous=NORMAL")
             try:
@@ -208,6 +212,13 @@ class Database:
                 raise
             _remove(reserve)
             return self._connect(self.path)
+
+    def _reuse_log(self, connection: "sqlite3.Connection") -> None:
+        """Let the next transaction begin at the log's beginning, in space that it has already."""
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except self._sqlite.Error:
+            pass  # the database would have to grow
 
     def _keep_reserve(self) -> None:
         reserve = self.path + ".reserve"

@@ -37,12 +37,12 @@ def on_small_disk(path: Path, size: int, act: Callable[[str], None], *, inodes: 
     in_child(inside, namespaces.CLONE_NEWNS)
 
 
-def fill(root: str, leave: int = 0) -> None:
-    """Take all space but *leave* bytes."""
+def fill(root: str, leave: int = 0, *, step: int = 64 << 10) -> None:
+    """Take all space but *leave* bytes, *step* bytes at a time."""
     with open(f"{root}/filler", "wb", buffering=0) as file:
         try:
             while True:
-                file.write(bytes(64 << 10))
+                file.write(bytes(step))
         except OSError as exc:
             assert exc.errno == errno.ENOSPC
         if leave:

@@ -204,7 +204,7 @@ class NumberedSnapshots:
         with self._making_temporary():
             temporary = [name for name in os.listdir(self._home_fd) if name.startswith("temp-")]
             garbage += [self._bury(name) for name in temporary if self._abandoned(name)]
-        with self._database.transaction() as connection:
+        with self._database.transaction(frees=True) as connection:
             for number, ready in connection.execute("SELECT number, ready FROM snapshots").fetchall():
                 if not ready and self._abandoned(str(number)):
                     connection.execute("DELETE FROM snapshots WHERE number = ?", (number,))
@@ -327,7 +327,7 @@ class NumberedSnapshots:
 
     def _forget(self, key: str) -> int:
         """Delete the row of *key*; its number, which is nobody's from now on."""
-        with self._database.transaction() as connection:
+        with self._database.transaction(frees=True) as connection:
             row = self._find(connection, key)
             children = connection.execute(
                 "SELECT number, key, ready FROM snapshots WHERE parent = ?", (row.number,)
@@ -345,7 +345,7 @@ class NumberedSnapshots:
             with self._database.transaction() as connection:
                 connection.execute("UPDATE snapshots SET ready = 1 WHERE number = ?", (row.number,))
         except BaseException:
-            with self._database.transaction() as connection:
+            with self._database.transaction(frees=True) as connection:
                 connection.execute("DELETE FROM snapshots WHERE number = ?", (row.number,))
             trees.remove(self._home_fd, str(row.number))
             raise
