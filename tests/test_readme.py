@@ -26,8 +26,45 @@ def block(language: str, section: str) -> str:
     return found[1]
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, busybox: Path) -> Path:
+    """A directory with the shell's session behind it, and what that said in `told`."""
+    place = tmp_path_factory.mktemp("readme")
+    programs = place / ".venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "busybox").symlink_to(busybox)
+    (programs / "pyrunc").write_text(f'#!/bin/sh\nexec {sys.executable} -m pyrunc "$@"\n')
+    (programs / "pyrunc").chmod(0o755)
+    (place / "told").write_text(run(place, "sh", "-euc", block("sh", section())))
+    return place
+
+
+def run(place: Path, *command: str) -> str:
+    root = place / f"root-{Path(command[0]).name}"
+    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(root)}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+def test_the_shell_session(place: Path) -> None:
+    told = (place / "told").read_text()
+    assert "Hello from a container" in told
+    assert "A /greeting\nsha256:" in told and "\nhello\nsha256:" in told
+    assert re.search(r"^greeting:1 [0-9.]+MB$", told, re.MULTILINE)
+    assert re.search(r"^flat:1 [0-9.]+MB$", told, re.MULTILINE)
+    assert '["busybox","cat","/greeting"]\nfirst\nUntagged: greeting:1\n' in told
+    assert (place / "both.tar.gz").stat().st_size > 1000
+
+
+def test_the_python_session(place: Path) -> None:
+    told = run(place, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
+    assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
+    assert told[2] == "[('made:1',), ('tools:latest',)]"
+
+
 @pytest.fixture
-def place(tmp_path: Path, busybox: Path) -> Path:
+def tools(tmp_path: Path, busybox: Path) -> Path:
     """A directory with images.tar, whose image is called tools."""
     samples.write(tmp_path, busybox)
     environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(tmp_path / "first")}
@@ -39,46 +76,23 @@ def place(tmp_path: Path, busybox: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, *command: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(place / "root")}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return done.stdout
-
-
-def test_the_shell_session(place: Path) -> None:
+def test_the_pages_shell_session(tools: Path) -> None:
     program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
-    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", section())}')
-    assert "Hello from a container" in told
-    assert "A /greeting\nsha256:" in told and "\nhello\nsha256:" in told
-    assert "greeting:1 4MB\n" in told and "flat:1 4MB\n" in told
-    assert '["busybox","cat","/greeting"]\nfirst\nUntagged: greeting:1\n' in told
-    assert (place / "both.tar.gz").stat().st_size > 1000
-
-
-def test_the_python_session(place: Path) -> None:
-    told = run(place, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
-    assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
-    assert told[2] == "[('made:1',), ('tools:latest',)]"
-
-
-def test_the_pages_shell_session(place: Path) -> None:
-    program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
-    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')
+    told = run(tools, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')
     assert "Untagged: base:1\n" in told and "Loaded image: base:1\n" in told
     assert "\nbase:1\ntools:latest\n" in told or "\ntools:latest\nbase:1\n" in told
     assert "Total reclaimed space: 0B\n" in told
     assert told.endswith("are whole; nothing is lost\n")
 
 
-def test_the_pages_python_session(place: Path) -> None:
-    told = run(place, sys.executable, "-W", "error", "-c", block("python", PAGE.read_text())).splitlines()
+def test_the_pages_python_session(tools: Path) -> None:
+    told = run(tools, sys.executable, "-W", "error", "-c", block("python", PAGE.read_text())).splitlines()
     assert told == ["[('load', True), ('unpack', True)]", "['/bin/sh']", "[]"]
 
 
 def test_the_page_and_the_readme_name_what_the_host_image_exposes() -> None:
     for text in (section(), PAGE.read_text()):
-        for place in (
+        for named in (
             "/etc",
             "/usr",
             "/var",
@@ -88,4 +102,4 @@ def test_the_page_and_the_readme_name_what_the_host_image_exposes() -> None:
             "password hashes",
             "--allow-host-image",
         ):
-            assert place in text
+            assert named in text
