@@ -1,8 +1,8 @@
 """What this process alone may hold: a forked child would keep containers, or their input, open.
 
 A container is ended by the end of its requester's socket, and a program's input by the end of
-our pipe, so neither may have a second holder. A forked child lets go of what it inherited; so
-does this process before it waits, at its end, for the supervisors.
+our pipe, so neither may have a second holder. A forked child lets go of what it inherited; this
+process ends its containers before it waits, at its end, for the supervisors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ class Holder:
     def let_go(self) -> None:
         """Close them."""
         raise NotImplementedError
+
+    def end(self) -> None:
+        """End what depends on them; a thread that waits for one of them would keep a closed one open."""
+        self.let_go()
 
 
 # Held while descriptors are made and noted, so that a fork in another thread comes before or
@@ -36,8 +40,16 @@ def forget(holder: Holder) -> None:
     _held.pop(id(holder), None)
 
 
+def end_all() -> None:
+    """End what is held, at the end of this process."""
+    for reference in list(_held.values()):
+        holder = reference()
+        if holder is not None:
+            holder.end()
+
+
 def let_go_of_all() -> None:
-    """Close what is held: in a forked child, and at the end of this process."""
+    """Close what is held, in a forked child."""
     while _held:
         _, reference = _held.popitem()
         holder = reference()

@@ -112,7 +112,7 @@ class Launcher:
     def _give(self, stdio: Sequence[int]) -> None:
         """Let another user than root open its pipes once more, as /dev/stdout; what has a name is left alone."""
         for fd in stdio:
-            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
                 os.fchown(fd, *self._owner)
 
     def plan(self, argv: Sequence[str]) -> str:

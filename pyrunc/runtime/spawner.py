@@ -202,7 +202,7 @@ def shut_down() -> None:
 
 def _at_exit() -> None:
     # What still runs ends now: its supervisors, for which the spawner waits, would wait for this process.
-    held.let_go_of_all()
+    held.end_all()
     shut_down()
 
 

@@ -124,6 +124,10 @@ class Supervised(held.Holder):
         """Hang up, or, in a process that this one was forked into, let the other one do so."""
         self.close()
 
+    def end(self) -> None:
+        """Kill what still runs; a daemon thread that waits for it may see that."""
+        self.kill(_SIGKILL)
+
     def __del__(self) -> None:
         if hasattr(self, "_channel"):
             self.close()

@@ -1,5 +1,6 @@
 """Capabilities, users, groups and what a set-user-id program gains, as the kernel reports them inside."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,15 @@ def test_users_that_do_not_exist(run: Run) -> None:
 
 def test_a_user_writes_to_its_own_standard_streams_by_name(run: Run) -> None:
     assert run("echo out > /dev/stdout; cat /dev/stdin", user="web", stdin=b"in\n") == "out\nin\n"
+
+
+def test_a_fifo_on_the_host_keeps_its_owner(rootfs: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "fifo", "r+b", buffering=0) as fifo, Sandbox(rootfs, user="5:6") as box:
+        with box.start(["/bin/sh", "-c", "echo hello"], stdout=fifo.fileno()) as process:
+            assert process.wait() == 0
+        assert fifo.readline() == b"hello\n"
+        assert (os.fstat(fifo.fileno()).st_uid, os.fstat(fifo.fileno()).st_gid) == (0, 0)
 
 
 def test_umask(run: Run) -> None:

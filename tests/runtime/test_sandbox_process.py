@@ -4,6 +4,8 @@ import hashlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +248,42 @@ def test_an_old_kernel_is_refused_in_one_line(rootfs: Path, monkeypatch: pytest.
                     Sandbox(rootfs).run(["true"])
             else:
                 assert Sandbox(rootfs).run(["true"]).exit_code == 0
+
+
+# What is registered first runs last: after pyrunc's own end of everything.
+_DAEMON_THREAD = """
+import atexit, glob, os, sys, threading, time
+def children(pid):
+    return " ".join(open(file).read() for file in glob.glob(f"/proc/{pid}/task/*/children")).split()
+atexit.register(lambda: print("left:", *children(os.getpid()), flush=True))
+import pyrunc
+box = pyrunc.Sandbox(sys.argv[1])
+def work():
+    if sys.argv[2] == "run":
+        box.run(["/bin/sleep", "600"])
+    else:
+        box.start(["/bin/sleep", "600"]).wait()
+threading.Thread(target=work, daemon=True).start()
+def programs():
+    for spawner in children(os.getpid()):
+        for supervisor in children(spawner):
+            for pid in children(supervisor):
+                try:
+                    yield open(f"/proc/{pid}/comm").read()
+                except OSError:
+                    pass
+while "sleep\\n" not in programs():
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+def test_what_a_daemon_thread_waits_for_ends_with_the_program(rootfs: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _DAEMON_THREAD, str(rootfs), how], capture_output=True, text=True, timeout=60,
+        check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("left:\n", "")
 
 
 def test_a_closed_sandbox_starts_nothing_and_ends_nothing(rootfs: Path) -> None:
