@@ -39,10 +39,11 @@ cdef inline int owner_step(walk *w, const plan_step *step) noexcept nogil:
         rc = <int>_rc(syscall(NR_fchmodat2, mount_fd, b"", step.n2, AT_EMPTY_PATH))
         if rc == -ENOSYS:           # before Linux 6.6: a directory can still be opened for it
             fd = <int>_rc(openat(mount_fd, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
-            rc = fd
             if fd >= 0:
                 rc = <int>_rc(fchmod(fd, <mode_t>step.n2))
                 close(fd)
+            elif fd != -ENOTDIR:
+                rc = fd
     return rc
 
 

@@ -113,6 +113,17 @@ def test_a_field_that_is_wrong_is_named(path: str, value: object, words: str) ->
         compile_spec(changed(path, value), Rootfs(("/",)))
 
 
+def test_what_no_option_asks_for_costs_no_step() -> None:
+    """Nor does an option that is a comment, or that says what is the case anyway."""
+    plain = [{"destination": "/m", "type": "tmpfs"}, {"destination": "/b", "type": "bind", "source": "/tmp"}]
+    said = [{**mount, "options": [
+        "x-note", "comment=y", "auto", "X-mount.mkdir", "X-mount.noloop", "X-mount.nocanonicalize", "silent",
+    ]} for mount in plain]  # fmt: skip
+    assert steps({**SPEC, "mounts": said}) == steps({**SPEC, "mounts": plain})
+    assert not {"remount", "reconfigure", "owner"} & {step.op for step in steps(SPEC)}
+    assert [step.s0 for step in steps(SPEC) if step.op == "open_tree" and step.s1] == []
+
+
 def attached(*destinations: str, **bind: str) -> list[str]:
     """The mounts of a container that are attached by name to its /dev, and not by a walk from the root."""
     kinds = {"/proc": "proc", "/sys": "sysfs", "/dev/pts": "devpts", "/dev/mqueue": "mqueue"}
