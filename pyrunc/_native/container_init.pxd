@@ -8,6 +8,7 @@ from pyrunc._native.cgroup cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.copy_up cimport *
 from pyrunc._native.mount cimport *
+from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
@@ -29,7 +30,7 @@ cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
         flags |= <uint64_t>O_DIRECTORY
     target = c_open_in_root(w.root, path, flags, resolve)
     if target == -ENOENT and step.flags & F_CREATE:
-        rc = c_make_in_root(w.root, path, not step.flags & F_FILE, w.path, sizeof(w.path))
+        rc = c_make_in_root(w.root, path, not step.flags & F_FILE, 0o755, w.path, sizeof(w.path))
         if rc < 0:
             return rc
         target = c_open_in_root(w.root, path, flags, resolve)
@@ -51,13 +52,15 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
         if fd >= 0:
             close(fd)
             return 0
-        return c_make_in_root(w.root, text(w, step.s0), True, w.path, sizeof(w.path)) if fd == -ENOENT else fd
+        if fd != -ENOENT:
+            return fd
+        return c_make_in_root(w.root, text(w, step.s0), True, <mode_t>step.n0, w.path, sizeof(w.path))
     if step.slot_a != <uint32_t>NONE:
         # A fresh mount that nothing but this process has seen: a name in it needs no walk.
         parent = w.slots[step.slot_a]
         leaf = text(w, step.s0)
     else:
-        parent = c_open_parent(w.root, text(w, step.s0), w.path, sizeof(w.path), True, &leaf)
+        parent = c_open_parent(w.root, text(w, step.s0), w.path, sizeof(w.path), 0o755, &leaf)
     if parent < 0:
         return parent
     if step.op == OP_MKDIR:
@@ -343,6 +346,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return attach_step(w, step)
     if op == OP_COPY_UP:
         return c_copy_up(w.root, text(w, step.s0), w.slots[step.slot_a], step.n0 != 0, step.flags & F_RECURSIVE != 0)
+    if op == OP_REMOUNT or op == OP_RECONFIGURE or op == OP_OWNER:
+        return mount_change_step(w, step)
     if op == OP_MKDIR or op == OP_MKNOD or op == OP_SYMLINK or op == OP_FILE:
         return make_node_step(w, step)
     if op == OP_MASK:

@@ -46,12 +46,14 @@ cdef extern from *:
     #define PR_NR_fsopen 430
     #define PR_NR_fsconfig 431
     #define PR_NR_fsmount 432
+    #define PR_NR_fspick 433
     #define PR_NR_pidfd_open 434
     #define PR_NR_clone3 435
     #define PR_NR_close_range 436
     #define PR_NR_openat2 437
     #define PR_NR_pidfd_getfd 438
     #define PR_NR_mount_setattr 442
+    #define PR_NR_fchmodat2 452
 
     struct pr_clone_args {
         uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
@@ -118,12 +120,14 @@ cdef extern from *:
     long NR_fsopen "PR_NR_fsopen"
     long NR_fsconfig "PR_NR_fsconfig"
     long NR_fsmount "PR_NR_fsmount"
+    long NR_fspick "PR_NR_fspick"
     long NR_pidfd_open "PR_NR_pidfd_open"
     long NR_clone3 "PR_NR_clone3"
     long NR_close_range "PR_NR_close_range"
     long NR_openat2 "PR_NR_openat2"
     long NR_pidfd_getfd "PR_NR_pidfd_getfd"
     long NR_mount_setattr "PR_NR_mount_setattr"
+    long NR_fchmodat2 "PR_NR_fchmodat2"
     long SYS_pivot_root, SYS_seccomp, SYS_capset, SYS_capget, SYS_bpf, SYS_setgroups
     long SYS_setresuid, SYS_setresgid, SYS_prlimit64, SYS_memfd_create, SYS_waitid
 
@@ -355,9 +359,12 @@ cdef enum:
     MOVE_MOUNT_T_EMPTY_PATH = 0x40
     FSOPEN_CLOEXEC = 1
     FSMOUNT_CLOEXEC = 1
+    FSPICK_CLOEXEC = 1
+    FSPICK_EMPTY_PATH = 8
     FSCONFIG_SET_FLAG = 0
     FSCONFIG_SET_STRING = 1
     FSCONFIG_CMD_CREATE = 6
+    FSCONFIG_CMD_RECONFIGURE = 7
     # mount_setattr(2), Linux 5.12
     MOUNT_ATTR_RDONLY = 0x00000001
     MOUNT_ATTR_NODEV = 0x00000004

@@ -3,10 +3,10 @@
 # to a descriptor, so that no path is resolved twice (Linux 5.2; mount_setattr 5.12).
 
 from pyrunc._native.linux cimport (
-    AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, FSCONFIG_CMD_CREATE, FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING,
-    FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, MNT_DETACH, MOUNT_ATTR_IDMAP, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH,
-    MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, NR_fsconfig, NR_fsmount, NR_fsopen, NR_mount_setattr,
-    NR_move_mount, NR_open_tree, O_CLOEXEC, OPEN_TREE_CLONE, SYS_pivot_root, _rc, chdir, close, memset, mount_attr,
+    AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONFIGURE, FSCONFIG_SET_FLAG,
+    FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, FSPICK_CLOEXEC, FSPICK_EMPTY_PATH, MNT_DETACH, MOUNT_ATTR_IDMAP, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH,
+    MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, NR_fsconfig, NR_fsmount, NR_fsopen, NR_fspick,
+    NR_mount_setattr, NR_move_mount, NR_open_tree, O_CLOEXEC, OPEN_TREE_CLONE, SYS_pivot_root, _rc, chdir, close, memset, mount_attr,
     read, strlen, syscall, uint64_t,
 )
 # mount.pyx has functions of these names
@@ -46,24 +46,40 @@ cdef inline int c_fsmount(int fs_fd, unsigned int attributes) noexcept nogil:
     return <int>_rc(syscall(NR_fsmount, fs_fd, FSMOUNT_CLOEXEC, attributes))
 
 
-cdef inline int c_new_mount(const char *fstype, const char *options, uint64_t pairs,
-                            unsigned int attributes) noexcept nogil:
-    """A detached mount of *fstype*; *options* is *pairs* times key NUL value NUL, an empty value a flag."""
-    cdef int fs_fd = c_fsopen(fstype)
-    cdef int rc = 0
+cdef inline int c_configure(int fs_fd, const char *options, uint64_t pairs, unsigned int command) noexcept nogil:
+    """Tell a file system its *options*, *pairs* times key NUL value NUL, an empty value a flag; then *command*."""
+    cdef int rc
     cdef uint64_t i
     cdef const char *key = options
     cdef const char *value
-    if fs_fd < 0:
-        return fs_fd
     for i in range(pairs):
         value = key + strlen(key) + 1
         rc = c_fsconfig(fs_fd, FSCONFIG_SET_STRING if value[0] else FSCONFIG_SET_FLAG, key, value if value[0] else NULL)
         if rc < 0:
-            close(fs_fd)
             return rc
         key = value + strlen(value) + 1
-    rc = c_fsconfig(fs_fd, FSCONFIG_CMD_CREATE, NULL, NULL)
+    return c_fsconfig(fs_fd, command, NULL, NULL)
+
+
+cdef inline int c_reconfigure(int mount_fd, const char *options, uint64_t pairs) noexcept nogil:
+    """Change *options* of the file system behind a mount, for all of its mounts."""
+    cdef int rc
+    cdef int fs_fd = <int>_rc(syscall(NR_fspick, mount_fd, b"", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH))
+    if fs_fd < 0:
+        return fs_fd
+    rc = c_configure(fs_fd, options, pairs, FSCONFIG_CMD_RECONFIGURE)
+    close(fs_fd)
+    return rc
+
+
+cdef inline int c_new_mount(const char *fstype, const char *options, uint64_t pairs,
+                            unsigned int attributes) noexcept nogil:
+    """A detached mount of *fstype* with *options* as `c_configure` takes them."""
+    cdef int fs_fd = c_fsopen(fstype)
+    cdef int rc
+    if fs_fd < 0:
+        return fs_fd
+    rc = c_configure(fs_fd, options, pairs, FSCONFIG_CMD_CREATE)
     if rc == 0:
         rc = c_fsmount(fs_fd, attributes)
     close(fs_fd)

@@ -25,9 +25,9 @@ cdef inline int c_open_in_root(int root, const char *path, uint64_t flags, uint6
     return c_openat2(root, path, flags, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | resolve)
 
 
-cdef inline int c_open_parent(int root, const char *path, char *buffer, size_t size, bint create,
+cdef inline int c_open_parent(int root, const char *path, char *buffer, size_t size, mode_t create,
                               const char **leaf) noexcept nogil:
-    """The directory above *path* inside *root*, its missing components made (0755) if *create*.
+    """The directory above *path* inside *root*, its missing components made with the mode *create*, if not 0.
 
     *buffer* holds the walk; *leaf* becomes the last component. Every prefix is resolved anew
     from the root, so neither a symlink nor a race leads outside.
@@ -67,7 +67,7 @@ cdef inline int c_open_parent(int root, const char *path, char *buffer, size_t s
         if i == length:
             break
         buffer[i] = 0
-        rc = <int>_rc(mkdirat(parent, buffer + length, 0o755))
+        rc = <int>_rc(mkdirat(parent, buffer + length, create))
         close(parent)
         if rc < 0 and rc != -EEXIST:
             return rc
@@ -77,16 +77,17 @@ cdef inline int c_open_parent(int root, const char *path, char *buffer, size_t s
     return parent
 
 
-cdef inline int c_make_in_root(int root, const char *path, bint directory, char *buffer, size_t size) noexcept nogil:
-    """Make *path* inside *root*, a directory or an empty file, with its missing parents."""
+cdef inline int c_make_in_root(int root, const char *path, bint directory, mode_t mode, char *buffer,
+                               size_t size) noexcept nogil:
+    """Make *path* inside *root*, a directory with this *mode* or an empty file, with its missing parents."""
     cdef const char *leaf = NULL
     cdef int fd
     cdef int rc
-    cdef int parent = c_open_parent(root, path, buffer, size, True, &leaf)
+    cdef int parent = c_open_parent(root, path, buffer, size, mode, &leaf)
     if parent < 0:
         return parent
     if directory:
-        rc = <int>_rc(mkdirat(parent, leaf, 0o755))
+        rc = <int>_rc(mkdirat(parent, leaf, mode))
     else:
         fd = <int>_rc(openat(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0o644))
         rc = fd

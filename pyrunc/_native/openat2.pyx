@@ -56,5 +56,5 @@ def make_in_root(int root, bytes path not None, *, bint directory=True):
     cdef char buffer[4096]
     cdef int rc
     with nogil:
-        rc = c_make_in_root(root, p, directory, buffer, sizeof(buffer))
+        rc = c_make_in_root(root, p, directory, 0o755, buffer, sizeof(buffer))
     check(rc, "mkdirat" if directory else "openat", path)

@@ -13,7 +13,7 @@ from pyrunc._native.linux cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 2
+    PLAN_VERSION = 3
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 512
@@ -43,7 +43,8 @@ cdef enum Op:
                                     # s0 host directory, covered unseen; n1: volatile; n2: made as uid << 32 | gid -> slot a
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
     # host or init
-    OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match
+    OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match;
+                                    # s1, if given: a directory in it, which neither a symlink nor ".." leads out of
     OP_NEW_MOUNT                    # s0 type, s1 options (n0 pairs), n1 mount attributes -> slot a
     OP_MOUNT_ATTR                   # slot a, n0 set, n1 clear, n2 propagation, F_RECURSIVE, slot b: user namespace
     OP_SETNS                        # slot a, n0 type
@@ -57,6 +58,9 @@ cdef enum Op:
                                     # s2 directory the options are relative to -> slot a
     OP_COPY_UP                      # slot a: a fresh tmpfs, s0 path in the root: its directory's mode if n0, its contents if F_RECURSIVE
     OP_ATTACH                       # slot a: mount, s0 path in the root; F_CREATE, F_FILE, F_REAL; slot b, if given: a fresh mount, s1 a name in it
+    OP_REMOUNT                      # s0 path in the root, where something is mounted; n0, n1, n2, F_RECURSIVE as for OP_MOUNT_ATTR
+    OP_RECONFIGURE                  # slot a: a mount whose file system gets s1 options (n0 pairs); s0 its path, to be named
+    OP_OWNER                        # slot a: a mount whose root gets n0 uid, n1 gid, n2 mode, NONE for each that stays; s0 as above
     OP_MKDIR                        # s0 path in the root, n0 mode; F_CREATE: with its parents, or there already
     OP_MKNOD                        # s0 path in the root, n0 mode with type, n1 dev, n2 uid << 32 | gid; slot a as for OP_SYMLINK
     OP_SYMLINK                      # s0 path in the root, s1 target; slot a, if given: a fresh mount, s0 a name in it
@@ -167,6 +171,9 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
     if op == OP_USER: return IN_INIT | NEEDS_S0
     if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_COPY_UP or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_REMOUNT: return IN_INIT | NEEDS_S0
+    if op == OP_OWNER: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_RECONFIGURE: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_SYMLINK or op == OP_FILE: return IN_INIT | NEEDS_S0 | NEEDS_S1
     if op == OP_ROOT_OVERLAY: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
     if op == OP_WRITE_PROCFS: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
@@ -324,7 +331,7 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         if not step.n0 or step.n0 >= PLAN_MAX_SLOTS or step.slot_b + step.n0 >= PLAN_MAX_SLOTS:
             return False
         return _plain_name(strings + step.s1) and _plain_name(strings + step.s2)
-    if op == OP_NEW_MOUNT or op == OP_ROOT_OVERLAY:
+    if op == OP_NEW_MOUNT or op == OP_ROOT_OVERLAY or op == OP_RECONFIGURE:
         return step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)
     if op == OP_EXECVE:
         return step.n0 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n0)
@@ -343,7 +350,11 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return _plain_path(s0) if step.slot_a == <uint32_t>NONE else _plain_name(s0)
     if op == OP_ATTACH and step.slot_b != <uint32_t>NONE:
         return _plain_path(s0) and step.s1 != <uint32_t>NONE and _plain_name(strings + step.s1)
-    if op == OP_MASK or op == OP_READONLY or op == OP_ATTACH or op == OP_COPY_UP:
+    if op == OP_OPEN_TREE:
+        return step.s1 == <uint32_t>NONE or _plain_path(strings + step.s1)
+    if op == OP_OWNER:
+        return step.n0 <= <uint64_t>NONE and step.n1 <= <uint64_t>NONE and (step.n2 <= 0o7777 or step.n2 == <uint64_t>NONE)
+    if op == OP_REMOUNT or op == OP_MASK or op == OP_READONLY or op == OP_ATTACH or op == OP_COPY_UP:
         return _plain_path(s0)
     if op == OP_WRITE_AT or op == OP_OPEN_AT or op == OP_WRITE_PROC:
         return _plain_name(s0)

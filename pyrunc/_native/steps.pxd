@@ -100,6 +100,57 @@ cdef inline int write_at_step(walk *w, const plan_step *step) noexcept nogil:
     return write_all(w.cached_fd, text(w, step.s1))
 
 
+cdef inline int open_subtree(walk *w, const plan_step *step, unsigned int flags) noexcept nogil:
+    """A detached copy of a directory in a host path, or in a new mount, that nothing in there leads out of."""
+    cdef const char *subdirectory = text(w, step.s1)
+    cdef const char *path
+    cdef int home
+    cdef int top
+    cdef int inner
+    cdef int fd
+    if step.slot_b != <uint32_t>NONE:
+        top = w.slots[step.slot_b]
+    else:
+        home = c_at_home(w.homes, text(w, step.s0), &path)
+        top = <int>_rc(openat(home, path, O_PATH | O_DIRECTORY | O_CLOEXEC))
+        if top < 0:
+            return top
+    inner = c_open_in_root(top, subdirectory, O_PATH | O_DIRECTORY, 0)
+    fd = inner
+    if inner >= 0:
+        fd = c_open_tree(inner, b"", flags | <unsigned int>AT_EMPTY_PATH)
+        close(inner)
+    if step.slot_b == <uint32_t>NONE:
+        close(top)
+    elif fd == -EINVAL and step.section == <uint32_t>SECTION_INIT:
+        fd = copy_attached(top, subdirectory, flags)
+    return fd
+
+
+cdef inline int copy_attached(int top, const char *subdirectory, unsigned int flags) noexcept nogil:
+    """Before Linux 6.15 only what is attached can be copied: for a moment, over what init has no use for."""
+    cdef int fd
+    cdef int inner
+    cdef int rc
+    cdef int place = <int>_rc(openat(AT_FDCWD, b"/sys", O_PATH | O_DIRECTORY | O_CLOEXEC))
+    if place < 0:
+        return place
+    rc = c_move_mount(top, place)
+    close(place)
+    if rc < 0:
+        return rc
+    inner = c_open_in_root(top, subdirectory, O_PATH | O_DIRECTORY, 0)
+    fd = inner
+    if inner >= 0:
+        fd = c_open_tree(inner, b"", flags | <unsigned int>AT_EMPTY_PATH)
+        close(inner)
+    rc = c_umount2(b"/sys", MNT_DETACH)
+    if rc < 0 and fd >= 0:
+        close(fd)
+        fd = rc
+    return fd
+
+
 cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
     """A detached copy of a host path; a device node is checked on the descriptor."""
     cdef stat_t status
@@ -109,7 +160,9 @@ cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
     cdef int fd
     if step.flags & F_RECURSIVE:
         flags |= <unsigned int>AT_RECURSIVE
-    if step.slot_b != <uint32_t>NONE:
+    if step.s1 != <uint32_t>NONE:
+        fd = open_subtree(w, step, flags)
+    elif step.slot_b != <uint32_t>NONE:
         fd = c_open_tree(w.slots[step.slot_b], b"", flags | <unsigned int>AT_EMPTY_PATH)
     else:
         home = c_at_home(w.homes, text(w, step.s0), &path)

@@ -10,7 +10,8 @@ from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
+from pyrunc.runtime.compile_host import MAX_ID, checked_number, for_supervisor
+from pyrunc.runtime.compile_special import SpecialPart, refuse_special
 from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
 
@@ -37,7 +38,7 @@ _LINKS = (
 _BELOW_DEV = ("/dev/pts", "/dev/shm", "/dev/mqueue")
 
 
-class RootPart(HostPart):
+class RootPart(SpecialPart):
     """What a plan says between namespaces and process, all of it in init before and with pivot_root."""
 
     def _root(self) -> None:
@@ -173,10 +174,11 @@ class RootPart(HostPart):
 
     def _new_mount(
         self, kind: str, slot: int, options: Sequence[tuple[str, str]], attributes: int, stage: str,
-        destination: str | None = None,
+        destination: str | None = None, source: str = "",
     ) -> None:  # fmt: skip
         """A new file system; *destination* is for the message of a refusal."""
-        named = [("source", kind), *options] if all(key != "source" for key, _ in options) else options
+        own = any(key == "source" for key, _ in options)
+        named = options if own else [("source", source or kind), *options]
         listed = "".join(f"{key}\0{value}\0" for key, value in named)
         self.plan.add(
             "new_mount", HOST if stage == "host" else INIT, stage, a=slot, s0=kind, s1=listed, s2=destination,
@@ -214,17 +216,23 @@ class RootPart(HostPart):
                 f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}"
             )
         options = mo.parse(entry.get("options") or (), f"{field}.options")
+        if options.remount:
+            self._remount(options, destination, field)
+            return
         kind = entry.get("type") or ("bind" if options.bind else "")
         if options.copy_up and (kind != "tmpfs" or options.bind):
             raise InvalidSpec(f"{field}.options: tmpcopyup is an option of a tmpfs")
         if options.bind or kind == "bind":
             self._bind(entry, options, destination, field)
         elif kind == "cgroup":
+            refuse_special(options, field)
             self._cgroup_mount(options, destination)
         elif not kind or kind == "none":
             raise InvalidSpec(f"{field}.type: missing")
+        elif kind == "auto":
+            raise Unsupported(f"{field}.type: 'auto' is not guessed; name the type of the file system")
         else:
-            self._filesystem(kind, options, destination)
+            self._filesystem(kind, entry, options, destination, field)
 
     def _bind(self, entry: Mapping[str, Any], options: mo.MountOptions, destination: str, field: str) -> None:
         plan = self.plan
@@ -241,12 +249,26 @@ class RootPart(HostPart):
             raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
         slot = plan.slot()
         tree = for_supervisor(source)
-        plan.add("open_tree", HOST, "host", a=slot, s0=tree, flags=_RECURSIVE if options.recursive else 0)
-        self._attributes(HOST, slot, options, options.propagation or mo.MS_PRIVATE)
-        if options.idmap or entry.get("uidMappings"):
-            self._idmap(slot, source, self._mount_maps(entry, field), options.idmap == "ridmap")
+        plan.add(
+            "open_tree", HOST, "host", a=slot, s0=tree, s1=options.subdir or None,
+            flags=_RECURSIVE if options.recursive else 0,
+        )  # fmt: skip
+        late = mo.RDONLY if options.owned else 0  # the owner has to be written first
+        self._attributes(
+            HOST, slot, options._replace(attr_set=options.attr_set & ~late, rec_set=options.rec_set & ~late),
+            options.propagation or mo.MS_PRIVATE,
+        )  # fmt: skip
+        self._mapped(HOST, slot, source, entry, options, field)
+        self._owner(slot, options, destination, field)
         file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
+        if not file:
+            self._mount_point(destination, options)
+        self.fresh.pop(destination, None)
         self._attach(slot, destination, _CREATE | file)
+        if late:
+            # Now that it is a mount of init's own namespace.
+            readonly = options._replace(attr_set=options.attr_set & late, rec_set=options.rec_set & late)
+            self._attributes(INIT, slot, readonly._replace(attr_clear=0, rec_clear=0), 0)
 
     def _attach(self, slot: int, destination: str, flags: int) -> None:
         if destination in _BELOW_DEV and self.fresh_dev != native.ABSENT and not flags & _FILE:
@@ -263,18 +285,6 @@ class RootPart(HostPart):
     def _maps_gid(self, gid: int) -> bool:
         rows = self.linux.get("gidMappings") or ()
         return any(row["containerID"] <= gid < row["containerID"] + row["size"] for row in rows)
-
-    def _mount_maps(self, entry: Mapping[str, Any], field: str) -> tuple[str, str]:
-        """The maps of an idmapped mount: its own, else the container's."""
-        if entry.get("uidMappings") and entry.get("gidMappings"):
-            uid, gid = (
-                "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in entry[key])
-                for key in ("uidMappings", "gidMappings")
-            )
-            return uid, gid
-        if not self.id_maps[0]:
-            raise InvalidSpec(f"{field}.options: an idmapped mount needs uidMappings and gidMappings")
-        return self.id_maps
 
     def _attributes(self, section: int, slot: int, options: mo.MountOptions, propagation: int) -> None:
         plan = self.plan
@@ -297,8 +307,14 @@ class RootPart(HostPart):
                 "mount_attr", section, stage, a=slot, n2=propagation, flags=_RECURSIVE if recursive else 0
             )
 
-    def _filesystem(self, kind: str, options: mo.MountOptions, destination: str) -> None:
+    def _filesystem(
+        self, kind: str, entry: Mapping[str, Any], given: mo.MountOptions, destination: str, field: str
+    ) -> None:
         plan = self.plan
+        source = self._source(entry, kind, field)
+        options = self._on_device(kind, source, given, field)
+        if options is None:
+            return
         slot = plan.slot()
         data = options.data
         if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
@@ -307,13 +323,14 @@ class RootPart(HostPart):
         # As runc has it, a tmpfs without a mode has that of the directory that it covers: over /root, 0700.
         inherits = kind == "tmpfs" and all(key != "mode" for key, _ in data)
         fills = options.copy_up or inherits
-        late = options.attr_set & mo.RDONLY if fills else 0  # it has to be written first
-        self._new_mount(kind, slot, data, options.attr_set & ~late, "mounts", destination)
+        late = options.attr_set & mo.RDONLY if fills or options.owned else 0  # it has to be written first
+        self._new_mount(kind, slot, data, options.attr_set & ~late, "mounts", destination, source)
+        self._subdirectory(slot, kind, options)
         flags = _CREATE
         if kind in ("proc", "sysfs"):
             # A symlink here would let an image choose where procfs appears (CVE-2019-19921, CVE-2023-27561).
             flags |= _REAL
-        if kind == "proc" and destination == "/proc":
+        if kind == "proc" and destination == "/proc" and not options.subdir:
             self.procfs = slot
         if destination == "/dev":
             self.dev_is_ours = kind == "tmpfs"
@@ -322,9 +339,13 @@ class RootPart(HostPart):
         if fills:
             contents = _RECURSIVE if options.copy_up else 0
             plan.add("copy_up", INIT, "mounts", a=slot, s0=destination, n0=int(inherits), flags=contents)
+        self._mapped(INIT, slot, destination, entry, options, field)
+        self._owner(slot, options, destination, field)
         if late or options.rec_set or options.rec_clear or options.propagation:
             self._attributes(INIT, slot, options._replace(attr_set=late, attr_clear=0), options.propagation)
+        self._mount_point(destination, options)
         self._attach(slot, destination, flags)
+        self.fresh[destination] = (kind, slot)
         if destination == "/dev" and self.dev_is_ours and not options.copy_up:
             self.fresh_dev = slot
 
@@ -376,8 +397,7 @@ class RootPart(HostPart):
             )
         for path, target in _LINKS:
             plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
-        for entry in self.spec.get("mounts") or ():
-            place = _destination(entry)
+        for place in dict.fromkeys(_destination(entry) for entry in self.spec.get("mounts") or ()):
             if place in _BELOW_DEV:
                 plan.add("mkdir", INIT, "mounts", s0=place[5:], a=slot, n0=0o755)
 

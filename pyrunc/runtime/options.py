@@ -375,7 +375,7 @@ def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
         mount_options.parse(flags, f"tmpfs[{path!r}]")
         wanted.append({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": flags})
     # As Docker has it: what the user mounts takes the place of a default one at the same path.
-    taken = {os.path.normpath(row["destination"]) for row in wanted}
+    taken = {os.path.normpath(row["destination"]) for row in wanted if "remount" not in row["options"]}
     rows = [row for row in rows if row["destination"] not in taken]
     # A mount below another comes after it, in whatever order they were given.
     return rows + sorted(wanted, key=lambda row: os.path.normpath(row["destination"]).count("/"))
@@ -390,7 +390,7 @@ def _mount(mount: Mount, option: str) -> dict[str, Any]:
     if mount.kind == "bind" and not {"bind", "rbind"} & set(flags):
         flags.insert(0, "rbind")
     mount_options.parse(flags, f"{option}.options")
-    if mount.kind == "bind":
+    if mount.kind == "bind" and "remount" not in flags:
         if not mount.source.startswith("/"):
             raise InvalidArgument(f"{option}.source must be an absolute path, not {mount.source!r}")
         if not os.path.lexists(mount.source) and "nofail" not in flags:

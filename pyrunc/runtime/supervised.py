@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
-_ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 36
+_ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _EINVAL, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 22, 36
 _SIGKILL, _SIGSYS = 9, 31
 _INFINITY = (1 << 64) - 1
 
@@ -181,11 +181,8 @@ class Supervised(held.Holder):
                 errors.StartError,
             )
         if step.op == "new_mount":
-            words = (step.s1 or "").split("\0")
-            pairs = zip(words[:-1:2], words[1::2], strict=True)
-            listed = ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")
             where = f" at {step.s2}" if step.s2 else ""
-            return f"cannot mount {path}{where} with options {listed or 'none'}", errors.StartError
+            return f"cannot mount {path}{where} with options {_pairs(step.s1) or 'none'}", errors.StartError
         if step.op == "copy_up":
             # ENAMETOOLONG: no name can be, but the walk is bounded.
             deep = ", at most 127 directories deep" if error == _ENAMETOOLONG else ""
@@ -193,6 +190,15 @@ class Supervised(held.Holder):
         if step.op in ("overlay", "root_overlay"):
             what = f"of {step.n0} layers for a user namespace" if step.op == "overlay" else f"in {step.s2}"
             return f"cannot mount the overlay {what}", errors.StartError
+        if step.op == "open_tree" and step.s1:
+            return f"cannot show {step.s1[1:]} of {path}", errors.StartError
+        if step.op == "remount":
+            there = ", where nothing is mounted" if error == _EINVAL else ""
+            return f"cannot remount {path}{there}", errors.StartError
+        if step.op == "reconfigure":
+            return f"cannot remount {path} with options {_pairs(step.s1)}", errors.StartError
+        if step.op == "owner":
+            return f"cannot change the owner or mode of what is mounted at {path}", errors.StartError
         if step.op == "mount_attr" and step.n0 == IDMAP:
             return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":
@@ -236,3 +242,10 @@ class Supervised(held.Holder):
                 "the container was killed before its program ran; is its memory limit too low?"
             )
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")
+
+
+def _pairs(text: str | None) -> str:
+    """The options of a file system, as mount(8) would write them."""
+    words = (text or "").split("\0")
+    pairs = zip(words[:-1:2], words[1::2], strict=True)
+    return ",".join(f"{key}={value}" if value else key for key, value in pairs if key != "source")

@@ -43,6 +43,10 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("copy_up", INIT, {"a": 9, "s0": "/tmp", "n0": 1, "flags": native.FLAGS["recursive"]}),
     ("attach", INIT, {"a": 9, "s0": "/tmp", "flags": native.FLAGS["create"]}),
     ("attach", INIT, {"a": 9, "b": 8, "s0": "/dev/pts", "s1": "pts"}),
+    ("remount", INIT, {"s0": "/tmp", "n0": 1, "n1": 2, "n2": 1 << 18, "flags": native.FLAGS["recursive"]}),
+    ("reconfigure", INIT, {"a": 9, "s0": "/tmp", "s1": "size\x0064k\0ro\0\0", "n0": 2}),
+    ("owner", INIT, {"a": 9, "s0": "/tmp", "n0": 1000, "n1": 0xFFFFFFFF, "n2": 0o4755}),
+    ("open_tree", INIT, {"a": 9, "b": 9, "s0": "tmpfs", "s1": "/sub/directory"}),
     ("mkdir", INIT, {"s0": "/var/lib", "n0": 0o755, "flags": native.FLAGS["create"]}),
     ("mknod", INIT, {"s0": "/dev/null", "n0": 0o020666, "n1": 0x103, "n2": 5 << 32 | 7}),
     ("symlink", INIT, {"a": 9, "s0": "fd", "s1": "/proc/self/fd"}),
@@ -130,6 +134,16 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
         },
     }  # fmt: skip
     yield "user", user, Rootfs(("/usr",), idmap=True), {}
+    special = {
+        "mounts": [
+            {"destination": "/data", "type": "bind", "source": "/usr",
+             "options": ["bind", "ro", *(f"X-mount.{x}" for x in ("subdir=lib", "owner=7", "idmap=0:1:2", "mkdir=7"))]},
+            {"destination": "/tmp", "type": "tmpfs", "options": ["X-mount.mode=755"]},
+            {"destination": "/tmp", "options": ["remount", "size=1m", "ro", "rnosuid", "rslave"]},
+        ],
+        "linux": {"namespaces": ALL_NAMESPACES},
+    }  # fmt: skip
+    yield "special-mounts", special, one, {}
     layered = Rootfs(
         ("/usr/bin", "/usr/lib"), idmap=True, upper="/srv/7/fs", work="/srv/7/work", volatile=True
     )

@@ -128,6 +128,14 @@ def fate(world: throwaway.Spawner, plan: bytes, stdio: list[int]) -> tuple[str, 
         reply.close()
 
 
+def heal() -> None:
+    """Undo what X-mount.owner and X-mount.mode do to the world's directories, in plans that say so."""
+    for directory in ("", "/srv"):
+        for path in (f"{directory}/", f"{directory}/bin", f"{directory}{throwaway.PROGRAM}"):
+            os.chown(path, 0, 0)
+            os.chmod(path, 0o755)
+
+
 def walk(seed: int, mutants: int) -> bytes:
     """Send mutants, and a good plan after every tenth; returns a report as JSON."""
     draw = random.Random(seed)
@@ -144,6 +152,7 @@ def walk(seed: int, mutants: int) -> bytes:
         fates[how] += 1
         if how in ("lost", "stuck"):
             strange.append([how, *changes(original, plan)])
+        heal()
         if number % 10 == 9:
             healthy.append(fate(world, draw.choice(good), stdio))
     alive = os.waitpid(world.pid, os.WNOHANG) == (0, 0)

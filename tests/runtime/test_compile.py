@@ -87,8 +87,12 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
     ("process.rlimits.0.type", "RLIMIT_FISH", r"process.rlimits\[0\].type: unknown limit 'RLIMIT_FISH'"),
     ("process.oomScoreAdj", 5000, "process.oomScoreAdj"),
     ("process.capabilities.bounding", ["CAP_FLY"], "process.capabilities.bounding: unknown capability 'CAP_FLY'"),
-    ("mounts.0.options", ["X-mount.owner=1"],
-     r"mounts\[0\].options: 'X-mount.owner=1' is not supported \(mount at /proc\)"),
+    ("mounts.0.options", ["X-mount.owner=none"],
+     r"mounts\[0\].options: X-mount.owner: unable to find user none: .* \(mount at /proc\)"),
+    ("mounts.0.options", ["remount", "size=1"], r"mounts\[0\].options: a remount changes 'size' only where"),
+    ("mounts.0.options", ["remount", "X-mount.mode=7"], r"mounts\[0\].options: a remount takes no X-mount.owner, "),
+    ("mounts.0.type", "auto", r"mounts\[0\].type: 'auto' is not guessed"),
+    ("mounts.0.source", "x" * 256, r"mounts\[0\].source: 'x{64}' cannot be the source"),
     ("mounts.0.destination", "", r"mounts\[0\].destination"), ("mounts.0.destination", "/", r"mounts\[0\].destination"),
     ("mounts.0.type", "", r"mounts\[0\].type"),
     ("mounts.2.source", "/no/such", r"mounts\[2\].source: /no/such: no such file"),
@@ -107,6 +111,17 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
 def test_a_field_that_is_wrong_is_named(path: str, value: object, words: str) -> None:
     with pytest.raises((InvalidSpec, Unsupported), match=words):
         compile_spec(changed(path, value), Rootfs(("/",)))
+
+
+def test_what_no_option_asks_for_costs_no_step() -> None:
+    """Nor does an option that is a comment, or that says what is the case anyway."""
+    plain = [{"destination": "/m", "type": "tmpfs"}, {"destination": "/b", "type": "bind", "source": "/tmp"}]
+    said = [{**mount, "options": [
+        "x-note", "comment=y", "auto", "X-mount.mkdir", "X-mount.noloop", "X-mount.nocanonicalize", "silent",
+    ]} for mount in plain]  # fmt: skip
+    assert steps({**SPEC, "mounts": said}) == steps({**SPEC, "mounts": plain})
+    assert not {"remount", "reconfigure", "owner"} & {step.op for step in steps(SPEC)}
+    assert [step.s0 for step in steps(SPEC) if step.op == "open_tree" and step.s1] == []
 
 
 def attached(*destinations: str, **bind: str) -> list[str]:
