@@ -17,6 +17,7 @@ import pytest
 
 import pyrunc
 from pyrunc import Engine, errors
+from tests.image.archive import making
 
 _CHECKOUT = str(Path(__file__).parents[2])
 
@@ -183,6 +184,28 @@ def test_the_images_stop_signal_stops(
         assert process.stop() == code
     os.close(reading)
     assert loaded.inspect(process.id).exit_code == code
+
+
+def test_an_image_of_128_layers_runs_and_is_kept(engine: Engine, driver: str, busybox: Path) -> None:
+    count = 128 if driver == "overlay2" else 16  # vfs copies all of it for each
+    lowest = [
+        (making.member("bin/", tarfile.DIRTYPE, mode=0o755), b""),
+        (making.member("bin/busybox", mode=0o755), busybox.read_bytes()),
+    ]
+    layers = [making.tar(lowest)]
+    for number in range(1, count):
+        gone = [(making.member(f".wh.{number - 2}"), b"")] if number > 2 else []
+        layers.append(making.tar([(making.member(str(number)), b"%d" % number), *gone]))
+    made = making.image(layers, "deep:1", config={"Env": ["PATH=/bin"]})
+    engine.images.load(io.BytesIO(making.archive(making.docker_1_10([made]))))
+    there = f"/{count - 2} /{count - 1}"
+    argv = ["busybox", "sh", "-c", f"busybox cat {there}; test ! -e /1 && echo x > /new"]
+    said = b"%d%d" % (count - 2, count - 1)
+    assert engine.run("deep:1", argv).stdout == said
+    assert engine.run("deep:1", argv, name="one", remove=False).stdout == said
+    assert engine.diff("one") == [("A", "/new")]
+    engine.commit("one", "deeper:1")
+    assert engine.run("deeper:1", ["busybox", "cat", "/new"]).stdout == b"x\n"
 
 
 def test_what_cannot_start_is_kept_as_created_or_not_at_all(loaded: Engine) -> None:
