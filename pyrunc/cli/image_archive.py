@@ -1,6 +1,7 @@
 """`pyrunc load`, `pyrunc save`, `pyrunc import`."""
 
 import os
+from typing import Literal
 
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.platforms import PLATFORM, check, check_image
@@ -45,8 +46,9 @@ def save(format: str, output: str, platform: str, arguments: list[str]) -> None:
         raise CommandError(f"--format must be docker or oci, not {format}")
     for name in arguments:
         check_image(name, platform)
-    with written(output, "failed to save image") as file:
-        engine().images.save(arguments, file.write, layout="oci" if format == "oci" else "docker")
+    layout: Literal["docker", "oci"] = "oci" if format == "oci" else "docker"
+    with written(output, "failed to save image") as file, bars(bool(output)) as progress:
+        engine().images.save(arguments, file.write, layout=layout, progress=progress)
 
 
 @verb(

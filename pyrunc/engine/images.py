@@ -105,11 +105,13 @@ class Images:
         sink: "Callable[[Any], object]",
         *,
         layout: "Literal['docker', 'oci']" = "docker",
+        progress: "OnProgress | None" = None,
     ) -> None:
-        """Write images as one archive; *sink* takes bytes. Raises NotFound, in Docker's words."""
+        """Write images as one archive; *sink* takes bytes. Raises NotFound, in Docker's words, and DataLoss."""
         from pyrunc.image.archive import save
 
-        save.save(self._parts.images, names, sink, format=layout)
+        told = _told(progress, "save")
+        save.save(self._parts.images, names, sink, format=layout, progress=told)
 
     def import_(
         self, source: "BinaryIO | str | os.PathLike[str]", name: str = "", *, changes: "Sequence[str]" = (),

@@ -16,6 +16,7 @@ import click
 import pytest
 
 from tests.cli import samples
+from tests.image.archive import making
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 _PROGRAM = [sys.executable, "-c", "import sys; from pyrunc.cli.main import main; sys.exit(main())"]
@@ -260,10 +261,11 @@ def test_hello_needs_nothing(cli: Cli) -> None:
     assert "Hello from a container" in cli.good("run", "--rm", "hello")
 
 
-def test_progress_is_drawn_for_a_terminal_only(cli: Cli) -> None:
+def drawn_by(cli: Cli, *argv: str) -> tuple[str, str]:
+    """What a command writes to stdout, and to a terminal that is its stderr."""
     ours, theirs = pty.openpty()
     cli.env["TERM"] = "xterm"
-    process = cli.start("load", "-i", "alpha.tar", stderr=theirs)
+    process = cli.start(*argv, stderr=theirs)
     os.close(theirs)
     drawn = b""
     while True:
@@ -276,9 +278,33 @@ def test_progress_is_drawn_for_a_terminal_only(cli: Cli) -> None:
         drawn += data
     out, _ = process.communicate(timeout=60)
     os.close(ours)
-    assert (process.returncode, out) == (0, b"Loaded image: alpha:1\n")
-    assert b"\x1b[" in drawn and b"load" in drawn
+    assert process.returncode == 0, drawn
+    return out.decode(), drawn.decode()
+
+
+def test_progress_is_drawn_for_a_terminal_only(cli: Cli) -> None:
+    out, drawn = drawn_by(cli, "load", "-i", "alpha.tar")
+    assert out == "Loaded image: alpha:1\n"
+    assert "\x1b[" in drawn and "load " in drawn
     assert cli("load", "-i", "alpha.tar")[2] == ""
+    out, drawn = drawn_by(cli, "save", "-o", "saved.tar", "alpha:1")
+    layer = cli.good("inspect", "-f", "{{index .RootFS.Layers 0}}", "alpha:1").removeprefix("sha256:")
+    assert out == "" and f"save {layer[:12]}" in drawn
+
+
+def test_names_in_an_archive_do_nothing_to_the_terminal_as_progress(cli: Cli) -> None:
+    made = making.image([making.tar([(making.member("file"), bytes(1 << 20))])], "it:1")
+    files = making.docker_1_10([made])
+    (name,) = [name for name in files if name.endswith("/layer.tar")]
+    evil = "\x1b]0;x\x07[b]/layer.tar"
+    files[evil] = files.pop(name)
+    manifest = files["manifest.json"]
+    assert isinstance(manifest, bytes)
+    files["manifest.json"] = manifest.replace(name.encode(), json.dumps(evil)[1:-1].encode())
+    (cli.directory / "evil.tar").write_bytes(making.archive(files))
+    _, drawn = drawn_by(cli, "load", "-i", "evil.tar")
+    assert "\x1b]0;" not in drawn
+    assert r"load \x1b]0;x\x07[b]/la" in drawn
 
 
 def test_an_archive_is_not_written_to_a_terminal(loaded: Cli) -> None:

@@ -162,6 +162,10 @@ def test_progress_is_told(engine: Engine, archives: Path) -> None:
     assert {each.step for each in told} == {"load", "unpack"}
     assert max(each.done for each in told) > 4_000_000
     assert all(each.done <= each.total for each in told if each.total)
+    told.clear()
+    engine.images.save(["alpha:1"], lambda _: None, progress=told.append)
+    assert {each.step for each in told} == {"save"}
+    assert max(each.done for each in told) > 4_000_000
 
 
 def test_loading_and_removing_at_once_breaks_nothing(engine: Engine, archives: Path) -> None:
