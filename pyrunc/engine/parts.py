@@ -5,6 +5,7 @@ from _thread import RLock
 
 from pyrunc.errors import FailedPrecondition
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
+from pyrunc.store.files import check_private
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Parts:
                     raise FailedPrecondition("the engine is closed")
                 found = self._made.get(name)
                 if found is None:
+                    if not self._made:
+                        check_private(self.root)
                     found = self._made[name] = make()
         return found
 

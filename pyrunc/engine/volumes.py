@@ -26,7 +26,7 @@ def make(root: str, container_id: str, paths: "Iterable[str]", tree: int) -> lis
     home = os.path.join(root, "volumes", container_id)
     for number, path in enumerate(paths):
         place = os.path.join(home, str(number))
-        make_directory(home, 0o711)
+        make_directory(home)  # none but root's way to what an image may have made set-user-ID there
         os.mkdir(place, 0o755)
         _fill(place, tree, path)
         mounts.append(Mount(path, place, "bind", ("rbind", "rw")))

@@ -3,9 +3,10 @@
 import errno
 import fcntl
 import os
+import stat
 import time
 
-from pyrunc.errors import StorageFull, TimedOut
+from pyrunc.errors import FailedPrecondition, StorageFull, TimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -72,6 +74,52 @@ def make_directory(path: str, mode: int = 0o700) -> None:
     except OSError as exc:
         raise said_full(exc, path) from exc
     sync_directory(parent)
+
+
+def check_private(path: str) -> None:
+    """See that nobody but root and this process's user can replace what is in the directory *path*, if it exists.
+
+    An empty one of ours that others may write to, such as a new tmpfs, is taken from them. Raises FailedPrecondition,
+    which says who can: another owner, or others who may write to it or, if it is not sticky, to a directory above.
+    """
+    place = os.path.realpath(path)
+    try:
+        status = os.stat(place)
+    except OSError:
+        pass  # it is made for its owner only; or who needs it says why it cannot be used
+    else:
+        if status.st_uid not in (0, os.geteuid()):
+            raise FailedPrecondition(
+                f"{place} belongs to user {status.st_uid}, who could replace what is in it"
+            )
+        if status.st_mode & _OTHERS_WRITE and not _taken(place, status):
+            raise FailedPrecondition(
+                f"{place} can be written by others, who could replace what is in it: use another directory, or if"
+                " all in it is right, chmod go-w"
+            )
+    while place != "/":
+        place = os.path.dirname(place)
+        try:
+            mode = os.stat(place).st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise FailedPrecondition(f"{place} can be written by others, who could replace {path} in it")
+
+
+def _taken(place: str, status: os.stat_result) -> bool:
+    """Take from others the right to write to a directory, if it is ours and empty; whether it is now."""
+    if status.st_uid != os.geteuid() or os.listdir(place):
+        return False
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        os.chmod(place, mode & ~_OTHERS_WRITE)
+        if not os.listdir(place):
+            return True
+        os.chmod(place, mode)  # somebody was faster
+    except OSError:
+        pass
+    return False
 
 
 def said_full(exc: OSError, what: str) -> OSError:

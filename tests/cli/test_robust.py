@@ -354,3 +354,50 @@ def test_what_an_image_says_does_nothing_to_the_terminal(loaded: Cli) -> None:
     assert code == 125
     assert "unable to find group \\x1b]0;title\\x07:" in err
     assert "\x1b" not in err
+
+
+def test_a_root_that_others_could_replace_is_refused(cli: Cli, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    cli.root = top / "root"
+    cli.env["PYRUNC_ROOT"] = str(cli.root)
+    cli.root.mkdir(parents=True)
+
+    def refused(*words: str) -> None:
+        before = os.stat(cli.root).st_mode
+        code, _, err = cli("images")
+        assert code == 1
+        one_line(err, str(top), *words)
+        assert os.listdir(cli.root) == ["theirs"]
+        assert os.stat(cli.root).st_mode == before
+
+    (cli.root / "theirs").touch()
+    os.chown(cli.root, 65534, 0)
+    refused("/root belongs to user 65534")
+    os.chown(cli.root, 0, 0)
+    for mode in (0o777, 0o1777, 0o770):
+        cli.root.chmod(mode)
+        refused("/root can be written by others")
+    cli.root.chmod(0o755)
+    top.chmod(0o777)
+    refused("top can be written by others")
+    top.chmod(0o1777)
+    assert cli.good("images", "-q") == ""
+
+
+def test_a_root_that_is_empty_and_ours_is_taken_from_others(cli: Cli) -> None:
+    cli.root.mkdir()
+    cli.root.chmod(0o1777)  # a new tmpfs
+    assert cli.good("images", "-q") == ""
+    assert cli.root.stat().st_mode & 0o022 == 0
+
+
+def test_nobody_else_reaches_what_an_image_brought(cli: Cli) -> None:
+    cli.root.mkdir(mode=0o755)  # as by whoever made it before
+    cli.good("load", "-q", "-i", "alpha.tar")
+    script = "umask 0; busybox cp /bin/busybox /data/own; busybox chmod 4755 /data/own"
+    with cli.start(
+        "run", "--name", "one", "-u", "root", "alpha:1", "-c", script, preexec_fn=lambda: os.umask(0)
+    ) as run:
+        assert run.wait(timeout=60) == 0
+    for each in cli.root.iterdir():
+        assert not each.stat().st_mode & 0o077, each

@@ -24,7 +24,7 @@ from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
 from pyrunc.records import NamedTuple
 from pyrunc.store.database import Database
-from pyrunc.store.files import said_full
+from pyrunc.store.files import make_directory, said_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class NumberedSnapshots:
             raise PermissionDenied(f"graph driver {self.name}: needs root")
         self.home = os.path.join(os.path.abspath(root), "snapshots", self.name)
         database = os.path.join(self.home, "metadata.db")
-        os.makedirs(self.home, mode=0o700, exist_ok=True)
+        make_directory(self.home)
         self._home_fd = os.open(self.home, _DIRECTORY)
         try:
             if not os.path.exists(database):
