@@ -83,9 +83,7 @@ root = Group(
 
 def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, version: bool) -> int | None:
     if version:
-        from importlib.metadata import version as version_of
-
-        click.echo(f"pyrunc version {version_of('pyrunc')}")
+        click.echo(f"pyrunc version {_version()}")
         return 0
     del host
     session = Session(root, state, graph, debug)
@@ -93,6 +91,18 @@ def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, vers
     context.obj = session
     context.call_on_close(session.close)
     return None
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pyrunc")
+    except PackageNotFoundError:  # a checkout, which pip has not seen
+        import tomllib
+
+        with open(os.path.join(os.path.dirname(__file__), "../../pyproject.toml"), "rb") as file:
+            return str(tomllib.load(file)["project"]["version"])
 
 
 root.callback = _begin

@@ -401,3 +401,11 @@ def test_nobody_else_reaches_what_an_image_brought(cli: Cli) -> None:
         assert run.wait(timeout=60) == 0
     for each in cli.root.iterdir():
         assert not each.stat().st_mode & 0o077, each
+
+
+def test_a_checkout_knows_its_version_and_is_a_program(cli: Cli) -> None:
+    assert cli.good("--version").startswith("pyrunc version 0.")
+    done = subprocess.run(
+        [sys.executable, "-m", "pyrunc", "-v"], env=cli.env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == cli.good("-v")
