@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Self, Unpack
+    from typing import Any, Literal, Self, Unpack
 
     from pyrunc.api import Container
     from pyrunc.engine.kept import Kept
@@ -43,21 +43,32 @@ class Engine:
     def run(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = True,
         entrypoint: "Sequence[str] | None" = None, stdin: bytes = b"", timeout_s: float | None = None,
-        allow_host: bool = False, **options: "Unpack[SandboxOptions]",
+        allow_host: bool = False, scratch: "Literal['memory', 'disk'] | None" = None,
+        **options: "Unpack[SandboxOptions]",
     ) -> ContainerResult:  # fmt: skip
         """Run a program in a container of *image* to its end.
 
         *argv* takes the place of the image's command, *entrypoint* that of its entrypoint. The rest of the image's
         config holds unless an option says otherwise: *env* is added to its environment, *cwd* and *user* take the
-        place of its. A container without a name that is removed at its end has its writes in memory and leaves no
-        trace, not even a row while it runs; with a *name*, or ``remove=False``, it has a row and a snapshot on disk,
-        and can be committed.
+        place of its. With a *name*, or ``remove=False``, a container has a row and a snapshot on disk, and can be
+        committed.
+
+        Any other keeps nothing, and *scratch* is where it writes. "memory" (None is the same) leaves no trace, not
+        even a row while it runs. What is written **counts as memory**: *scratch_bytes* bounds it (0: half of the
+        host's memory), beyond which the program gets ENOSPC; and with *memory_bytes* files and processes together
+        have that much, beyond which the kernel kills (``result.oom_killed``). "disk" is a snapshot that goes with
+        the container's end, as with `docker run --rm`: slower by some milliseconds, and as large as the disk.
+
         *stdin* is what the program can read; after *timeout_s* seconds it is killed and TimedOut raised.
         *allow_host* lets "host" be an image: the host's own root, read-only. The options are those of a Sandbox.
 
         Raises NotFound for an image that is not there, InvalidArgument, AlreadyExists for the name, StartError.
         """
-        if name is not None or not remove or (allow_host and image == HOST):
+        keeps = name is not None or not remove
+        host = allow_host and image == HOST
+        if scratch is not None:
+            _check_scratch(scratch, keeps, host)
+        if keeps or host or scratch == "disk":
             starting = self._create(image, argv, name, remove, entrypoint, None, options, allow_host)
             done = starting.run(stdin, timeout_s)
             return done._replace(container_id="", name="") if remove else done
@@ -240,6 +251,8 @@ class Engine:
             raise InvalidArgument(
                 "writable: an image is never written directly; it must be 'scratch' or 'no'"
             )
+        if options.get("scratch_bytes"):
+            raise InvalidArgument("scratch_bytes bounds a scratch in memory, and this container is on disk")
         from pyrunc.engine import mount_points
 
         keeper = self._keeper()
@@ -257,3 +270,12 @@ class Engine:
 
             self._kept = Kept(self._parts)
         return self._kept
+
+
+def _check_scratch(scratch: str, keeps: bool, host: bool) -> None:
+    if scratch not in ("memory", "disk"):
+        raise InvalidArgument(f"scratch must be 'memory' or 'disk', not {scratch!r}")
+    if scratch == "memory" and keeps:
+        raise InvalidArgument("scratch: a container with a name, or remove=False, is on disk")
+    if scratch == "disk" and host:
+        raise InvalidArgument("scratch: what is written over the host's root is in memory")

@@ -46,7 +46,9 @@ class SandboxOptions(TypedDict, total=False):
 
     # the root
     writable: Literal["scratch", "direct", "no"]  # where writes go: thrown away, into rootfs itself, refused
-    scratch_bytes: int  # the most that a scratch may hold; 0 is half of the memory
+    scratch_bytes: (
+        int  # the most that a scratch may hold, within memory_bytes; 0 is half of the host's memory
+    )
     mounts: Sequence[Mount]
     tmpfs: Mapping[str, str]  # path -> options such as "size=64m,mode=1777"; "tmpcopyup" copies the image's
     shm_bytes: int

@@ -389,3 +389,47 @@ def test_more_volumes_than_a_start_can_have_are_refused(loaded: Engine, tmp_path
         loaded.run(image, ["true"], name="one")
     assert loaded.containers() == []
     assert list((tmp_path / "root/volumes").iterdir()) == []
+
+
+def test_a_scratch_in_memory_counts_as_memory_and_says_so(loaded: Engine) -> None:
+    write = "busybox dd if=/dev/zero of=/tmp/much bs=1M count=100"
+    for options in ({}, {"scratch": "memory"}):
+        killed = loaded.run("beta", ["sh", "-c", f"exec {write}"], memory_bytes=32 << 20, **options)  # type: ignore[arg-type]
+        assert (killed.exit_code, killed.oom_killed) == (137, True)
+    full = loaded.run("beta", ["sh", "-c", write], scratch_bytes=8 << 20)
+    assert full.exit_code == 1 and b"No space left on device" in full.stderr
+
+
+def test_a_scratch_on_disk_is_as_large_as_the_disk_and_goes_with_the_run(
+    loaded: Engine, tmp_path: Path
+) -> None:
+    before = [info.key for info in loaded._parts.snapshotter.walk()]
+    script = "busybox dd if=/dev/zero of=/tmp/much bs=1M count=100 && busybox stat -c %s /tmp/much"
+    result = loaded.run("beta", ["sh", "-c", script], scratch="disk", memory_bytes=32 << 20, timeout_s=60)
+    assert (result.exit_code, result.stdout, result.oom_killed) == (0, b"104857600\n", False)
+    assert (result.name, result.container_id) == ("", "")
+    assert loaded.containers() == []
+    with pytest.raises(errors.TimedOut):
+        loaded.run("beta", ["sh", "-c", "echo x > /x; sleep 60"], scratch="disk", timeout_s=0.5)
+    assert loaded.containers() == []
+    left = [info.key for info in loaded._parts.snapshotter.walk()]
+    assert [key for key in left if key not in before and not key.startswith("mount-points-")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scratch": "tape"}, "'memory' or 'disk'"),
+        ({"scratch": "memory", "name": "one"}, "is on disk"),
+        ({"scratch": "memory", "remove": False}, "is on disk"),
+        ({"scratch": "disk", "scratch_bytes": 1 << 20}, "is on disk"),
+        ({"name": "one", "scratch_bytes": 1 << 20}, "is on disk"),
+        ({"scratch": "disk", "image": "host", "allow_host": True}, "is in memory"),
+    ],
+)
+def test_a_scratch_where_there_is_none_is_refused(
+    loaded: Engine, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(errors.InvalidArgument, match=f"scratch.*{words}"):
+        loaded.run(**{"image": "beta", "argv": ["true"], **options})
+    assert loaded.containers() == []
