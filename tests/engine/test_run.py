@@ -400,9 +400,7 @@ def test_a_scratch_in_memory_counts_as_memory_and_says_so(loaded: Engine) -> Non
     assert full.exit_code == 1 and b"No space left on device" in full.stderr
 
 
-def test_a_scratch_on_disk_is_as_large_as_the_disk_and_goes_with_the_run(
-    loaded: Engine, tmp_path: Path
-) -> None:
+def test_a_scratch_on_disk_is_as_large_as_the_disk_and_goes_with_the_run(loaded: Engine) -> None:
     before = [info.key for info in loaded._parts.snapshotter.walk()]
     script = "busybox dd if=/dev/zero of=/tmp/much bs=1M count=100 && busybox stat -c %s /tmp/much"
     result = loaded.run("beta", ["sh", "-c", script], scratch="disk", memory_bytes=32 << 20, timeout_s=60)
