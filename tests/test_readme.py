@@ -26,9 +26,22 @@ def block(language: str, section: str) -> str:
     return found[1]
 
 
+@pytest.fixture
+def place(tmp_path: Path, busybox: Path) -> Path:
+    """A directory with images.tar, whose image is called tools."""
+    samples.write(tmp_path, busybox)
+    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(tmp_path / "first")}
+    code = (
+        "from pyrunc import Engine; e = Engine(); e.images.load('beta.tar'); e.images.tag('beta', 'tools');"
+        "e.images.save(['tools'], open('images.tar', 'wb').write)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, busybox: Path) -> Path:
-    """A directory with the shell's session behind it, and what that said in `told`."""
+def checkout(tmp_path_factory: pytest.TempPathFactory, busybox: Path) -> Path:
+    """A directory with the README's shell session behind it, and what that said in `told`."""
     place = tmp_path_factory.mktemp("readme")
     programs = place / ".venv/bin"
     programs.mkdir(parents=True)
@@ -47,52 +60,39 @@ def run(place: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_shell_session(place: Path) -> None:
-    told = (place / "told").read_text()
+def test_the_shell_session(checkout: Path) -> None:
+    told = (checkout / "told").read_text()
     assert "Hello from a container" in told
     assert "A /greeting\nsha256:" in told and "\nhello\nsha256:" in told
     assert re.search(r"^greeting:1 [0-9.]+MB$", told, re.MULTILINE)
     assert re.search(r"^flat:1 [0-9.]+MB$", told, re.MULTILINE)
     assert '["busybox","cat","/greeting"]\nfirst\nUntagged: greeting:1\n' in told
-    assert (place / "both.tar.gz").stat().st_size > 1000
+    assert (checkout / "both.tar.gz").stat().st_size > 1000
 
 
-def test_the_python_session(place: Path) -> None:
-    told = run(place, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
+def test_the_python_session(checkout: Path) -> None:
+    told = run(checkout, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
     assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
     assert told[2] == "[('made:1',), ('tools:latest',)]"
 
 
-@pytest.fixture
-def tools(tmp_path: Path, busybox: Path) -> Path:
-    """A directory with images.tar, whose image is called tools."""
-    samples.write(tmp_path, busybox)
-    environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(tmp_path / "first")}
-    code = (
-        "from pyrunc import Engine; e = Engine(); e.images.load('beta.tar'); e.images.tag('beta', 'tools');"
-        "e.images.save(['tools'], open('images.tar', 'wb').write)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
-    return tmp_path
-
-
-def test_the_pages_shell_session(tools: Path) -> None:
+def test_the_pages_shell_session(place: Path) -> None:
     program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
-    told = run(tools, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')
+    told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')
     assert "Untagged: base:1\n" in told and "Loaded image: base:1\n" in told
     assert "\nbase:1\ntools:latest\n" in told or "\ntools:latest\nbase:1\n" in told
     assert "Total reclaimed space: 0B\n" in told
     assert told.endswith("are whole; nothing is lost\n")
 
 
-def test_the_pages_python_session(tools: Path) -> None:
-    told = run(tools, sys.executable, "-W", "error", "-c", block("python", PAGE.read_text())).splitlines()
+def test_the_pages_python_session(place: Path) -> None:
+    told = run(place, sys.executable, "-W", "error", "-c", block("python", PAGE.read_text())).splitlines()
     assert told == ["[('load', True), ('unpack', True)]", "['/bin/sh']", "[]"]
 
 
 def test_the_page_and_the_readme_name_what_the_host_image_exposes() -> None:
     for text in (section(), PAGE.read_text()):
-        for named in (
+        for place in (
             "/etc",
             "/usr",
             "/var",
@@ -102,4 +102,4 @@ def test_the_page_and_the_readme_name_what_the_host_image_exposes() -> None:
             "password hashes",
             "--allow-host-image",
         ):
-            assert named in text
+            assert place in text

@@ -28,6 +28,10 @@ def printf(template: Any, *values: Any) -> str:
     if not isinstance(template, str):
         raise TypeError("the format is not a string")
     left = list(values)
+    for match in _DIRECTIVE.finditer(template):
+        if _too_large(match["width"]) or _too_large(match["precision"]):
+            template = template[: match.start()] + "%"  # Go reads no further
+            break
 
     def one(match: re.Match[str]) -> str:
         verb = match["verb"]
@@ -43,6 +47,11 @@ def printf(template: Any, *values: Any) -> str:
     if left:
         text += "%!(EXTRA " + ", ".join(f"{_type(value)}={shown(value)}" for value in left) + ")"
     return text
+
+
+def _too_large(digits: str | None) -> bool:
+    """Whether Go gives up on a width or precision: fmt's parsenum, before it adds the last digit."""
+    return int((digits or "0")[:-1][:9] or 0) > 1_000_000
 
 
 def _padded(text: str, match: re.Match[str]) -> str:

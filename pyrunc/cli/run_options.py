@@ -78,6 +78,9 @@ _RATES = {
 }  # fmt: skip
 
 
+_MOST_OF_A_FILE = 4 << 20
+
+
 def _environment(flags: Mapping[str, Any]) -> dict[str, str]:
     """-e NAME=value, or -e NAME for this process's own value; --env-file has the same a line, -e wins."""
     found: dict[str, str] = {}
@@ -96,9 +99,11 @@ def _lines(path: str) -> Iterable[str]:
     """The lines of a file that say something."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            text = file.read(4 << 20)
+            text = file.read(_MOST_OF_A_FILE + 1)
     except OSError as exc:
         raise InvalidArgument(f"open {path}: {(exc.strerror or str(exc)).lower()}") from exc
+    if len(text) > _MOST_OF_A_FILE:
+        raise InvalidArgument(f"{path}: more than {_MOST_OF_A_FILE} characters")
     return [line.lstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 

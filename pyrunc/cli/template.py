@@ -6,7 +6,7 @@ lower, upper, title, pad, truncate. Source: the Go documentation of text/templat
 
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pyrunc.cli.printf import printf, spaced
@@ -16,6 +16,9 @@ from pyrunc.cli.values import Struct, encode, shown, truth
 __all__ = ["Template", "TemplateError"]
 
 _NO_VALUE = "<no value>"
+_MOST_CHARACTERS = (
+    64 << 20
+)  # of output; a template that makes more is a mistake, and would take the memory of all
 
 
 class _Break(Exception):
@@ -46,7 +49,10 @@ class Template:
     def __init__(self, text: str, overrides: Mapping[str, Callable[..., Any]] | None = None) -> None:
         self._functions = {**_FUNCTIONS, **(overrides or {})}
         self._text = text
-        self._tree = parse(text, {*self._functions, *_LAZY})
+        try:
+            self._tree = parse(text, {*self._functions, *_LAZY})
+        except RecursionError:
+            raise TemplateError("template: :1: nested too deeply") from None
 
     def execute(self, value: Any, *, strict: bool = True) -> str:
         """The text for *value*; a map's missing key is an error if *strict*, else prints as <no value>.
@@ -54,7 +60,10 @@ class Template:
         Raises TemplateError.
         """
         run = _Run(self._text, self._functions, value, strict)
-        run.walk(self._tree, value)
+        try:
+            run.walk(self._tree, value)
+        except RecursionError:
+            raise TemplateError("template: :1: nested too deeply") from None
         return "".join(run.out)
 
 
@@ -66,6 +75,7 @@ class _Run:
         self.functions = functions
         self.strict = strict
         self.out: list[str] = []
+        self.left = _MOST_CHARACTERS
         self.variables: list[tuple[str, Any]] = [("$", root)]
 
     def fail(self, node: Node, words: str) -> TemplateError:
@@ -73,16 +83,22 @@ class _Run:
         column = node.at - (self.text.rfind("\n", 0, node.at) + 1)
         return TemplateError(f'template: :{line}:{column}: executing "" at <{node.text}>: {words}')
 
+    def put(self, node: Node, text: str) -> None:
+        self.left -= len(text)
+        if self.left < 0:
+            raise self.fail(node, f"the output is longer than {_MOST_CHARACTERS} characters")
+        self.out.append(text)
+
     # --- actions
 
     def walk(self, node: Node, dot: Any) -> None:
         for child in node.nodes:
             if child.kind == "text":
-                self.out.append(child.value)
+                self.put(child, child.value)
             elif child.kind == "action":
                 value = self.pipe(child.nodes[0], dot)
                 if not child.nodes[0].names:
-                    self.out.append(_NO_VALUE if value is None else shown(value))
+                    self.put(child, _NO_VALUE if value is None else shown(value))
             elif child.kind == "break":
                 raise _Break
             elif child.kind == "continue":
@@ -106,9 +122,9 @@ class _Run:
     def loop(self, pipe: Node, body: Node, other: Node, dot: Any) -> None:
         value = self.pipe(pipe._replace(names=()), dot)
         if isinstance(value, dict) and not isinstance(value, Struct):
-            pairs: list[tuple[Any, Any]] = [(key, value[key]) for key in sorted(value)]
+            pairs: Iterable[tuple[Any, Any]] = [(key, value[key]) for key in sorted(value)]
         elif isinstance(value, int) and not isinstance(value, bool):
-            pairs = [(number, number) for number in range(value)]
+            pairs = zip(range(value), range(value), strict=True)
         elif isinstance(value, list | tuple):
             pairs = list(enumerate(value))
         elif value is None:
@@ -116,7 +132,9 @@ class _Run:
         else:
             raise self.fail(pipe, f"range can't iterate over {shown(value)}")
         known = len(self.variables)
+        empty = True
         for key, item in pairs:
+            empty = False
             if len(pipe.names) == 2:
                 self.variables += [(pipe.names[0], key), (pipe.names[1], item)]
             elif pipe.names:
@@ -129,7 +147,7 @@ class _Run:
                 break
             finally:
                 del self.variables[known:]
-        if not pairs:
+        if empty:
             self.walk(other, dot)
 
     # --- values
@@ -333,6 +351,8 @@ def _title(text: Any) -> str:
 
 
 def _pad(text: Any, before: Any, after: Any) -> str:
+    if before + after > _MOST_CHARACTERS:
+        raise _CallError(f"more than {_MOST_CHARACTERS} spaces")
     return " " * before + text + " " * after if _text(text) else ""
 
 

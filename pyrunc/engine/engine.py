@@ -197,7 +197,7 @@ class Engine:
                 f"Unable to find image '{name}' locally, and there are no registries yet: load or import it"
             )
             if image == HOST:
-                words += "; the host's own root is one only for who allows it"
+                words += "; the host's own root is one only for who allows it (--allow-host-image, allow_host=True)"
             raise NotFound(words) from None
 
     def _make_ready(

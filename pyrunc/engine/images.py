@@ -181,10 +181,15 @@ class Images:
         return self._parts.images.get(SHIPPED)
 
     def unpack(self, row: "ImageRow", lease: "Lease", progress: "OnProgress | None" = None) -> str | None:
-        """See that an image's layers are unpacked; the snapshot of all of them together, None without layers."""
+        """See that an image's layers are unpacked; the snapshot of all of them together, None without layers.
+
+        Raises NotFound for one that was removed meanwhile.
+        """
         manifest = self._parts.images.manifest(row)
         diff_ids = documents.diff_ids(self._parts.images.config(row))
         chain_ids = self._parts.metadata.chain_ids(row.id)
+        if len(chain_ids) != len(diff_ids):
+            raise NotFound(f"No such image: {row.id}")  # not one without layers
         return self._parts.unpacker.ensure(manifest.layers, diff_ids, chain_ids, lease, progress)
 
     # --- names

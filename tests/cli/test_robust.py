@@ -240,6 +240,13 @@ def test_flags_of_run_do_what_they_say(loaded: Cli, flags: list[str], script: st
     assert (code, out) == (0, output)
 
 
+def test_a_file_of_variables_is_read_whole_or_not_at_all(loaded: Cli) -> None:
+    (loaded.directory / "long").write_text("A=1\n" + "#" * (4 << 20) + "\nB=2\n")
+    for path in ("long", "/dev/zero"):
+        code, _, err = loaded("run", "--rm", "--env-file", path, "beta", "true")
+        assert code == 125 and f"{path}: more than 4194304 characters" in err
+
+
 def test_the_id_is_written_to_a_file(loaded: Cli) -> None:
     loaded.good("run", "--cidfile", "id", "--name", "one", "beta", "true")
     written = (loaded.directory / "id").read_text()

@@ -115,6 +115,9 @@ def test_inspect_prints_what_docker_prints(template: str, step: dict[str, Any]) 
         ("{{join .Name `,`}}", None),
         ("{{", "template: :1: unclosed action"),
         ("{{if .Name}}{{else}}{{else}}{{end}}", "template: :1: expected end; found {{else}}"),
+        ("{{range 2}}{{.}}{{end}}{{range 0}}{{else}}none{{end}}", "01none"),
+        ("{{printf `a%99999999d` 1}}", "a%!(NOVERB)%!(EXTRA int=1)"),
+        ("{{printf `a%%%.99999999fb` 1.5}}", "a%%!(NOVERB)%!(EXTRA float64=1.5)"),
     ],
 )  # fmt: skip
 def test_a_template_gives_what_go_gives(template: str, text: str | None) -> None:
@@ -154,3 +157,22 @@ def test_a_table_has_titles_and_columns() -> None:
     assert formats.rows("table {{.ID}}", [], headers, "") == "IMAGE ID\n"
     with pytest.raises(TemplateError, match=r"can't evaluate field Wrong in type \*x.context"):
         formats.rows("{{.Wrong}}", lines, headers, "*x.context")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{range 1000000000000}}xxxxxxxxxx{{break}}{{end}}", None),
+        ("{{range 1000000000000}}" + "x" * 1_000_000 + "{{end}}", "the output is longer than"),
+        ("{{pad `x` 1000000000000 0}}", "more than 67108864 spaces"),
+        ("{{if 1}}" * 5000 + "{{end}}" * 5000, "nested too deeply"),
+        ("{{" + "(" * 5000 + "1" + ")" * 5000 + "}}", "nested too deeply"),
+    ],
+    ids=["break", "range", "pad", "if", "parentheses"],
+)
+def test_a_template_does_not_take_the_memory(template: str, words: str | None) -> None:
+    if words is None:
+        assert Template(template).execute({}) == "xxxxxxxxxx"
+        return
+    with pytest.raises(TemplateError, match=words):
+        Template(template).execute({})

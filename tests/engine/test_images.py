@@ -195,3 +195,14 @@ def test_loading_and_removing_at_once_breaks_nothing(engine: Engine, archives: P
         thread.join()
     assert problems == []
     assert engine.images.list(everything=True) == []
+
+
+def test_an_image_that_was_removed_meanwhile_is_not_one_without_layers(loaded: Engine) -> None:
+    row = loaded._parts.images.get("beta")
+    blobs = [digest for digest, _ in loaded._parts.metadata.blobs(row.id)]
+    with loaded._parts.metadata.lease() as lease:  # as of another who reads its documents
+        for digest in blobs:
+            lease.protect(digest)
+        loaded.images.remove(row.id, force=True)
+        with pytest.raises(errors.NotFound, match=f"No such image: {row.id}"):
+            loaded.images.unpack(row, lease)

@@ -148,11 +148,10 @@ def _check_growth(packed: int, unpacked: int) -> None:
 
 
 class Unpacking:
-    """*source* uncompressed, to read. What grows as no layer may is InvalidSpec, which begins with *what*."""
+    """*source* uncompressed, to read. What grows as no layer may is InvalidSpec."""
 
-    def __init__(self, source: Readable, what: str) -> None:
+    def __init__(self, source: Readable) -> None:
         self._packed = _Counted(source)
-        self._what = what
         self._size = 0
         self._reader = compression.open_reader(self._packed)
 
@@ -161,10 +160,7 @@ class Unpacking:
         data = self._reader.read(size)
         self._size += len(data)
         if self._reader.kind != "plain":
-            try:
-                _check_growth(self._packed.size, self._size)
-            except InvalidSpec as exc:
-                raise InvalidSpec(f"{self._what}: {exc}") from exc
+            _check_growth(self._packed.size, self._size)
         return data
 
 

@@ -66,7 +66,7 @@ def import_(
     settings = apply_changes({}, changes)
     with images.lease() as lease:
         with images.content.ingest(lease=lease) as target:
-            packed = Unpacking(source, origin)
+            packed = Unpacking(source)
             reader = Reader(_Passing(packed, target, progress), origin, _MAX_MEMBERS)
             for _ in reader:
                 pass  # a member is a header that is right, and as much content as it says

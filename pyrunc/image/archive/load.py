@@ -44,7 +44,7 @@ def load(
     """
     with images.lease() as lease:
         intake = Intake(images.content, lease, progress)
-        contents = Tar(Unpacking(source, what), intake, what)
+        contents = Tar(Unpacking(source), intake, what)
         return _add(images, lease, _read(contents, platform or host_platform()))
 
 
