@@ -66,6 +66,7 @@ cdef class Channel:
     cdef readonly int theirs
     cdef readonly int pidfd
     cdef int _ours
+    cdef object _record
 
     def __cinit__(self, bytes plan not None):
         cdef const char *data = plan
@@ -104,7 +105,8 @@ cdef class Channel:
     def receive(self, tuple names not None):
         """Wait for a record; None at the end, else its numbers, in channel.pxd's order but without `ready`.
 
-        Behind them, when each stage of *names* began that did. Raises OSError.
+        Behind them, when each stage of *names* began that did. Until `handled` it is the same record again, for a signal
+        handler may raise before its numbers are anywhere. Raises OSError.
         """
         cdef record message
         cdef int fds[256]
@@ -112,6 +114,8 @@ cdef class Channel:
         cdef int got
         cdef int i
         cdef bint again = True
+        if self._record is not None:
+            return self._record
         while True:
             with nogil:
                 got = receive_with(self._ours, &message, sizeof(message), fds, &count)
@@ -135,11 +139,16 @@ cdef class Channel:
         for i in range(STAGES):
             if message.stage_ns[i] and i < len(names):
                 stages[names[i]] = message.stage_ns[i]
-        return (
+        self._record = (
             message.kind, message.step, message.error, message.pid, message.wait_status, message.leftover,
             message.oom_kills, message.utime_us, message.stime_us, message.maxrss_bytes, message.overhead_us,
             stages,
         )
+        return self._record
+
+    def handled(self):
+        """The next record, please."""
+        self._record = None
 
     def kill(self, int signal):
         """Ask the supervisor to send *signal*; one that is gone is no error."""

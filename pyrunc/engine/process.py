@@ -5,7 +5,7 @@ from _thread import allocate_lock
 
 from pyrunc.api import ContainerResult
 from pyrunc.errors import InvalidArgument, PyruncError, TimedOut
-from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, RunResult, SandboxProcess, end, talk
+from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, RunResult, SandboxProcess, talk
 from pyrunc.runtime.stdio import Pipes
 from pyrunc.runtime.supervised import NotTaken, Supervised
 
@@ -50,7 +50,7 @@ class Starting:
                 if not talk(pipes, child, deadline):
                     raise TimedOut(f"{self._argv[0]}: killed after {timeout_s} s")
             except BaseException as exc:
-                end(child)
+                child.abandon()
                 self.end(child.exit.exit_code if child.exit else 128 + _SIGKILL)
                 if isinstance(exc, TimedOut):
                     exc.stdout, exc.stderr = pipes.drain()
@@ -73,7 +73,7 @@ class Starting:
                 try:
                     child.take()
                 except BaseException:
-                    end(child)
+                    child.abandon()
                     child.close()
                     raise
                 self._started(child.pid)

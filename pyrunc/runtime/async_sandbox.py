@@ -68,7 +68,8 @@ class AsyncSandboxProcess(Process):
                 self.kill()
                 await self.wait()
         finally:
-            self._child.close()
+            if self._child.over:
+                self._child.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -160,7 +160,7 @@ class SandboxProcess(Process):
 
     def _close_if_last(self) -> None:
         # Another thread may be about to wait for the descriptor, whose number must not be another's by then.
-        if not self._waiting and (self._closing or self._error is not None):
+        if not self._waiting and self._child.over and (self._closing or self._error is not None):
             self._child.close()
 
     def __enter__(self) -> Self:
@@ -239,11 +239,11 @@ class Sandbox:
             child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
             try:
                 if not talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
-                    end(child)
+                    child.abandon()
                     raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
                 return RunResult.of(child.exit, pipes.drain(), begun)
             except BaseException:
-                end(child)
+                child.abandon()
                 raise
             finally:
                 child.close()
@@ -267,7 +267,7 @@ class Sandbox:
                 child.take()
                 return SandboxProcess(child)
             except BaseException as exc:
-                end(child)
+                child.abandon()
                 child.close()
                 if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
                     raise
@@ -301,16 +301,6 @@ def _readable(child: Supervised, deadline: float | None) -> bool:
     poller = select.poll()
     poller.register(child, select.POLLIN)
     return bool(poller.poll(_left_ms(deadline)))
-
-
-def end(child: Supervised) -> None:
-    """Kill a container whose requester gives up, and wait until nothing of it is left."""
-    try:
-        while not child.over:
-            child.kill(_SIGKILL)
-            child.take()
-    except PyruncError:
-        pass  # such as init killed before its program ran
 
 
 def _left_ms(deadline: float | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from _io import FileIO  # of the interpreter itself: io would import abc
 
 from pyrunc._native import requester
 from pyrunc.runtime import held
@@ -14,32 +14,26 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-def open_null() -> int:
-    """A descriptor of /dev/null.
-
-    One for each start: a shared one would have to survive a close in another thread, and a host
-    program that closes whatever is open, as one does that becomes a daemon.
-    """
-    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-
-
 class Stdio:
     """Three descriptors of the caller's, /dev/null in the place of each None."""
 
     def __init__(self, *chosen: int | None) -> None:
         self._chosen = chosen
-        self._null = -1
+        self._null: FileIO | None = None
 
     def __enter__(self) -> tuple[int, ...]:
-        if None in self._chosen:
-            self._null = open_null()
-        return tuple(self._null if fd is None else fd for fd in self._chosen)
+        if None not in self._chosen:
+            return tuple(self._chosen)  # type: ignore[arg-type]
+        # One for each start, as for requester.Pipes; an object, which a signal handler that raises cannot lose.
+        self._null = FileIO("/dev/null", "r+")
+        null = self._null.fileno()
+        return tuple(null if fd is None else fd for fd in self._chosen)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._null >= 0:
-            os.close(self._null)
+        if self._null is not None:
+            self._null.close()
 
 
 class Pipes(requester.Pipes, held.Holder):

@@ -67,11 +67,12 @@ class Supervised(held.Holder):
             held.note(self)
         try:
             spawner.request((channel.plan, channel.theirs, *descriptors), wait)
+            channel.sent()
         except BaseException:
+            channel.sent()
+            self.abandon()  # a signal handler may have raised when it was sent
             self.close()
             raise
-        finally:
-            channel.sent()
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is a record to `take`."""
@@ -88,32 +89,50 @@ class Supervised(held.Holder):
         Raises StartError or one of its kind when the start failed, Unavailable when the
         supervisor died, and NotTaken when there never was one.
         """
+        # A signal handler may raise at any call: what was received is kept until it is all here, *over* comes last.
         found = self._channel.receive(_STAGES)
         if found is None:
+            failure: errors.PyruncError
+            if self._channel.taken():
+                self._remove_cgroups()
+                failure = errors.Unavailable(
+                    "the container's supervisor was killed; so was what it had started"
+                )
+            else:
+                failure = NotTaken("the spawner was killed before it took the request")
             self.over = True
-            if not self._channel.taken():
-                raise NotTaken("the spawner was killed before it took the request")
-            self._remove_cgroups()
-            raise errors.Unavailable("the container's supervisor was killed; so was what it had started")
+            raise failure
         kind, step, error, pid, status, leftover, ooms, utime, stime, maxrss, overhead, stages = found
         self.pid = pid
         if kind == STARTED:
             self.started = True
+            self._channel.handled()
             return STARTED
-        self.over = True
         if leftover:
             # Cgroups that the container itself made inside its own: a walk is needed, which C leaves to us.
             self._remove_cgroups()
         if kind == FAILED:
-            raise self._failure(step, -error, status)
+            failure = self._failure(step, -error, status)
+            self.over = True
+            raise failure
         signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = 128 + signal if signal else os.WEXITSTATUS(status)
         self.exit = Exit(code, signal, ooms, utime, stime, maxrss, overhead, stages)
+        self.over = True
         return EXITED
 
     def kill(self, signal: int) -> None:
         """Send *signal* to the container's init, by the supervisor; a container that is gone is no error."""
         self._channel.kill(signal)
+
+    def abandon(self) -> None:
+        """Kill a container whose requester gives up, and wait until nothing of it is left."""
+        try:
+            while not self.over:
+                self.kill(_SIGKILL)
+                self.take()
+        except errors.PyruncError:
+            pass  # such as init killed before its program ran
 
     def close(self) -> None:
         """Hang up: what still runs is killed."""

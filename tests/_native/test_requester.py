@@ -88,7 +88,10 @@ def test_a_record_comes_with_its_stages_and_its_descriptor() -> None:
         assert found == {"b": 101, "d": 103}
         assert fcntl.fcntl(passed, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
         theirs.send(message)
+        assert channel.receive(names) is received  # until it has arrived
+        channel.handled()
         received = channel.receive(names)
+        channel.handled()
         assert received is not None
         assert channel.pidfd == passed
         channel.kill(9)
@@ -96,6 +99,7 @@ def test_a_record_comes_with_its_stages_and_its_descriptor() -> None:
         theirs.send(message)
         channel.kill(15)  # unread when the other end closes: an error that is in front of the record
     assert channel.receive(names) is not None
+    channel.handled()
     assert channel.receive(names) is None
     channel.kill(9)
     channel.close()

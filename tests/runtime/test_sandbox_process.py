@@ -1,7 +1,10 @@
 """The process: working directory, environment, standard streams, time-out, exit codes, and why it could not start."""
 
+import gc
+import glob
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +18,7 @@ import pytest
 
 from pyrunc import Sandbox, errors
 from pyrunc.runtime import spawner
+from pyrunc.runtime.cgroup_layout import detect
 from tests.conftest import Run
 
 pytestmark = pytest.mark.usefixtures("host_unchanged")
@@ -248,6 +252,75 @@ def test_an_old_kernel_is_refused_in_one_line(rootfs: Path, monkeypatch: pytest.
                     Sandbox(rootfs).run(["true"])
             else:
                 assert Sandbox(rootfs).run(["true"]).exit_code == 0
+
+
+class Interrupt(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # /dev/null, closed by its object's end
+def test_a_signal_handler_may_raise_anywhere(rootfs: Path) -> None:
+    """Nothing of a container is left when `run` or `start` raises it; a started one can be closed after it."""
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"seed {seed}")
+    numbers = random.Random(seed)
+    top = f"/pyrunc-test-{os.getpid()}-interrupted"
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    def left() -> list[str]:
+        return [
+            path
+            for hierarchy in detect().hierarchies
+            for path in glob.glob(f"{hierarchy.mountpoint}{top}/*/")
+        ]
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Sandbox(rootfs, cgroup_parent=top, seccomp="unconfined") as box:
+            box.start(["/bin/true"]).close()
+            took = 1e-9 * sum(box.run(["/bin/cat"], stdin=b"x" * 200_000).timings_ns.values())
+            gc.collect()
+            descriptors = len(os.listdir("/proc/self/fd"))
+            for number in range(300):
+                process = None
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, numbers.uniform(2e-5, 1.5 * took))
+                    try:
+                        if number % 2:
+                            process = box.start(["/bin/sleep", "600"])
+                            process.close()
+                        else:
+                            box.run(["/bin/cat"], stdin=b"x" * 200_000)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except Interrupt:
+                    pass
+                if process is not None:
+                    process.close()
+                    assert process.exit_code == 137
+                    del process
+            gc.collect()
+            assert len(os.listdir("/proc/self/fd")) == descriptors
+            assert not left()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_close_can_be_made_again(rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(rootfs) as box:
+        process = box.start(["/bin/sleep", "600"])
+
+        def interrupted(*_: object) -> bool:
+            raise Interrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pyrunc.runtime.sandbox._readable", interrupted)
+            with pytest.raises(Interrupt):
+                process.close()
+        process.close()
+        assert process.exit_code == 137
 
 
 # What is registered first runs last: after pyrunc's own end of everything.
