@@ -110,6 +110,7 @@ root.callback = _begin
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Every error is words on stderr, none a traceback."""
+    _open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     context: click.Context | None = None
     for stream in (sys.stdout, sys.stderr):
@@ -132,6 +133,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         text, code = _words(exc)
         return _say(text, code)
+
+
+def _open_streams() -> None:
+    """Put /dev/null where a standard stream is closed: a database would be opened there, and programs write to it."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - for good
 
 
 def _words(exc: Exception) -> tuple[str, int]:

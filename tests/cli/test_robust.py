@@ -442,3 +442,20 @@ def test_a_checkout_knows_its_version_and_is_a_program(cli: Cli) -> None:
         [sys.executable, "-m", "pyrunc", "-v"], env=cli.env, capture_output=True, text=True, check=True
     )
     assert done.stdout == cli.good("-v")
+
+
+def test_streams_that_are_closed_are_like_the_null_device(loaded: Cli) -> None:
+    script = """
+    "$@" images <&- >&- 2>&-; echo $?
+    "$@" run --rm beta sh -c '[ -c /proc/self/fd/0 ] && [ -c /proc/self/fd/1 ] && exit 7' <&- >&-; echo $?
+    "$@" load <&-; echo $?
+    "$@" system check
+    """
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *_PROGRAM], cwd=loaded.directory, env=loaded.env, capture_output=True, text=True,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    *lines, last = done.stdout.splitlines()
+    assert lines == ["0", "7", "1"], done
+    assert last.endswith("nothing is lost")
+    assert "Traceback" not in done.stderr
