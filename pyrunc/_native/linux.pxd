@@ -278,6 +278,7 @@ cdef extern from *:
     void *memcpy(void *target, const void *source, size_t count) nogil
     void *memset(void *target, int byte, size_t count) nogil
     int memcmp(const void *a, const void *b, size_t count) nogil
+    void *memmove(void *to, const void *source, size_t count) nogil
     size_t strlen(const char *text) nogil
     int strcmp(const char *a, const char *b) nogil
     int strncmp(const char *a, const char *b, size_t count) nogil

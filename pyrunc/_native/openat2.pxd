@@ -79,20 +79,44 @@ cdef inline int c_open_parent(int root, const char *path, char *buffer, size_t s
 
 cdef inline int c_make_in_root(int root, const char *path, bint directory, mode_t mode, char *buffer,
                                size_t size) noexcept nogil:
-    """Make *path* inside *root*, a directory with this *mode* or an empty file, with its missing parents."""
+    """Make *path* inside *root*, a directory with this *mode* or an empty file, with its missing parents.
+
+    What a symlink that leads nowhere names is made in its place, as runc does: a system's own tree may have
+    /etc/resolv.conf point into a /run that is empty. Where that is, the kernel says, inside *root* again.
+    """
+    cdef char place[4096]
+    cdef char *target = place
     cdef const char *leaf = NULL
-    cdef int fd
-    cdef int rc
-    cdef int parent = c_open_parent(root, path, buffer, size, mode, &leaf)
-    if parent < 0:
-        return parent
-    if directory:
-        rc = <int>_rc(mkdirat(parent, leaf, mode))
-    else:
-        fd = <int>_rc(openat(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0o644))
-        rc = fd
-        if fd >= 0:
-            close(fd)
-            rc = 0
-    close(parent)
-    return 0 if rc == -EEXIST else rc
+    cdef ssize_t length
+    cdef size_t above
+    cdef int hop
+    cdef int rc = -ELOOP
+    cdef int parent
+    for hop in range(40):           # as many as the kernel follows
+        parent = c_open_parent(root, path, buffer, size, mode, &leaf)
+        if parent < 0:
+            return parent
+        if directory:
+            rc = <int>_rc(mkdirat(parent, leaf, mode))
+        else:
+            rc = <int>_rc(openat(parent, leaf, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0o644))
+            if rc >= 0:
+                close(rc)
+                rc = 0
+        above = <size_t>(leaf - buffer)
+        if rc != -EEXIST or above >= sizeof(place):
+            close(parent)
+            return rc
+        if path != target:
+            memcpy(target, path, above)
+        length = readlinkat(parent, leaf, target + above, sizeof(place) - above)
+        close(parent)
+        if length < 0:
+            return 0                # something else was faster
+        if above + <size_t>length >= sizeof(place):
+            return -ENAMETOOLONG
+        target[above + <size_t>length] = 0
+        if target[above] == c'/':
+            memmove(target, target + above, <size_t>length + 1)
+        path = target
+    return -ELOOP

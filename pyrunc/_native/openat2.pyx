@@ -46,11 +46,11 @@ def open_in_root(int root, bytes path not None, uint64_t flags, *, uint64_t reso
 def make_in_root(int root, bytes path not None, *, bint directory=True):
     """Make *path* inside the directory *root*: a directory (0755) or an empty file (0644), and its parents.
 
-    Symlinks on the way are followed inside the root; the last component is not followed. What exists already
-    is left as it is, whatever it is. Modes are subject to the umask.
+    Symlinks are followed inside the root; of one that dangles as the last component, what it names is made. What exists
+    already is left as it is, whatever it is. Modes are subject to the umask.
 
-    Raises OSError ENOENT (a dangling symlink on the way), ENOTDIR, EISDIR (*path* is empty or "/"), ENAMETOOLONG
-    (beyond 4095 bytes), EROFS, EACCES.
+    Raises OSError ENOENT (a dangling symlink on the way), ENOTDIR, EISDIR (*path* is empty or "/"), ELOOP (more than
+    40 symlinks), ENAMETOOLONG (beyond 4095 bytes), EROFS, EACCES.
     """
     cdef const char *p = c_text(path)
     cdef char buffer[4096]

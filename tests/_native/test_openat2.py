@@ -209,13 +209,41 @@ def test_make_in_root_follows_symlinks_inside_only(root: int, tmp_path: Path) ->
     assert os.listdir(tmp_path / "outside") == ["secret"]
 
 
-def test_make_in_root_does_not_follow_the_last_component(root: int, tmp_path: Path) -> None:
-    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside" / "new")
-    (tmp_path / "root" / "etc" / "link").symlink_to("../../outside/new")
-    for path in (b"/link", b"/etc/link"):
+def test_make_in_root_makes_what_a_dangling_symlink_names_inside(root: int, tmp_path: Path) -> None:
+    base, outside = tmp_path / "root", tmp_path / "outside"
+    (base / "link").symlink_to(outside / "new")
+    (base / "etc" / "link").symlink_to("../../outside/new")
+    (base / "etc" / "resolv.conf").symlink_to("../run/resolve/chain")
+    (base / "run/resolve").mkdir(parents=True)
+    (base / "run/resolve/chain").symlink_to("/run/other/./stub")
+    for path in (b"/link", b"/etc/link", b"/etc/resolv.conf"):
         openat2.make_in_root(root, path, directory=False)
-        openat2.make_in_root(root, path)
-    assert os.listdir(tmp_path / "outside") == ["secret"]
+        openat2.make_in_root(root, path)  # exists by now
+    assert os.listdir(outside) == ["secret"]
+    assert base.joinpath(*outside.parts[1:], "new").is_file()
+    assert (base / "outside/new").is_file() and (base / "run/other/stub").is_file()
+    (base / "data").symlink_to("/srv/data")
+    openat2.make_in_root(root, b"/data")
+    assert (base / "srv/data").is_dir()
+
+
+def test_make_in_root_refuses_symlinks_without_end_or_too_long(root: int, tmp_path: Path) -> None:
+    base = tmp_path / "root"
+    (base / "round").symlink_to("round")
+    (base / "there").symlink_to("back")
+    (base / "back").symlink_to("there")
+    for path in (b"/round", b"/there"):
+        with refused(errno.ELOOP, "mkdirat", path.decode()):
+            openat2.make_in_root(root, path)
+    deep = base
+    for _ in range(20):
+        deep /= "d" * 100
+        deep.mkdir()
+    (deep / "long").symlink_to("e/" * 1500 + "end")
+    path = ("/" + "/".join(deep.relative_to(base).parts) + "/long").encode()
+    with refused(errno.ENAMETOOLONG, "openat", path.decode()):
+        openat2.make_in_root(root, path, directory=False)
+    assert sorted(os.listdir(deep)) == ["long"]
 
 
 def test_make_in_root_under_a_rename_loop_never_makes_anything_outside(root: int, tmp_path: Path) -> None:

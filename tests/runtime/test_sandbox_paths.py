@@ -185,6 +185,21 @@ def test_a_scratch_has_a_size(run: Run) -> None:
     )
 
 
+def test_a_root_whose_files_are_symlinks_into_an_empty_run(
+    make_rootfs: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """As systemd-resolved leaves /etc/resolv.conf in the tree of a whole system."""
+    root = make_rootfs(tmp_path / "root")
+    (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    (root / "etc/hosts").symlink_to(tmp_path / "hosts")
+    with Sandbox(root, dns=["192.0.2.1"]) as box:
+        told = box.run(
+            ["/bin/sh", "-c", "cat /etc/resolv.conf; grep -c localhost /etc/hosts; ls /run/systemd/resolve"]
+        )
+    assert told.stdout == b"nameserver 192.0.2.1\n2\nstub-resolv.conf\n"
+    assert not (tmp_path / "hosts").exists() and not (root / "run").exists()
+
+
 @pytest.mark.parametrize("writable", ["scratch", "no", "direct"])
 def test_a_root_without_mount_points(
     writable: str, make_rootfs: Callable[[Path], Path], tmp_path: Path
