@@ -27,6 +27,11 @@ class Entry(NamedTuple):
     links: tuple[str, ...]
 
 
+def paths(root: Path) -> list[Path]:
+    """Everything below *root*; Path.rglob of Python 3.11.2 stumbles over symlinks longer than a name may be."""
+    return sorted(Path(at, name) for at, below, files in os.walk(root) for name in (*below, *files))
+
+
 def tree(root: Path | str, *, directory_times: bool = True, overlay: bool = False) -> dict[str, Entry]:
     """Return every entry below *root* by its path, without the root itself.
 

@@ -15,6 +15,7 @@ import pytest
 
 from pyrunc._native import mount, namespaces
 from pyrunc._native.copy_up import copy_up
+from tests import trees
 from tests.child import in_child
 from tests.safety.support import exchange
 
@@ -88,7 +89,7 @@ def test_every_kind_of_entry_with_owner_mode_and_times(image: Path, copy: Copy) 
     os.mkfifo(image / "fifo")
     os.mknod(image / "null", stat.S_IFCHR | 0o640, os.makedev(1, 3))
     os.mknod(image / "block", stat.S_IFBLK, os.makedev(259, 1_000_000))
-    for number, path in enumerate(sorted(image.rglob("*")), 1):
+    for number, path in enumerate(trees.paths(image), 1):
         os.chown(path, number, 100 + number, follow_symlinks=False)
     for name, mode in (
         ("sub/program", 0o6755),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyrunc.image import compression
+from tests import trees
 from tests.image.trees import CAPABILITY
 from tests.tars import gnu_tar
 
@@ -221,7 +222,7 @@ def gnu_layers(place: Path) -> tuple[bytes, ...]:
                     file.seek(at)
                     file.write(b"piece")
                 file.truncate(size)
-        for each in sorted(root.rglob("*"), reverse=True):
+        for each in reversed(trees.paths(root)):
             os.chown(each, 100 + number, 200 + number, follow_symlinks=False)
             os.utime(each, ns=(0, 1_600_000_000_123_456_789 + number), follow_symlinks=False)
         os.setxattr(top / "capable", "security.capability", CAPABILITY)
