@@ -197,12 +197,16 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def entries(path: str) -> list[os.DirEntry[str]]:
+    """What is in a directory; its iterator is closed whatever happens to what was found."""
+    with os.scandir(path) as found:
+        return list(found)
+
+
 def ours(children: set[int]) -> set[str]:
     """Cgroups of pyrunc or of this test process that are empty or hold a process of ours; others' come and go."""
     found = set()
-    tops = (
-        top for hierarchy in os.scandir("/sys/fs/cgroup") for top in os.scandir(hierarchy) if top.is_dir()
-    )
+    tops = (top for hierarchy in entries("/sys/fs/cgroup") for top in entries(hierarchy.path) if top.is_dir())
     for top in tops:
         if top.name == "pyrunc" or top.name.startswith(f"pyrunc-test-{os.getpid()}"):
             for directory, _, _ in os.walk(top.path):  # which passes over what goes away under it
@@ -231,7 +235,7 @@ def listing(root: Path) -> set[tuple[str, int, int]]:
     found = set()
     waiting = [str(root)]
     while waiting:
-        for entry in os.scandir(waiting.pop()):
+        for entry in entries(waiting.pop()):
             status = entry.stat(follow_symlinks=False)
             found.add(
                 (entry.path, status.st_mode, status.st_size if entry.is_file(follow_symlinks=False) else 0)

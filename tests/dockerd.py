@@ -1,5 +1,6 @@
 """A real dockerd for recordings and comparisons: its own roots, socket, mounts and network; nothing of it stays."""
 
+import glob
 import os
 import shutil
 import signal
@@ -72,7 +73,9 @@ def _ready(process: subprocess.Popen[bytes], root: Path, environment: dict[str, 
 def _cgroups() -> set[str]:
     """The cgroups of dockerd's containers, in every hierarchy."""
     top = "/sys/fs/cgroup"
-    places = [top, *(entry.path for entry in os.scandir(top) if entry.is_dir())] if os.path.isdir(top) else []
+    places = (
+        [top, *(path for path in glob.glob(f"{top}/*") if os.path.isdir(path))] if os.path.isdir(top) else []
+    )
     found = set()
     for place in places:
         for directory, _, _ in os.walk(place + CGROUP):
