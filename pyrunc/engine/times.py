@@ -4,19 +4,10 @@ import re
 import time
 from datetime import datetime
 
-from pyrunc.errors import InvalidSpec
+from pyrunc.errors import InvalidArgument, InvalidSpec
+from pyrunc.spec.durations import parse_duration
 from pyrunc.spec.image import nanoseconds
 
-_UNITS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
 _FORMS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H", "%Y-%m-%d")
 
 
@@ -27,9 +18,10 @@ def moment_ns(text: str) -> int:
     """
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return int(float(text) * 10**9)
-    parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return time.time_ns() - sum(int(float(number) * _UNITS[unit]) for number, unit in parts)
+    try:
+        return time.time_ns() - parse_duration(text)
+    except InvalidArgument:
+        pass
     try:
         return nanoseconds(text, "time")
     except InvalidSpec:

@@ -268,21 +268,26 @@ def test_hello_needs_nothing(cli: Cli) -> None:
     assert "Hello from a container" in cli.good("run", "--rm", "hello")
 
 
+def read_to_its_end(terminal: int) -> bytes:
+    """What is written to a terminal until its other end is closed."""
+    told = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:
+            return told
+        if not data:
+            return told
+        told += data
+
+
 def drawn_by(cli: Cli, *argv: str) -> tuple[str, str]:
     """What a command writes to stdout, and to a terminal that is its stderr."""
     ours, theirs = pty.openpty()
     cli.env["TERM"] = "xterm"
     process = cli.start(*argv, stderr=theirs)
     os.close(theirs)
-    drawn = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        drawn += data
+    drawn = read_to_its_end(ours)
     out, _ = process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == 0, drawn
@@ -361,15 +366,7 @@ def on_a_terminal(cli: Cli, *argv: str) -> bytes:
     ours, theirs = pty.openpty()
     process = cli.start(*argv, stdout=theirs)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data
+    shown = read_to_its_end(ours)
     assert process.communicate(timeout=60)[1] == b""
     os.close(ours)
     return shown

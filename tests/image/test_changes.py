@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrunc.errors import InvalidArgument
-from pyrunc.image.changes import apply_changes, check_signal, parse_duration
+from pyrunc.image.changes import apply_changes, check_signal
 from pyrunc.image.words import expand, split
+from pyrunc.spec.durations import parse_duration
 
 RECORDED = [
     json.loads(line) for line in Path(__file__).with_name("docker_changes.jsonl").read_text().splitlines()

@@ -3,7 +3,7 @@
     oci-layout, index.json, blobs/sha256/…     an OCI layout, with one entry of the index for each name
     manifest.json, repositories                the same images in Docker's words; not in format "oci"
 
-So Docker since 1.10, podman, skopeo, containerd and whatever reads OCI layouts take the format "docker". Blobs are
+So dockerd, podman, skopeo and what reads OCI layouts take the format "docker". Blobs are
 written as they are in the store, so that manifests keep their digests; only in "docker" are zstd layers uncompressed
 (and those images get another manifest), which Docker reads since 23 only.
 """
