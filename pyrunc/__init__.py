@@ -9,13 +9,15 @@ if TYPE_CHECKING:
 
     from pyrunc import errors
     from pyrunc.engine.engine import Engine
-    from pyrunc.runtime.async_sandbox import AsyncSandbox, AsyncSandboxProcess
-    from pyrunc.runtime.sandbox import IdMap, Mount, RunResult, Sandbox, SandboxProcess
+    from pyrunc.runtime.async_sandbox import AsyncExecProcess, AsyncSandbox, AsyncSandboxProcess
+    from pyrunc.runtime.sandbox import ExecProcess, IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
 __all__ = [
+    "AsyncExecProcess",
     "AsyncSandbox",
     "AsyncSandboxProcess",
     "Engine",
+    "ExecProcess",
     "IdMap",
     "Mount",
     "RunResult",
@@ -25,9 +27,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncExecProcess": "pyrunc.runtime.async_sandbox",
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
     "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",
     "Engine": "pyrunc.engine.engine",
+    "ExecProcess": "pyrunc.runtime.sandbox",
     "IdMap": "pyrunc.runtime.sandbox",
     "Mount": "pyrunc.runtime.sandbox",
     "RunResult": "pyrunc.runtime.sandbox",

@@ -6,8 +6,8 @@
 #   supervisor -> spawner   SEQPACKET, for each      TAKEN: that was the last spare; its end is the other's death
 #   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
-#   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC; EOF is execve or death
-#   supervisor -> init      the same                 the number of the sync point that is done
+#   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED; EOF is execve or death
+#   supervisor -> init      the same                 the number of the sync point that is done; GO after FORKED
 
 from pyrunc._native.linux cimport *
 
@@ -27,6 +27,10 @@ cdef enum:
     PROGRESS_READY = 1
     PROGRESS_FAILED = 2
     PROGRESS_SYNC = 3
+    PROGRESS_FORKED = 4
+
+    GO = 0                          # to the new process after FORKED
+    STOP = 1
 
     # record.step of a failure outside the plan's steps
     FAILED_PLAN = 0xFFFFFFFF
@@ -53,7 +57,7 @@ cdef struct command:
 
 cdef struct progress:
     uint32_t kind
-    uint32_t step               # index of the failed step, or number of the sync point
+    uint32_t step               # index of the failed step, number of the sync point, or pid of the new process
     int32_t error               # -errno
     uint32_t pad
     uint64_t stage_ns[STAGES]

@@ -7,6 +7,7 @@ from pyrunc._native.capability cimport *
 from pyrunc._native.cgroup cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.copy_up cimport *
+from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
@@ -406,16 +407,6 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     return shared_step(w, step)
 
 
-cdef inline void close_for_exec(walk *w) noexcept nogil:
-    """Close all but the standard descriptors and the channel, which closes at execve.
-
-    O_CLOEXEC alone is too late: execve resolves its path first, and a symlink of the image, or a
-    script's interpreter, could lead through /proc/self/fd of a cgroup to the host's root (CVE-2024-21626).
-    """
-    syscall(NR_close_range, 3, <unsigned int>w.progress_fd - 1, 0)
-    syscall(NR_close_range, <unsigned int>w.progress_fd + 1, <unsigned int>0xFFFFFFFF, 0)
-
-
 cdef inline int container_init(walk *w) noexcept nogil:
     """Walk the init section; returns an exit status only when a step failed."""
     cdef progress message
@@ -446,7 +437,11 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
                 return 125
             rc = execve_step(w, step)
+        elif step.op == OP_FORK:
+            rc = fork_step(w)
         else:
+            if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
+                close_for_join(w)
             rc = init_step(w, step)
         if rc < 0 and not step.flags & F_OPTIONAL:
             message.kind = PROGRESS_FAILED

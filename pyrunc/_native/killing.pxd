@@ -29,11 +29,18 @@ cdef inline void thaw(walk *w) noexcept nogil:
             if directory >= 0 and write_at(directory, b"freezer.state", b"THAWED") == 0:
                 c_cgroup_end(directory, not step.flags & F_EXISTING)
             close(directory)
+        elif step.op == OP_OPEN and step.flags & F_EXISTING:
+            # The freezer of a container that was joined. It is the container's, and whoever is in it lives on.
+            if w.slots[step.slot_a] >= 0 and write_at(w.slots[step.slot_a], b"freezer.state", b"THAWED") == 0:
+                c_cgroup_end(w.slots[step.slot_a], False)
 
 
 cdef inline void kill_container(walk *w, int pidfd) noexcept nogil:
-    """End init, and whatever shares its cgroup where the pid namespace is not its own."""
-    if w.header.cgroup_slot != <uint32_t>NONE:
+    """End init, and whatever shares its cgroup where the pid namespace is not its own.
+
+    Of a program in a container of another's, only that program.
+    """
+    if w.header.cgroup_slot != <uint32_t>NONE and not w.header.flags & PLAN_EXEC:
         write_at(w.slots[w.header.cgroup_slot], b"cgroup.kill", b"1")   # Linux 5.14
     syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
     thaw(w)

@@ -8,12 +8,15 @@
 # a numbered place for a descriptor: 0..fd_count-1 came with the request, others are filled
 # by steps. Steps are grouped in sections: host (the supervisor, before clone), init (the child,
 # in order, ending in execve), and one section for each sync point (the supervisor, while init waits).
+#
+# A plan with PLAN_EXEC joins a running container, in this order: its cgroups, its namespaces, what the program is
+# to be (streams, limits, ids, capabilities), and only then a process that the container's processes can see.
 
 from pyrunc._native.linux cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 3
+    PLAN_VERSION = 4
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 512
@@ -24,6 +27,7 @@ cdef enum:
     # header.flags
     PLAN_QUIET = 1                  # one record at the end; no STARTED (a short run)
     PLAN_KEEP_RUNNING = 2           # the requester's death does not end the container
+    PLAN_EXEC = 4                   # no container of its own: a program in one that runs
 
     SECTION_HOST = 0
     SECTION_INIT = 1
@@ -83,6 +87,7 @@ cdef enum Op:
     OP_UMASK                        # n0
     OP_CHDIR                        # s0 path; must be inside the root
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
+    OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined
     OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)
     OP_COUNT
 
@@ -163,7 +168,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_NEW_MOUNT: return ON_HOST | IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_MOUNT_ATTR: return ON_HOST | IN_INIT | NEEDS_SLOT_A
     if op == OP_SETNS: return ON_HOST | IN_INIT | NEEDS_SLOT_A
-    if op == OP_SYNC or op == OP_UNSHARE or op == OP_LOOPBACK_UP or op == OP_RLIMIT: return IN_INIT
+    if op == OP_SYNC or op == OP_UNSHARE or op == OP_LOOPBACK_UP or op == OP_RLIMIT or op == OP_FORK: return IN_INIT
     if op == OP_SESSION or op == OP_NO_NEW_PRIVS or op == OP_BOUNDING or op == OP_CAPABILITIES: return IN_INIT
     if op == OP_AMBIENT or op == OP_UMASK or op == OP_SECCOMP: return IN_INIT
     if op == OP_JOIN_TASKS or op == OP_PIVOT_ROOT or op == OP_STDIO: return IN_INIT | NEEDS_SLOT_A
@@ -239,6 +244,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef uint32_t i
     cdef uint32_t last_section = 0
     cdef bint seen_exec = False
+    cdef bint joined = False
+    cdef bint forked = False
     cdef uint32_t awaited = 0
     cdef uint32_t served = 0
     if size < sizeof(plan_header) or size > PLAN_MAX_SIZE:
@@ -246,7 +253,10 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
         return -EPROTO
     # Without a mount namespace of its own, init's mounts would be the host's.
-    if h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
+    if h.flags & <uint32_t>PLAN_EXEC:
+        if h.clone_flags != 0:
+            return -EINVAL
+    elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
         return -EINVAL
     if h.size != size or h.fd_count != fds:
         return -EMSGSIZE
@@ -268,7 +278,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EINVAL
     if h.memory_slot != <uint32_t>NONE and h.memory_slot >= PLAN_MAX_SLOTS:
         return -EINVAL
-    if h.flags & ~<uint32_t>(PLAN_QUIET | PLAN_KEEP_RUNNING):
+    if h.flags & ~<uint32_t>(PLAN_QUIET | PLAN_KEEP_RUNNING | PLAN_EXEC):
         return -EINVAL
     for i in range(13):
         if h.reserved[i] != 0:
@@ -307,6 +317,13 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
         if step.flags & ~<uint32_t>F_ALL or step.reserved != 0 or not _operands_ok(h, step, strings):
             return -EINVAL
+        if h.flags & <uint32_t>PLAN_EXEC:
+            if not _may_join(step, strings, joined, forked):
+                return -EINVAL
+            joined |= step.op == OP_SETNS
+            forked |= step.op == OP_FORK
+        elif step.op == OP_FORK:
+            return -EINVAL
         if step.op == OP_EXECVE:
             seen_exec = True
         elif step.op == OP_SYNC:
@@ -321,6 +338,25 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL
+
+
+cdef inline bint _may_join(const plan_step *step, const char *strings, bint joined, bint forked) noexcept nogil:
+    """Whether a step may stand here in a plan with PLAN_EXEC: none that mounts or makes, and each in its order."""
+    cdef uint32_t op = step.op
+    if step.section != SECTION_INIT:
+        return step.section == SECTION_HOST and op == OP_OPEN
+    if not joined:
+        if op == OP_SETNS:
+            return step.n0 & <uint64_t>CLONE_NEWNS and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
+        # One's own OOM score, by the host's procfs; nothing else of it.
+        return op == OP_JOIN_TASKS or (op == OP_WRITE_PROCFS and strcmp(strings + step.s0, b"self/oom_score_adj") == 0)
+    if op == OP_FORK:
+        return not forked
+    if op == OP_EXECVE:
+        return forked
+    if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
+        return True
+    return op == OP_BOUNDING or op == OP_USER or op == OP_CAPABILITIES or op == OP_AMBIENT or op == OP_UMASK
 
 
 cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const char *strings) noexcept nogil:

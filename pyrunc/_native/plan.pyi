@@ -10,6 +10,7 @@ MAX_SLOTS: int
 ABSENT: int
 FLAG_QUIET: int
 FLAG_KEEP_RUNNING: int
+FLAG_EXEC: int
 HOST: int
 INIT: int
 SYNC: int

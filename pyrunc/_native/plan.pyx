@@ -12,7 +12,7 @@ STEP_NAMES = (
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
     "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask", "chdir",
-    "seccomp", "execve",
+    "seccomp", "fork", "execve",
 )
 assert len(STEP_NAMES) == OP_COUNT
 
@@ -31,6 +31,7 @@ MAX_SLOTS = PLAN_MAX_SLOTS
 ABSENT = <unsigned int>NONE
 FLAG_QUIET = PLAN_QUIET
 FLAG_KEEP_RUNNING = PLAN_KEEP_RUNNING
+FLAG_EXEC = PLAN_EXEC
 HOST = SECTION_HOST
 INIT = SECTION_INIT
 SYNC = SECTION_SYNC

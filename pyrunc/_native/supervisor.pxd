@@ -9,6 +9,7 @@ from pyrunc._native.channel cimport *
 from pyrunc._native.container_init cimport *
 from pyrunc._native.device_bpf cimport *
 from pyrunc._native.killing cimport *
+from pyrunc._native.loading cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.overlay cimport *
 from pyrunc._native.plan cimport *
@@ -17,50 +18,7 @@ from pyrunc._native.unexecuted cimport *
 from pyrunc._native.uproot cimport *
 
 cdef enum:
-    SEALS = SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE
     THAW_AGAIN_MS = 50
-
-
-cdef inline int load_plan(walk *w, int plan_fd, uint32_t fds) noexcept nogil:
-    """Map the sealed plan, validate it, and lay out argv and the environment for execve."""
-    cdef stat_t status
-    cdef const uint32_t *table
-    cdef char **pointers
-    cdef uint64_t count
-    cdef uint32_t i
-    cdef int rc
-    cdef long seals = fcntl(plan_fd, F_GET_SEALS)
-    if seals < 0 or seals & SEALS != SEALS:
-        return -EPERM               # an unsealed plan could change after its validation
-    if fstat(plan_fd, &status) < 0:
-        return -errno
-    if status.st_size < <off_t>sizeof(plan_header) or status.st_size > PLAN_MAX_SIZE:
-        return -EMSGSIZE
-    w.data = <const unsigned char *>mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_PRIVATE, plan_fd, 0)
-    if <void *>w.data == MAP_FAILED:
-        w.data = NULL
-        return -errno
-    w.data_size = <size_t>status.st_size
-    rc = plan_validate(w.data, <uint64_t>status.st_size, fds)
-    if rc < 0:
-        return rc
-    w.header = <const plan_header *>w.data
-    w.steps = <const plan_step *>(w.data + w.header.steps_off)
-    w.strings = <const char *>w.data + w.header.strings_off
-    count = <uint64_t>w.header.argv_count + w.header.env_count + 2
-    pointers = <char **>mmap(NULL, count * sizeof(char *), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if <void *>pointers == MAP_FAILED:
-        return -errno
-    w.argv = pointers
-    w.argv_size = count * sizeof(char *)
-    table = <const uint32_t *>(w.data + w.header.argv_off)
-    for i in range(w.header.argv_count):
-        pointers[i] = <char *>w.strings + table[i]
-    w.env = pointers + w.header.argv_count + 1
-    table = <const uint32_t *>(w.data + w.header.env_off)
-    for i in range(w.header.env_count):
-        w.env[i] = <char *>w.strings + table[i]
-    return 0
 
 
 cdef inline int open_process(int pid) noexcept nogil:
@@ -144,7 +102,12 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
             w.slots[step.slot_a], text(w, step.s0), <int>step.n0 | O_CLOEXEC | O_NOFOLLOW)))
     if op == OP_OPEN:
         home = c_at_home(w.homes, text(w, step.s0), &path)
-        return put_slot(w, step.slot_a, _rc(openat(home, path, <int>step.n0 | O_CLOEXEC)))
+        rc = <int>_rc(openat(home, path, <int>step.n0 | O_CLOEXEC))
+        if rc == -ENOENT and home != AT_FDCWD:
+            # Another may have removed the shared directory while it was empty, and a third have made it anew.
+            c_leave_home(w.homes, home)
+            rc = <int>_rc(openat(AT_FDCWD, text(w, step.s0), <int>step.n0 | O_CLOEXEC))
+        return put_slot(w, step.slot_a, rc)
     if op == OP_DEVICE_BPF:
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
     if op == OP_USERNS:
@@ -198,6 +161,7 @@ cdef inline bint has_sync(walk *w) noexcept nogil:
 cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Take one message of init; False when there is no more to come."""
     cdef progress message
+    cdef uint32_t answer = GO
     cdef ssize_t got = recv(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT)
     if got == sizeof(message):
         memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
@@ -207,6 +171,9 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
         elif message.kind == PROGRESS_FAILED:
             report.step = message.step
             report.error = message.error
+        elif message.kind == PROGRESS_FORKED and w.header.flags & PLAN_EXEC and not w.forked:
+            w.forked = <int>message.step
+            send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)
         elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
             syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
         return True
@@ -219,6 +186,57 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
         report.kind = RECORD_STARTED
         send_with(reply_fd, report, sizeof(record), pidfd)
     return False
+
+
+cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *report) noexcept nogil:
+    """In a plan that joins a container: wait until the process that was cloned has been succeeded by the program's.
+
+    *pid* and *pidfd* are then the latter's. Where none comes, `supervise` reads why.
+    """
+    cdef pollfd watch[3]
+    cdef uint32_t answer = STOP
+    cdef int rc
+    watch[0].fd = w.progress_fd
+    watch[1].fd = reply_fd
+    watch[2].fd = pidfd[0]
+    watch[0].events = POLLIN
+    watch[1].events = POLLIN
+    watch[2].events = POLLIN
+    watch[2].revents = 0
+    while not watch[2].revents:
+        watch[0].revents = 0
+        watch[1].revents = 0
+        rc = poll(watch, 3, THAW_AGAIN_MS if w.dying else -1)
+        if rc < 0 and errno != EINTR:
+            return
+        if rc == 0:
+            thaw(w)                 # who froze the container, maybe from inside, stops its cloning too
+        if watch[0].revents and (not hear(w, reply_fd, pid[0], pidfd[0], report) or w.forked):
+            watch[0].fd = -1        # the rest is the program's
+        if watch[1].revents:
+            if w.forked:
+                w.dying = True      # the command is for the program; the old process has only to end
+                watch[1].fd = -1
+            elif not obey(w, reply_fd, pidfd[0]):
+                kill_container(w, pidfd[0])
+                watch[1].fd = -1
+    w.dying = False
+    if not w.forked and w.progress_fd >= 0:
+        hear(w, reply_fd, pid[0], pidfd[0], report)     # it may have said so just before its end
+    if not w.forked:
+        if w.progress_fd >= 0:
+            send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)      # it may have been killed before it could
+        return
+    while wait4(pid[0], NULL, 0, NULL) < 0 and errno == EINTR:
+        pass
+    pid[0] = w.forked
+    rc = <int>_rc(syscall(NR_pidfd_open, pid[0], 0))
+    if rc < 0:
+        kill(pid[0], SIGKILL)
+        report.error = rc
+        return
+    close(pidfd[0])
+    pidfd[0] = rc
 
 
 cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
@@ -367,7 +385,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     cdef int keep[MAX_FDS + 16 + MAX_HOMES]
     cdef int pair[2]
     cdef int pidfd = -1
-    cdef int pid
+    cdef int pid = -1
     cdef int rc
     cdef int status = 0
     cdef bint made = False
@@ -399,6 +417,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.cached_fd = -1
     w.skip = False
     w.dying = False
+    w.forked = 0
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
@@ -450,9 +469,11 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         remove_cgroups(w, last_made)
         send_with(reply_fd, &report, sizeof(record), -1)
         return
-    report.pid = pid
     report.step = FAILED_PLAN       # with no error: init died without a word
     close_passed(w, count)
+    if w.header.flags & PLAN_EXEC:
+        follow(w, reply_fd, &pid, &pidfd, &report)
+    report.pid = pid
     supervise(w, reply_fd, pid, pidfd, &report)
     if report.ready and c_died_of_seccomp(pid):
         rc = open_process(pid)
@@ -475,6 +496,9 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     report.stage_ns[STAGE_END] = now_ns()
     report.kind = RECORD_EXITED if report.ready and report.error == 0 else RECORD_FAILED
     send_with(reply_fd, &report, sizeof(record), -1)
+    if w.header.flags & PLAN_EXEC and not w.forked:
+        while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
+            pass                    # the process of which it could not tell any more
 
 
 cdef inline void close_passed(walk *w, uint32_t count) noexcept nogil:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -14,14 +14,16 @@ from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, Process, RunResult
 from pyrunc.runtime.stdio import Pipes, Stdio
 from pyrunc.runtime.supervised import NotTaken, Supervised
 
-__all__ = ["AsyncSandbox", "AsyncSandboxProcess"]
+__all__ = ["AsyncExecProcess", "AsyncSandbox", "AsyncSandboxProcess"]
+
+Ask = Callable[[Sequence[int], int], Awaitable[Supervised]]
 
 _SIGKILL = 9
 _QUEUE_FULL_S = 0.002
 
 
-class AsyncSandboxProcess(Process):
-    """A running container; leaving its ``async with`` block, or dropping it, kills it."""
+class AsyncRunningProcess(Process):
+    """What AsyncSandboxProcess and AsyncExecProcess have in common."""
 
     def __init__(self, child: Supervised) -> None:
         super().__init__(child)
@@ -31,9 +33,9 @@ class AsyncSandboxProcess(Process):
     async def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the end and return the exit code; several tasks of one event loop may.
 
-        Raises TimedOut after *timeout_s* seconds; the container goes on, as it does when the
+        Raises TimedOut after *timeout_s* seconds; the process goes on, as it does when the
         waiting task is cancelled. Raises Unavailable if the supervisor was killed; the
-        container was then killed too.
+        process was then killed too.
         """
         if timeout_s is not None:
             TIMEOUT(timeout_s, "timeout_s")
@@ -52,7 +54,7 @@ class AsyncSandboxProcess(Process):
                     if self.fileno() >= 0:
                         loop.remove_reader(self.fileno())
             if not self._take():
-                raise TimedOut(f"the container still runs after {timeout_s} s")
+                raise TimedOut(f"the {self._what} still runs after {timeout_s} s")
         assert self._child.exit is not None
         return self._child.exit.exit_code
 
@@ -78,6 +80,49 @@ class AsyncSandboxProcess(Process):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class AsyncExecProcess(AsyncRunningProcess):
+    """A further program in a running container, which ends it too; leaving its ``async with`` block kills it."""
+
+    _what = "program"
+
+
+class AsyncSandboxProcess(AsyncRunningProcess):
+    """A running container; leaving its ``async with`` block, or dropping it, kills it."""
+
+    async def exec(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
+        tty: bool = False,
+    ) -> RunResult:  # fmt: skip
+        """Run a further program in the container to its end; arguments and errors are those of SandboxProcess.exec.
+
+        If the task is cancelled the program is killed.
+        """
+        begun = time.monotonic_ns()
+        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+
+            async def ask(stdio: Sequence[int], flags: int) -> Supervised:
+                return await _patiently(lambda: joining.request(stdio, flags, wait=False))
+
+            return await _run(ask, argv, stdin, begun, timeout_s)
+
+    async def exec_start(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
+        stdout: int | None = None, stderr: int | None = None, tty: bool = False,
+    ) -> AsyncExecProcess:  # fmt: skip
+        """Start a further program in the container; arguments and errors are those of SandboxProcess.exec_start.
+
+        If the task is cancelled, nothing is left.
+        """
+        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+
+            async def ask(stdio: Sequence[int], flags: int) -> Supervised:
+                return await _patiently(lambda: joining.request(stdio, flags, wait=False))
+
+            return AsyncExecProcess(await _start(ask, stdin, stdout, stderr))
 
 
 class AsyncSandbox:
@@ -115,41 +160,11 @@ class AsyncSandbox:
         container is killed, and the task ends when nothing of it is left.
         """
         begun = time.monotonic_ns()
-        if timeout_s is not None:
-            TIMEOUT(timeout_s, "timeout_s")
-        attempts = 1
-        while True:
-            try:
-                return await self._run(argv, env, stdin, begun, timeout_s)
-            except NotTaken:
-                if attempts == ATTEMPTS:
-                    raise
-                attempts += 1
 
-    async def _run(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        stdin: bytes,
-        begun: int,
-        timeout_s: float | None,
-    ) -> RunResult:
-        with Pipes(stdin) as pipes:
-            child = await self._request(argv, env, pipes.theirs, native.FLAG_QUIET)
-            pipes.close_theirs()
-            talk = _Conversation(child, pipes)
-            try:
-                left = None if timeout_s is None else timeout_s - (time.monotonic_ns() - begun) / 1e9
-                if not await talk.record(left):
-                    await talk.end()
-                    raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
-                return RunResult.of(child.exit, pipes.drain(), begun)
-            except BaseException:
-                await talk.end()
-                raise
-            finally:
-                talk.close()
-                child.close()
+        async def ask(stdio: Sequence[int], flags: int) -> Supervised:
+            return await self._request(argv, env, stdio, flags)
+
+        return await _run(ask, argv, stdin, begun, timeout_s)
 
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -160,23 +175,11 @@ class AsyncSandbox:
         *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null.
         Raises StartError or one of its kind if it cannot start. If the task is cancelled, nothing is left.
         """
-        attempts = 1
-        while True:
-            with Stdio(stdin, stdout, stderr) as stdio:
-                child = await self._request(argv, env, stdio, 0)
-            talk = _Conversation(child)
-            try:
-                await talk.record()
-                return AsyncSandboxProcess(child)
-            except BaseException as exc:
-                await talk.end()
-                talk.close()
-                child.close()
-                if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
-                    raise
-                attempts += 1
-            finally:
-                talk.close()
+
+        async def ask(stdio: Sequence[int], flags: int) -> Supervised:
+            return await self._request(argv, env, stdio, flags)
+
+        return AsyncSandboxProcess(await _start(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start does, one step a line, as `pyrunc run --plan` prints it."""
@@ -190,12 +193,7 @@ class AsyncSandbox:
         self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int
     ) -> Supervised:
         async with self._queue:  # one task tries again, the others wait for their turn
-            while True:
-                try:
-                    return self._launcher.request(argv, env, stdio, flags, wait=False)
-                except BlockingIOError:
-                    # Some hundred starts are ahead: a pause costs nothing, and needs no descriptor of its own.
-                    await asyncio.sleep(_QUEUE_FULL_S)
+            return await _patiently(lambda: self._launcher.request(argv, env, stdio, flags, wait=False))
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,6 +202,72 @@ class AsyncSandbox:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def _patiently(request: Callable[[], Supervised]) -> Supervised:
+    """Make *request*, again as long as the spawner's queue is full."""
+    while True:
+        try:
+            return request()
+        except BlockingIOError:
+            # Some hundred starts are ahead: a pause costs nothing, and needs no descriptor of its own.
+            await asyncio.sleep(_QUEUE_FULL_S)
+
+
+async def _run(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
+    """Run what *ask* asks for to its end."""
+    if timeout_s is not None:
+        TIMEOUT(timeout_s, "timeout_s")
+    attempts = 1
+    while True:
+        try:
+            return await _run_once(ask, argv, stdin, begun, timeout_s)
+        except NotTaken:
+            if attempts == ATTEMPTS:
+                raise
+            attempts += 1
+
+
+async def _run_once(
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None
+) -> RunResult:
+    with Pipes(stdin) as pipes:
+        child = await ask(pipes.theirs, native.FLAG_QUIET)
+        pipes.close_theirs()
+        talk = _Conversation(child, pipes)
+        try:
+            left = None if timeout_s is None else timeout_s - (time.monotonic_ns() - begun) / 1e9
+            if not await talk.record(left):
+                await talk.end()
+                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
+            return RunResult.of(child.exit, pipes.drain(), begun)
+        except BaseException:
+            await talk.end()
+            raise
+        finally:
+            talk.close()
+            child.close()
+
+
+async def _start(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
+    """Start what *ask* asks for."""
+    attempts = 1
+    while True:
+        with Stdio(stdin, stdout, stderr) as stdio:
+            child = await ask(stdio, 0)
+        talk = _Conversation(child)
+        try:
+            await talk.record()
+            return child
+        except BaseException as exc:
+            await talk.end()
+            talk.close()
+            child.close()
+            if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
+                raise
+            attempts += 1
+        finally:
+            talk.close()
 
 
 class _Conversation:

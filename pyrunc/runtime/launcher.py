@@ -12,7 +12,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
-from pyrunc.runtime.plan import SHORT_ID
+from pyrunc.runtime.plan import SHORT_ID, PlanTemplate
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import document
 
@@ -32,7 +32,12 @@ class Launcher:
         self._template.freeze()
         self._env = request.env
         self._listed = _listed(request.env)
-        self._owner = _owner(request.spec)
+        self.home = request.home
+        linux = request.spec.get("linux") or {}
+        self._maps = linux.get("uidMappings"), linux.get("gidMappings")
+        user = (request.spec.get("process") or {}).get("user") or {}
+        self._owner = self.outside(user.get("uid") or 0, user.get("gid") or 0)
+        self.joins: dict[object, PlanTemplate] = {}  # see pyrunc.runtime.joining
         self._closed = False
 
     @classmethod
@@ -63,13 +68,13 @@ class Launcher:
             raise InvalidArgument(f"root.path: {root}: not a directory")
         process = spec.get("process") or {}
         env = dict(entry.partition("=")[::2] for entry in process.get("env") or ())
+        home = ""
         if "HOME" not in env:
             # As runc has it, for programs that stop without one.
-            env["HOME"] = (
-                users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
-            )
+            home = users.resolve(str((process.get("user") or {}).get("uid") or 0), (), [root]).home or "/"
+            env["HOME"] = home
         mounts = [_below(bundle, entry) for entry in spec.get("mounts") or ()]
-        return cls(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env))
+        return cls(Request({**spec, "mounts": mounts}, Rootfs((root,)), {}, env, home))
 
     def request(
         self,
@@ -102,18 +107,18 @@ class Launcher:
             raise InvalidArgument(str(exc)) from exc
         try:
             if self._owner != (0, 0):
-                self._give(stdio)
-            return Supervised(plan, self._template, container_id, stdio, argv[0], wait)
+                give(stdio, self._owner)
+            child = Supervised(plan, self._template, container_id, stdio, argv[0], wait)
         except OSError as exc:
             if exc.errno == errno.EBADF:
                 raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
             raise
+        child.origin = self, variables
+        return child
 
-    def _give(self, stdio: Sequence[int]) -> None:
-        """Let another user than root open its pipes once more, as /dev/stdout; what has a name is left alone."""
-        for fd in stdio:
-            if stat.S_ISFIFO(os.fstat(fd).st_mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
-                os.fchown(fd, *self._owner)
+    def outside(self, uid: int, gid: int) -> tuple[int, int]:
+        """What the host calls a user and a group of the container's."""
+        return _outside(uid, self._maps[0]), _outside(gid, self._maps[1])
 
     def plan(self, argv: Sequence[str]) -> str:
         """The plan of *argv* as text, one step a line."""
@@ -122,6 +127,13 @@ class Launcher:
     def close(self) -> None:
         """Start no more."""
         self._closed = True
+
+
+def give(stdio: Sequence[int], owner: tuple[int, int]) -> None:
+    """Let another user than root open its pipes once more, as /dev/stdout; what has a name is left alone."""
+    for fd in stdio:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode) and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            os.fchown(fd, *owner)
 
 
 def _listed(variables: Mapping[str, str]) -> list[str]:
@@ -135,13 +147,6 @@ def _below(bundle: StrPath, mount: Mapping[str, Any]) -> Mapping[str, Any]:
     if not bound or not isinstance(source, str) or not source or source.startswith("/"):
         return mount
     return {**mount, "source": os.path.abspath(os.path.join(bundle, source))}
-
-
-def _owner(spec: Mapping[str, Any]) -> tuple[int, int]:
-    """Who the program is on the host: its user and group, seen through the maps of its user namespace."""
-    user, linux = (spec.get("process") or {}).get("user") or {}, spec.get("linux") or {}
-    uid = _outside(user.get("uid") or 0, linux.get("uidMappings"))
-    return uid, _outside(user.get("gid") or 0, linux.get("gidMappings"))
 
 
 def _outside(inside: int, maps: Sequence[Mapping[str, int]] | None) -> int:

@@ -104,12 +104,16 @@ class SandboxOptions(TypedDict, total=False):
 
 
 class Request(NamedTuple):
-    """A sandbox, decided: its OCI spec, where its root comes from, files made in memory, and its environment."""
+    """A sandbox, decided: its OCI spec, where its root comes from, files made in memory, and its environment.
+
+    *home* is what $HOME is unless somebody chose another.
+    """
 
     spec: dict[str, Any]
     rootfs: Rootfs
     files: dict[str, str]
     env: dict[str, str]
+    home: str
 
 
 def _is_mount(value: object, option: str) -> Mount:
@@ -263,7 +267,7 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
     )
     env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
     env.setdefault("HOME", home)
-    return Request(spec, rootfs, files, env)
+    return Request(spec, rootfs, files, env, home)
 
 
 def _name(options: SandboxOptions) -> str:

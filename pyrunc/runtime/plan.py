@@ -109,6 +109,10 @@ class PlanTemplate:
         self._blobs += data + bytes(-len(data) % 8)
         return offset
 
+    def blob_of(self, step: Step) -> bytes:
+        """The program that a step such as ``seccomp`` names."""
+        return bytes(self._blobs[step.n0 : step.n0 + 8 * step.n1])
+
     def add(
         self, op: str, section: int, stage: str, *,
         flags: int = 0, s0: str | None = None, s1: str | None = None, s2: str | None = None,

@@ -19,11 +19,15 @@ from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self, Unpack
 
-__all__ = ["IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
+    from pyrunc.runtime.joining import Joining
+
+    Ask = Callable[[Sequence[int], int], Supervised]
+
+__all__ = ["ExecProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProcess"]
 
 _SIGKILL = 9
 
@@ -74,7 +78,9 @@ class RunResult(NamedTuple):
 
 
 class Process:
-    """What SandboxProcess and AsyncSandboxProcess have in common: a container that was asked for."""
+    """What all processes have in common: a container, or a program in a running one, that was asked for."""
+
+    _what = "container"
 
     def __init__(self, child: Supervised) -> None:
         self._child = child
@@ -83,23 +89,23 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The container's init, as the host numbers it."""
+        """The program's process (of a container, its init), as the host numbers it."""
         return self._child.pid
 
     @property
     def exit_code(self) -> int | None:
-        """As RunResult has it, or None while the container runs.
+        """As RunResult has it, or None while it runs.
 
         Raises Unavailable if the supervisor was killed.
         """
         return self._child.exit.exit_code if self._take() and self._child.exit else None
 
     def fileno(self) -> int:
-        """A descriptor that becomes readable when the container has ended."""
+        """A descriptor that becomes readable when it has ended."""
         return self._child.fileno()
 
     def kill(self, signal: int = _SIGKILL) -> None:
-        """Send *signal* to the container's init; one that has ended is no error.
+        """Send *signal* to the process; one that has ended is no error.
 
         Raises FailedPrecondition in a process that this one's was forked into.
         """
@@ -122,9 +128,17 @@ class Process:
             raise self._error
         return child.exit is not None
 
+    def _joining(self, *arguments: Any) -> Joining:
+        """What `exec` is about, checked; *arguments* are those of Joining from argv on. Imported when first used."""
+        from pyrunc.runtime.joining import Joining
 
-class SandboxProcess(Process):
-    """A running container; leaving its ``with`` block, or dropping it, kills it."""
+        if self._child.exit is None and self._error is None:
+            _check_open(self._child)
+        return Joining(self._child, self._lock, *arguments)
+
+
+class RunningProcess(Process):
+    """What SandboxProcess and ExecProcess have in common."""
 
     def __init__(self, child: Supervised) -> None:
         super().__init__(child)
@@ -134,8 +148,8 @@ class SandboxProcess(Process):
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the end and return the exit code.
 
-        Raises TimedOut after *timeout_s* seconds; the container goes on. Raises Unavailable if
-        the supervisor was killed; the container was then killed too.
+        Raises TimedOut after *timeout_s* seconds; the process goes on. Raises Unavailable if
+        the supervisor was killed; the process was then killed too.
         """
         deadline = None if timeout_s is None else time.monotonic() + TIMEOUT(timeout_s, "timeout_s")
         with self._lock:
@@ -143,7 +157,7 @@ class SandboxProcess(Process):
         try:
             while not self._take():
                 if not _readable(self._child, deadline) and not self._take():
-                    raise TimedOut(f"the container still runs after {timeout_s} s")
+                    raise TimedOut(f"the {self._what} still runs after {timeout_s} s")
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -170,6 +184,48 @@ class SandboxProcess(Process):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ExecProcess(RunningProcess):
+    """A further program in a container, with which it ends; leaving its ``with`` block, or dropping it, kills it."""
+
+    _what = "program"
+
+
+class SandboxProcess(RunningProcess):
+    """A running container; leaving its ``with`` block, or dropping it, kills it."""
+
+    def exec(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
+        tty: bool = False,
+    ) -> RunResult:  # fmt: skip
+        """Run a further program in the container to its end.
+
+        It has the limits, capabilities, seccomp filter and umask of the container's program, and by default its
+        environment, to which *env* is added, its working directory and its user. *user* (``name[:group]`` or numbers)
+        and *groups* are looked up in the container; with a *user* root holds what the container may hold at most, and
+        nobody else any capability. *stdin* and *timeout_s* are as for Sandbox.run; what the program itself has started
+        is not killed with it, but with the container.
+        Raises FailedPrecondition if the container has ended, InvalidArgument or NotFound for the user, Unsupported
+        for *tty*, and StartError or one of its kind if the program cannot start.
+        """
+        begun = time.monotonic_ns()
+        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+            return _run(joining.request, argv, stdin, begun, timeout_s)
+
+    def exec_start(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
+        stdout: int | None = None, stderr: int | None = None, tty: bool = False,
+    ) -> ExecProcess:  # fmt: skip
+        """Start a further program in the container and return as soon as it runs.
+
+        *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null.
+        The rest, and what is raised, is as for `exec`.
+        """
+        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+            return ExecProcess(_start(joining.request, stdin, stdout, stderr))
 
 
 class Sandbox:
@@ -216,37 +272,11 @@ class Sandbox:
         too, nothing of the container is left.
         """
         begun = time.monotonic_ns()
-        if timeout_s is not None:
-            TIMEOUT(timeout_s, "timeout_s")
-        attempts = 1
-        while True:
-            try:
-                return self._run(argv, env, stdin, begun, timeout_s)
-            except NotTaken:
-                if attempts == ATTEMPTS:
-                    raise
-                attempts += 1
 
-    def _run(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str] | None,
-        stdin: bytes,
-        begun: int,
-        timeout_s: float | None,
-    ) -> RunResult:
-        with Pipes(stdin) as pipes:
-            child = self._launcher.request(argv, env, pipes.theirs, native.FLAG_QUIET)
-            try:
-                if not talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
-                    child.abandon()
-                    raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
-                return RunResult.of(child.exit, pipes.drain(), begun)
-            except BaseException:
-                child.abandon()
-                raise
-            finally:
-                child.close()
+        def ask(stdio: Sequence[int], flags: int) -> Supervised:
+            return self._launcher.request(argv, env, stdio, flags)
+
+        return _run(ask, argv, stdin, begun, timeout_s)
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -259,19 +289,11 @@ class Sandbox:
         Raises StartError or one of its kind if it cannot start; KilledBySeccomp by a filter that kills
         execve(2) itself comes when the process is waited for.
         """
-        attempts = 1
-        while True:
-            with Stdio(stdin, stdout, stderr) as stdio:
-                child = self._launcher.request(argv, env, stdio, 0)
-            try:
-                child.take()
-                return SandboxProcess(child)
-            except BaseException as exc:
-                child.abandon()
-                child.close()
-                if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
-                    raise
-                attempts += 1
+
+        def ask(stdio: Sequence[int], flags: int) -> Supervised:
+            return self._launcher.request(argv, env, stdio, flags)
+
+        return SandboxProcess(_start(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""
@@ -288,6 +310,52 @@ class Sandbox:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _run(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
+    """Run what *ask* asks for to its end."""
+    if timeout_s is not None:
+        TIMEOUT(timeout_s, "timeout_s")
+    attempts = 1
+    while True:
+        try:
+            return _run_once(ask, argv, stdin, begun, timeout_s)
+        except NotTaken:
+            if attempts == ATTEMPTS:
+                raise
+            attempts += 1
+
+
+def _run_once(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
+    with Pipes(stdin) as pipes:
+        child = ask(pipes.theirs, native.FLAG_QUIET)
+        try:
+            if not talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
+                child.abandon()
+                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
+            return RunResult.of(child.exit, pipes.drain(), begun)
+        except BaseException:
+            child.abandon()
+            raise
+        finally:
+            child.close()
+
+
+def _start(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
+    """Start what *ask* asks for."""
+    attempts = 1
+    while True:
+        with Stdio(stdin, stdout, stderr) as stdio:
+            child = ask(stdio, 0)
+        try:
+            child.take()
+            return child
+        except BaseException as exc:
+            child.abandon()
+            child.close()
+            if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
+                raise
+            attempts += 1
 
 
 def _check_open(child: Supervised) -> None:

@@ -14,7 +14,9 @@ from pyrunc.spec.rlimits import NAMES as RLIMITS
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pyrunc.runtime.launcher import Launcher
 
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
@@ -55,9 +57,10 @@ class Supervised(held.Holder):
         self, plan: bytes, template: PlanTemplate, container_id: str, descriptors: Sequence[int], command: str,
         wait: bool = True,
     ) -> None:  # fmt: skip
-        self._template = template
-        self._id = container_id
+        self.template = template
+        self.container_id = container_id
         self._command = command
+        self.origin: tuple[Launcher, Mapping[str, str]] | None = None  # and its environment
         self.started = False
         self.over = False
         self.pid = 0
@@ -155,13 +158,13 @@ class Supervised(held.Holder):
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
         from pyrunc.runtime import cgroup_control, cgroup_layout
 
-        path = self._template.cgroup_path.replace(ID, self._id)
+        path = self.template.cgroup_path.replace(ID, self.container_id)
         layout = cgroup_layout.detect()
         cgroup_control.kill(layout, path)
         cgroup_control.remove(layout, path)
         cgroup_control.prune(layout, path)
 
-    def _failure(self, index: int, error: int, status: int) -> errors.StartError:
+    def _failure(self, index: int, error: int, status: int) -> errors.PyruncError:
         words = os.strerror(error).lower() if error else ""
         if index == _FAILED_FORK:
             return errors.StartError(f"cannot fork a supervisor: {words}", step="fork", errno=error)
@@ -176,7 +179,7 @@ class Supervised(held.Holder):
             return errors.StartError(f"the supervisor refused the plan: {words}", step="plan", errno=error)
         if index == _FAILED_PLAN:
             return self._died(status)
-        step = self._template.steps[index]
+        step = self.template.steps[index]
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)
@@ -185,7 +188,7 @@ class Supervised(held.Holder):
 
     def _attempt(self, step: Step, error: int) -> tuple[str, type[errors.StartError]]:
         """What a failed step was about, in the words of who asked for it, and the error that it is."""
-        path = (step.s0 or "").replace(ID, self._id)
+        path = (step.s0 or "").replace(ID, self.container_id)
         if step.op == "write_at":
             return f"cannot set {path} to {step.s1}", errors.LimitRefused
         if step.op == "rlimit":
@@ -221,7 +224,10 @@ class Supervised(held.Holder):
         if step.op == "mount_attr" and step.n0 == IDMAP:
             return f"cannot show {path} idmapped; can its file system, on this kernel?", errors.StartError
         if step.op == "cgroup_mkdir":
-            return f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self._id)}", errors.StartError
+            return (
+                f"cannot make cgroup {path}{(step.s1 or '').replace(ID, self.container_id)}",
+                errors.StartError,
+            )
         if step.op in ("capabilities", "ambient", "bounding"):
             return (
                 f"cannot hold the {step.op} set {step.n0:#x}, which this process may lack",

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
+from pyrunc.runtime.joining import compile_join
 from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
 from pyrunc.spec import defaults
 
@@ -153,14 +154,30 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
     yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
 
 
+def joining(container: PlanTemplate) -> PlanTemplate:
+    """A program in a container that runs, with what its plan may have beyond that of *container*."""
+    template = compile_join(container, (1000, 1000, (4, 24)), True, "/tmp")
+    template.cgroup_slot = template.slot()
+    template.add("open", HOST, "host", a=template.cgroup_slot, s0="/sys/fs/cgroup/x", n0=0x10000)
+    return template
+
+
 def plans() -> dict[str, bytes]:
     """Every seed by its name."""
     templates = {"least": least(), "every-step": every_step()}
     templates |= {name: compile_spec(spec, root, files) for name, spec, root, files in specs()}
+    joins = {f"exec-{name}": joining(templates[name]) for name in ("docker", "user")}
+    templates |= joins
     argvs = itertools.cycle((["true"], ["sh", "-c", "exit 3"], ["x"] * 40))
     return {
         name: bytes(
-            template.finish(CONTAINER_ID, argv, ENV, ("/bin/true", "/usr/bin/true"), native.FLAG_QUIET)
+            template.finish(
+                CONTAINER_ID,
+                argv,
+                ENV,
+                ("/bin/true", "/usr/bin/true"),
+                native.FLAG_QUIET | (native.FLAG_EXEC if name in joins else 0),
+            )
         )
         for (name, template), argv in zip(templates.items(), argvs, strict=False)
     }

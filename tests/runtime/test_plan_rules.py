@@ -16,7 +16,10 @@ RESERVED = 124  # the header's last number
 
 
 def judge(
-    *steps: Given, clone_flags: int = CLONE_NEWNS | CLONE_NEWPID, changed: tuple[int, int] | None = None
+    *steps: Given,
+    clone_flags: int = CLONE_NEWNS | CLONE_NEWPID,
+    changed: tuple[int, int] | None = None,
+    flags: int = 0,
 ) -> int:
     """The validator's answer to a plan of *steps*, with the 32-bit number *changed* = (offset, value) in it."""
     template = PlanTemplate()
@@ -26,7 +29,7 @@ def judge(
     for op, section, operands in steps:
         template.add(op, section, "process", **operands)
     template.add("execve", INIT, "program", s0="")
-    plan = bytearray(template.finish("0" * 64, ["x"], [], ["/x"]))
+    plan = bytearray(template.finish("0" * 64, ["x"], [], ["/x"], flags))
     if changed:
         struct.pack_into("=I", plan, *changed)
     return native.validate(bytes(plan), 0)
@@ -79,6 +82,54 @@ HARMFUL: dict[str, tuple[Given, ...]] = {
 @pytest.mark.parametrize("what", HARMFUL)
 def test_what_could_only_do_harm_is_refused(what: str) -> None:
     assert judge(*HARMFUL[what]) < 0
+
+
+JOIN: Given = ("setns", INIT, {"a": 3, "n0": CLONE_NEWNS | CLONE_NEWPID})
+FORK: Given = ("fork", INIT, {})
+
+
+def judge_exec(*steps: Given, clone_flags: int = 0) -> int:
+    return judge(*steps, clone_flags=clone_flags, flags=native.FLAG_EXEC)
+
+
+def test_a_plan_that_joins_a_container() -> None:
+    assert judge_exec(("open", HOST, {"a": 0, "s0": "/x"}), ("join_tasks", INIT, {"a": 0}), JOIN, FORK) == 0
+    assert judge_exec(JOIN, ("umask", INIT, {}), FORK, ("rlimit", INIT, {})) == 0
+
+
+BAD_JOINS: dict[str, tuple[Given, ...]] = {
+    "nothing joined": (FORK,),
+    "no process of its own": (JOIN,),
+    "two processes": (JOIN, FORK, FORK),
+    "joined twice": (JOIN, JOIN, FORK),
+    "joined after the process was made": (FORK, JOIN),
+    "no mount namespace": (("setns", INIT, {"a": 3, "n0": CLONE_NEWPID}), FORK),
+    "any namespace": (("setns", INIT, {"a": 3, "n0": 0}), FORK),
+    "a flag that is no namespace": (("setns", INIT, {"a": 3, "n0": CLONE_NEWNS | 1}), FORK),
+    "the supervisor itself joins": (("setns", HOST, {"a": 3, "n0": CLONE_NEWNS}), JOIN, FORK),
+    "a cgroup too late": (JOIN, ("join_tasks", INIT, {"a": 0}), FORK),
+    "a change of user too early": (("user", INIT, {"s0": ""}), JOIN, FORK),
+    "a cgroup is made": (("cgroup_mkdir", HOST, {"s0": "/sys/fs/cgroup", "s1": "/x"}), JOIN, FORK),
+    "a mount": (JOIN, ("attach", INIT, {"a": 0, "s0": "/x"}), FORK),
+    "a mask": (JOIN, ("mask", INIT, {"a": 0, "s0": "/x"}), FORK),
+    "a file": (JOIN, FORK, ("file", INIT, {"s0": "/x", "s1": ""})),
+    "a parameter of the host's kernel": (
+        ("write_procfs", INIT, {"a": 0, "s0": "sys/kernel/core_pattern", "s1": "x"}), JOIN, FORK,
+    ),
+    "the container's procfs": (JOIN, ("write_procfs", INIT, {"a": 0, "s0": "self/oom_score_adj", "s1": "1"}), FORK),
+    "another root": (JOIN, ("pivot_root", INIT, {"a": 0}), FORK),
+    "a sync point": (JOIN, ("sync", INIT, {}), FORK, ("write_proc", SYNC, {"s0": "uid_map", "s1": ""})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_JOINS)
+def test_a_plan_that_joins_does_nothing_else_and_all_in_order(what: str) -> None:
+    assert judge_exec(*BAD_JOINS[what]) < 0
+
+
+def test_a_plan_that_joins_makes_no_namespace_and_another_does_not_fork() -> None:
+    assert judge_exec(JOIN, FORK, clone_flags=CLONE_NEWNS) < 0
+    assert judge(FORK) < 0
 
 
 def test_every_bit_of_a_flag_has_a_name_and_no_other_is_accepted() -> None:

@@ -1,0 +1,58 @@
+# cython: cdivision=True, boundscheck=False
+# What becomes of descriptors before a program runs, and how a further program gets into a running container.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.steps cimport *
+
+
+cdef inline void close_for_exec(walk *w) noexcept nogil:
+    """Close all but the standard descriptors and the channel, which closes at execve.
+
+    O_CLOEXEC alone is too late: execve resolves its path first, and a symlink of the image, or a
+    script's interpreter, could lead through /proc/self/fd of a cgroup to the host's root (CVE-2024-21626).
+    """
+    syscall(NR_close_range, 3, <unsigned int>w.progress_fd - 1, 0)
+    syscall(NR_close_range, <unsigned int>w.progress_fd + 1, <unsigned int>0xFFFFFFFF, 0)
+
+
+cdef inline void close_for_join(walk *w) noexcept nogil:
+    """Close what no further step needs: nothing of the host but the request's descriptors goes into a container."""
+    cdef int keep[MAX_FDS + 4]
+    cdef uint32_t i
+    keep[0] = 0
+    keep[1] = 1
+    keep[2] = 2
+    keep[3] = w.progress_fd
+    for i in range(w.header.fd_count):
+        keep[i + 4] = w.slots[i] if i < MAX_FDS else -1
+    close_all_but(keep, 4 + (<int>w.header.fd_count if w.header.fd_count < MAX_FDS else MAX_FDS))
+
+
+cdef inline int fork_step(walk *w) noexcept nogil:
+    """Go on as a new process inside the pid namespace that was joined, a child of the supervisor's; end the old one.
+
+    The container's processes can see the new one, and one that holds CAP_SYS_PTRACE can look into it: so nothing
+    is open, and no capability held, that the program will not have. It waits until the supervisor knows of it.
+    clone(2), since filters that are in force already allow it more often than clone3(2), and read(2) likewise.
+    """
+    cdef progress message
+    cdef uint32_t answer = STOP
+    cdef int pid
+    close_for_exec(w)
+    pid = <int>_rc(syscall(SYS_clone, CLONE_PARENT | SIGCHLD, NULL, NULL, NULL, NULL))
+    if pid < 0:
+        return pid
+    if pid == 0:
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        if read(w.progress_fd, &answer, sizeof(answer)) != sizeof(answer) or answer != GO:
+            _exit(125)
+        setsid()                    # the old one led a session too, but no process leads its parent's
+        return 0
+    memset(&message, 0, sizeof(message))
+    message.kind = PROGRESS_FORKED
+    message.step = <uint32_t>pid
+    memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
+    send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL)
+    _exit(0)

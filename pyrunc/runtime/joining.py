@@ -1,0 +1,284 @@
+"""Further programs in a running container: a plan that joins what another one has made, and its requests.
+
+The container is known by the pidfd that its supervisor sent, never by a number that may have become another's.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+
+from pyrunc._native import plan as native
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, StartError, Unsupported
+from pyrunc.runtime import cgroup_layout, users
+from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime.compile import candidates
+from pyrunc.runtime.compile_host import CLONE_NEW
+from pyrunc.runtime.launcher import give
+from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Step
+from pyrunc.runtime.supervised import Supervised
+from pyrunc.spec.rlimits import NAMES as RLIMITS
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from _thread import LockType
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from pyrunc.runtime.launcher import Launcher
+
+_KEPT = 32  # plans for one sandbox: who ran there, and where
+_ENDING_MS = 500  # how long init may take to die, once what it does not explain has failed
+_NPROC = RLIMITS.index("RLIMIT_NPROC")
+# What a step says when the container's cgroups or its init are gone.
+_GONE = {("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.ENODEV), ("setns", errno.ESRCH)}
+
+Who = tuple[int, int, tuple[int, ...]]  # user, group, supplementary groups
+
+
+class Joining:
+    """One program that shall run in the container of *child*, of which nothing has been asked yet.
+
+    *cwd* and *user* are the container's own unless they are given; *groups* are added. Both are looked up in the
+    container as it is now. Raises InvalidArgument, NotFound, Unsupported, and FailedPrecondition for a container that
+    has ended.
+    """
+
+    def __init__(
+        self, child: Supervised, lock: LockType, argv: Sequence[str], env: Mapping[str, str] | None,
+        cwd: str | None, user: str | None, groups: Sequence[str], tty: bool,
+    ) -> None:  # fmt: skip
+        """*lock* is held by whoever closes *child*."""
+        checks.arguments(argv)
+        if tty:
+            raise Unsupported("tty: a program in a running container cannot have a terminal yet")
+        where = "" if cwd is None else os.path.normpath(checks.path(cwd, "cwd"))
+        name = "" if user is None else checks.text(user, "user")
+        further = checks.listed(checks.text)(groups, "groups")
+        if user == "":
+            raise checks.refuse("user", "a name or number, optionally with :group", user)
+        added = {} if env is None else checks.environment(env)
+        assert child.origin is not None
+        self._child = child
+        launcher, variables = child.origin
+        with lock:
+            if child.over or child.pidfd < 0:
+                raise not_running(child)
+            # A copy, which no other thread closes: its number would become another's.
+            self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            if _ended(self._pidfd, 0):
+                raise not_running(child)
+            who = None
+            if name or further:
+                who, home = self._look_up(name, further)
+                if name and variables.get("HOME") == launcher.home:
+                    variables = {**variables, "HOME": home}
+            self._argv = argv
+            self._env = {**variables, **added}
+            self._owner = launcher.outside(*(_own(child.template) if who is None else who)[:2])
+            self._template = _template(launcher, child.template, who, bool(name), where)
+        except BaseException:
+            os.close(self._pidfd)
+            raise
+
+    def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Joined:
+        """Ask the spawner for it, with the three descriptors *stdio*; as Launcher.request."""
+        listed = [f"{key}={value}" for key, value in self._env.items()]
+        paths = candidates(self._argv[0], self._env.get("PATH"))
+        try:
+            plan = self._template.finish(
+                self._child.container_id, self._argv, listed, paths, flags | native.FLAG_EXEC
+            )
+        except ValueError as exc:
+            raise InvalidArgument(str(exc)) from exc
+        try:
+            if self._owner != (0, 0):
+                give(stdio, self._owner)
+            container = self._child.container_id
+            return Joined(plan, self._template, container, self._pidfd, stdio, self._argv[0], wait)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
+            raise
+
+    def _look_up(self, user: str, groups: Sequence[str]) -> tuple[Who, str]:
+        """Who *user* with *groups* is in the container's root, and their home directory."""
+        own = _own(self._child.template)
+        try:
+            root = os.open(f"/proc/{self._child.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as exc:
+            raise not_running(self._child) from exc
+        try:
+            if _ended(self._pidfd, 0):  # else the number was its own when the root was opened
+                raise not_running(self._child)
+            found = users.resolve(user or f"{own[0]}:{own[1]}", groups, [f"/proc/self/fd/{root}"])
+        finally:
+            os.close(root)
+        added = found.groups if user else tuple(sorted({*own[2], *found.groups}))
+        return (found.uid, found.gid, added), found.home or "/"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._pidfd)
+
+
+class Joined(Supervised):
+    """A program in a running container that was asked for. Its end is not the container's."""
+
+    _target = -1
+
+    def __init__(
+        self, plan: bytes, template: PlanTemplate, container_id: str, pidfd: int, stdio: Sequence[int],
+        command: str, wait: bool,
+    ) -> None:  # fmt: skip
+        """*pidfd* is the init of the container *container_id*."""
+        self._target = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+        super().__init__(plan, template, container_id, (*stdio, self._target), command, wait)
+
+    def close(self) -> None:
+        """Hang up: what still runs is killed, but not what it has started itself."""
+        super().close()
+        target, self._target = self._target, -1
+        if target >= 0:
+            os.close(target)
+
+    def _remove_cgroups(self) -> None:
+        """They are the container's."""
+
+    def _failure(self, index: int, error: int, status: int) -> PyruncError:
+        op = self.template.steps[index].op if index < len(self.template.steps) else ""
+        killed = not error and os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9
+        no_more = op == "fork" and error == errno.ENOMEM  # a pid namespace whose init dies
+        if (op, error) in _GONE or ((killed or no_more or not op) and _ended(self._target, _ENDING_MS)):
+            return not_running(self)
+        if op == "setns":
+            words = os.strerror(error).lower()
+            return StartError(f"cannot join the container's namespaces: {words}", step=op, errno=error)
+        if op == "fork":
+            words = os.strerror(error).lower()
+            return StartError(f"cannot make another process in the container: {words}", step=op, errno=error)
+        return super()._failure(index, error, status)
+
+
+def not_running(child: Supervised) -> FailedPrecondition:
+    """In Docker's words."""
+    return FailedPrecondition(f"container {child.container_id} is not running")
+
+
+def _ended(pidfd: int, patience_ms: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(patience_ms))
+
+
+def _own(template: PlanTemplate) -> Who:
+    """Who the container's program was started as."""
+    step = next(
+        step for step in template.steps if step.op == "user" and step.stage == STAGE_NUMBER["process"]
+    )
+    return step.n0, step.n1, tuple(map(int, (step.s0 or "").split(","))) if step.s0 else ()
+
+
+def _template(
+    launcher: Launcher, container: PlanTemplate, who: Who | None, as_user: bool, cwd: str
+) -> PlanTemplate:
+    key = who, as_user, cwd
+    found = launcher.joins.get(key)
+    if found is None:
+        found = compile_join(container, who, as_user, cwd)
+        found.freeze()
+        if len(launcher.joins) >= _KEPT:
+            launcher.joins.clear()
+        launcher.joins[key] = found
+    return found
+
+
+def compile_join(container: PlanTemplate, who: Who | None, as_user: bool, cwd: str) -> PlanTemplate:
+    """The plan of a program in a container that *container* has made.
+
+    It gets limits, capabilities, filter, umask and working directory of the container's first program, but *cwd*
+    unless that is "", and *who* unless that is None; *as_user* says that the latter was named, so that root gets what
+    the container's programs may have at most, and nobody else anything. After the descriptors of the streams the
+    request carries the container's pidfd.
+    Source: OCI runtime-spec "Process"; Docker Engine API, "Create an exec instance".
+    """
+    plan = PlanTemplate()
+    for _ in range(3):
+        plan.descriptor()
+    target = plan.descriptor()
+    _cgroups(plan, container)
+    namespaces = CLONE_NEW["mount"] | container.clone_flags
+    for step in container.steps:
+        if step.op in ("unshare", "setns"):
+            namespaces |= step.n0
+        elif step.op == "write_procfs" and step.s0 == "self/oom_score_adj":
+            slot = plan.slot()
+            plan.add("open", HOST, "host", a=slot, s0="/proc", n0=os.O_PATH | os.O_DIRECTORY)
+            plan.add("write_procfs", INIT, "namespaces", a=slot, s0=step.s0, s1=step.s1)
+    plan.add("setns", INIT, "namespaces", a=target, n0=namespaces)
+    if namespaces & CLONE_NEW["user"]:
+        plan.add("user", INIT, "namespaces", s0="")
+    plan.add("session", INIT, "process")  # its keyring, for which the filter may be in the way later
+    for number in range(3):
+        plan.add("stdio", INIT, "process", a=number, n0=number)
+    process = [step for step in container.steps if step.stage == STAGE_NUMBER["process"]]
+    # The last of what the new process does, since it asks for no privilege, or would stand in the way of its making.
+    late = [step for step in process if step.op == "rlimit" and step.n0 == _NPROC]
+    if any(step.op == "no_new_privs" for step in process):
+        late += [step for step in process if step.op == "seccomp"]
+    bounding = next(step.n0 for step in process if step.op == "bounding")
+    for step in process:
+        if step.op in ("session", "stdio", "execve") or step in late:
+            continue
+        if step.op == "chdir" and cwd:
+            step = step._replace(s0=cwd)  # noqa: PLW2901
+        elif step.op == "user" and who is not None:
+            step = step._replace(n0=who[0], n1=who[1], s0=",".join(map(str, who[2])))  # noqa: PLW2901
+        elif step.op == "capabilities" and who is not None and as_user:
+            held = bounding if who[0] == 0 else 0
+            step = step._replace(n0=held, n1=held)  # noqa: PLW2901
+        elif step.op == "ambient" and as_user:
+            continue
+        _copy(plan, container, step)
+    plan.add("fork", INIT, "process")
+    for step in late:
+        _copy(plan, container, step)
+    plan.add("execve", INIT, "program", s0="")
+    return plan
+
+
+def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:
+    if step.op == "seccomp":
+        step = step._replace(n0=plan.blob(container.blob_of(step)))
+    plan.steps.append(step)
+
+
+def _cgroups(plan: PlanTemplate, container: PlanTemplate) -> None:
+    """Open the container's cgroups on the host and join them, before anything of the container is joined."""
+    opened = {step.a: step.s0 or "" for step in container.steps if step.op == "open"}
+    freezer = cgroup_layout.detect().of("freezer")
+    for step in list(container.steps):
+        if step.op == "cgroup_mkdir" and step.a == container.cgroup_slot != native.ABSENT:
+            plan.cgroup_slot = plan.slot()
+            plan.add(
+                "open", HOST, "host", a=plan.cgroup_slot, s0=f"{step.s0}{step.s1}",
+                n0=os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW,
+            )  # fmt: skip
+        elif step.op == "join_tasks":
+            slot, path = plan.slot(), opened[step.a]
+            plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_WRONLY | os.O_NOFOLLOW)
+            plan.add("join_tasks", INIT, "namespaces", a=slot)
+            if freezer is not None and path.startswith(f"{freezer.mountpoint}/"):
+                # To be thawed should the program have to be killed.
+                plan.add(
+                    "open", HOST, "host", a=plan.slot(), s0=os.path.dirname(path),
+                    n0=os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, flags=native.FLAGS["existing"],
+                )  # fmt: skip
