@@ -31,6 +31,7 @@ cdef struct walk:
     bint lo_is_up                   # the network namespace came with its loopback interface up
     int progress_fd                 # this side's end of the pair between supervisor and init
     int root                        # the root's mount, once attached
+    int terminal                    # in the supervisor: the master, once init has sent it, until it is passed on
     uint64_t stage_ns[STAGES]
     char path[4096]
 

@@ -158,11 +158,35 @@ cdef inline bint has_sync(walk *w) noexcept nogil:
     return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
 
 
+cdef inline bint makes_terminal(walk *w) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.header.step_count):
+        if w.steps[i].op == OP_TERMINAL:
+            return True
+    return False
+
+
+cdef inline void pass_on(walk *w) noexcept nogil:
+    """Keep no end of the terminal: it hangs up when its holder does."""
+    if w.terminal >= 0:
+        close(w.terminal)
+    w.terminal = -1
+
+
 cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Take one message of init; False when there is no more to come."""
     cdef progress message
     cdef uint32_t answer = GO
-    cdef ssize_t got = recv(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT)
+    cdef int passed
+    cdef int got = receive_one(w.progress_fd, &message, sizeof(message), &passed)
+    if passed >= 0:
+        # One, and only from init itself: whoever could look into the program's process shall not choose it.
+        if got == sizeof(message) and message.kind == PROGRESS_TERMINAL and w.terminal < 0 and not w.forked and makes_terminal(w):
+            w.terminal = passed
+        else:
+            close(passed)
+    if got == sizeof(message) and message.kind == PROGRESS_TERMINAL:
+        return True
     if got == sizeof(message):
         memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
                (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
@@ -177,14 +201,15 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
         elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
             syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
         return True
-    if got < 0 and (errno == EAGAIN or errno == EINTR):
+    if got == -EAGAIN or got == -EINTR:
         return True
     # EOF: execve closed init's end, or init died on the way.
     close(w.progress_fd)
     w.progress_fd = -1
     if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
         report.kind = RECORD_STARTED
-        send_with(reply_fd, report, sizeof(record), pidfd)
+        send_with_two(reply_fd, report, sizeof(record), pidfd, w.terminal)
+        pass_on(w)
     return False
 
 
@@ -414,6 +439,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     memset(w.stage_ns, 0, sizeof(w.stage_ns))
     memset(w.slots, 0xFF, sizeof(w.slots))
     w.root = -1
+    w.terminal = -1
     w.cached_fd = -1
     w.skip = False
     w.dying = False

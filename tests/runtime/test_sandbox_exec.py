@@ -141,8 +141,14 @@ def test_environment_and_working_directory(start: Start) -> None:
     for user in ("", 0, "0x0", "-1", "a\0b"):
         with pytest.raises((errors.InvalidArgument, errors.NotFound)):
             process.exec(["true"], user=user)  # type: ignore[arg-type]
-    with pytest.raises(errors.Unsupported, match=r"^tty: "):
-        process.exec(["true"], tty=True)
+    for option in (
+        {"tty": 1},
+        {"privileged": None},
+        {"tty": True, "size": (1, -1)},
+        {"tty": True, "size": 5},
+    ):
+        with pytest.raises(errors.InvalidArgument, match="|".join(option)):
+            process.exec(["true"], **option)
 
 
 def test_streams(start: Start, tmp_path: Path) -> None:
