@@ -276,30 +276,33 @@ def test_many_at_once(start: Start) -> None:
     assert shell(process, "ps | grep -c '[s]leep 600'") == "1\n"
 
 
-def reaped(pid: int) -> int:
-    """How an orphan ended: one of this process's, which a fixture makes a subreaper; else the host's init does this.
+def supervisor_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
-    A supervisor's socket ends a moment before its children get another parent.
-    """
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended and been reaped, at the latest in a while: its supervisor's socket ends sooner."""
     deadline = time.monotonic() + 10
-    while True:
-        try:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except ChildProcessError:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    while os.path.exists(f"/proc/{pid}"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def test_the_death_of_its_supervisor_is_its_own_and_not_the_containers(start: Start) -> None:
-    process = start()
-    with process.exec_start(["sleep", "604"]) as program:
-        fields = Path(f"/proc/{program.pid}/stat").read_text().rpartition(")")[2].split()
-        os.kill(int(fields[1]), signal.SIGKILL)
-        with pytest.raises(errors.Unavailable):
-            program.wait(10)
-    assert reaped(program.pid) == -signal.SIGKILL
-    assert process.exec(["true"]).exit_code == 0
-    assert process.exit_code is None
+    """This process is a subreaper that reaps nobody: a pid namespace does not end before all in it are reaped."""
+    for tty in (False, True):
+        process = start()
+        with process.exec_start(["sleep", "604"], tty=tty) as program:
+            os.kill(supervisor_of(program.pid), signal.SIGKILL)
+            with pytest.raises(errors.Unavailable):
+                program.wait(10)
+        assert gone(program.pid)
+        assert process.exec(["true"]).exit_code == 0
+        assert process.exit_code is None
+        process.kill()
+        assert process.wait(10) == 137
 
 
 def test_what_it_leaves_running_stays_until_the_container_ends(start: Start) -> None:
