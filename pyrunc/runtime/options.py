@@ -60,6 +60,8 @@ class SandboxOptions(TypedDict, total=False):
     umask: int
     rlimits: Mapping[str, int | tuple[int, int]]  # "nofile": soft and hard, or both
     oom_score_adj: int
+    tty: bool  # a terminal in place of stdin, stdout and stderr
+    console_size: tuple[int, int]  # its rows and columns
     # names
     hostname: str
     domainname: str
@@ -172,7 +174,7 @@ _CHECKS: dict[str, checks.Check] = {
     "shm_bytes": checks.integer(1),
     "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
     "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
-    "oom_score_adj": checks.integer(-1000, 1000),
+    "oom_score_adj": checks.integer(-1000, 1000), "tty": checks.flag, "console_size": checks.size,
     "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, checks.address),
     "dns": checks.listed(checks.address), "etc_files": checks.flag,
     "network": _is_network, "pid": _PRIVATE, "ipc": _PRIVATE, "uts": _PRIVATE, "cgroupns": _PRIVATE,
@@ -265,7 +267,10 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
         options.get("scratch_bytes", 0),
         idmap=options.get("idmap_rootfs", True),
     )
-    env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
+    env = {"PATH": defaults.PATH, "HOSTNAME": name}
+    if options.get("tty"):
+        env["TERM"] = defaults.TERM
+    env |= options.get("env", {})
     env.setdefault("HOME", home)
     return Request(spec, rootfs, files, env, home)
 
@@ -309,6 +314,10 @@ def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
     }
     if "oom_score_adj" in options:
         process["oomScoreAdj"] = options["oom_score_adj"]
+    if options.get("tty"):
+        rows, columns = options.get("console_size", (0, 0))
+        process["terminal"] = True
+        process["consoleSize"] = {"height": rows, "width": columns}
     return process
 
 
@@ -321,18 +330,18 @@ def _capabilities(options: SandboxOptions) -> list[str]:
     add = {_capability(name, "cap_add") for name in options.get("cap_add", ())}
     drop = {_capability(name, "cap_drop") for name in options.get("cap_drop", ())}
     if "CAP_ALL" in add:
-        held = _own_capabilities() - drop
+        held = own_capabilities() - drop
     elif "CAP_ALL" in drop:
         held = add
     else:
         held = set(defaults.CAPABILITIES) - drop | add
     if add - {"CAP_ALL"} - set(defaults.CAPABILITIES):
-        for name in sorted(add - {"CAP_ALL"} - _own_capabilities()):
+        for name in sorted(add - {"CAP_ALL"} - own_capabilities()):
             raise Unsupported(f"cap_add: {name} is not among this process's own capabilities")
     return [name for name in capabilities.ALL if name in held]
 
 
-def _own_capabilities() -> set[str]:
+def own_capabilities() -> set[str]:
     """What this process holds, and so can pass on."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
