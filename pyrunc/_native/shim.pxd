@@ -134,9 +134,7 @@ cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
     cdef const plan_step *step
     cdef uint32_t i
     s.worked = True
-    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
-    signal(SIGPIPE, SIG_IGN)
-    signal(SIGXFSZ, SIG_IGN)
+    reserve_file(w.state_dir, b".status")
     if host_net >= 0:
         if w.lo_is_up:
             setns(host_net, CLONE_NEWNET)
@@ -283,6 +281,9 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
     cdef int clients
     cdef int i
     cdef int rc
+    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
+    signal(SIGPIPE, SIG_IGN)
+    signal(SIGXFSZ, SIG_IGN)
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd
