@@ -14,7 +14,6 @@ from pyrunc.runtime.terminal import DetachScanner
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from pyrunc.runtime.attach import AttachClient
     from pyrunc.runtime.sandbox import ExecProcess
 
 STDOUT, STDERR = 1, 2
@@ -57,10 +56,34 @@ class Stream(Protocol):
         """Leave it alone."""
 
 
+class Attached(Protocol):
+    """What of pyrunc.runtime.attach.AttachClient is used here."""
+
+    closed: bool
+
+    def fileno(self) -> int:
+        """The connection."""
+
+    def receive(self) -> list[tuple[int, bytes]]:
+        """Frames that have come."""
+
+    def send(self, data: bytes) -> int:
+        """Input; how much was taken."""
+
+    def close_stdin(self) -> None:
+        """No more input."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal's size."""
+
+    def detach(self) -> None:
+        """Go away without ending anything."""
+
+
 class AttachStream:
     """A program behind a shim."""
 
-    def __init__(self, client: "AttachClient") -> None:
+    def __init__(self, client: Attached) -> None:
         self._client = client
 
     @property
@@ -128,7 +151,7 @@ class ExecStream:
         """See Stream."""
         # In this order: what it wrote before its end is there by then.
         ended = self._process.fileno() in ready and self._process.exit_code is not None
-        found = []
+        found: list[tuple[int, bytes]] = []
         for fd in [fd for fd in self._outputs if ended or fd in ready]:
             found += self._read(fd, to_the_end=ended)
         self._over = ended
@@ -136,7 +159,7 @@ class ExecStream:
 
     def _read(self, fd: int, *, to_the_end: bool) -> list[tuple[int, bytes]]:
         kind = self._outputs[fd]
-        found = []
+        found: list[tuple[int, bytes]] = []
         while True:
             try:
                 data = os.read(fd, _CHUNK)
