@@ -5,7 +5,7 @@ from _thread import RLock
 
 from pyrunc.errors import FailedPrecondition
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
-from pyrunc.store.files import check_private
+from pyrunc.store.files import Lock, check_private
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc.drivers.graph.snapshotter import Snapshotter
-    from pyrunc.engine.containers import Containers
+    from pyrunc.engine.container_rows import ContainerRows
     from pyrunc.engine.layer_sizes import LayerSizes
     from pyrunc.engine.unpack import Unpacker
     from pyrunc.image.images import ImageStore
@@ -36,7 +36,7 @@ class Parts:
 
     def __init__(self, root: str | None, graph: str | None) -> None:
         self.root = os.path.abspath(root or os.environ.get("PYRUNC_ROOT") or DEFAULT_ROOT)
-        self._graph = graph
+        self.graph = graph
         self._made: dict[str, Any] = {}
         self.forget: Callable[[str], None] = _nothing
         self._closed = False
@@ -97,7 +97,7 @@ class Parts:
         def make() -> "Snapshotter":
             from pyrunc.drivers import registry
 
-            return registry.graph(self._graph, self.root)
+            return registry.graph(self.graph, self.root)
 
         part: Snapshotter = self._part("snapshotter", make)
         return part
@@ -107,7 +107,7 @@ class Parts:
         """containers.db."""
 
         def make() -> "Containers":
-            from pyrunc.engine.containers import Containers
+            from pyrunc.engine.container_rows import ContainerRows
 
             return Containers(self.root)
 

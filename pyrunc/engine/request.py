@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pyrunc.runtime.options import SandboxOptions
+    from pyrunc.runtime.options import Mount, SandboxOptions
 
 
 class Process(NamedTuple):
@@ -67,6 +67,30 @@ def merge(
     taken |= {canonical(path) for path in options.get("tmpfs", {})}
     volumes = [path for path in map(_volume, config.get("Volumes") or ()) if path not in taken]
     return Process(tuple(begin + command), merged, tuple(dict.fromkeys(volumes)), config)
+
+
+def configured(
+    image_config: "Mapping[str, Any]", argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None",
+    given: "Mapping[str, Any]", mounts: "Sequence[Mount]" = (),
+) -> "dict[str, Any]":  # fmt: skip
+    """The Config of a container of an image: *given* is added to the image's, as `merge` has it.
+
+    What *mounts* cover is no volume. Raises InvalidArgument in Docker's words.
+    """
+    added = dict(given)
+    options: SandboxOptions = {"env": dict(entry.partition("=")[::2] for entry in added.pop("Env", None) or ())}
+    for key, option in (("User", "user"), ("WorkingDir", "cwd"), ("Hostname", "hostname")):
+        if added.get(key):
+            options[option] = added.pop(key)  # type: ignore[literal-required]
+    options["mounts"] = mounts
+    command, begin = added.pop("Cmd", None), added.pop("Entrypoint", None)
+    process = merge(
+        image_config, argv if argv else command, begin if entrypoint is None else entrypoint, options, added
+    )
+    config = dict(process.config)
+    if config.get("Volumes"):
+        config["Volumes"] = dict.fromkeys(process.volumes, {})
+    return config
 
 
 def canonical(path: str) -> str:
