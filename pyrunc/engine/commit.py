@@ -45,7 +45,9 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
             parent=parent.id,
         )
         images.unpack(row, lease)
-    container_events.say(parts, container, "commit", comment=request.message, imageID=row.id, imageRef=request.reference)
+    container_events.say(
+        parts, container, "commit", comment=request.message, imageID=row.id, imageRef=request.reference
+    )
     return row.id
 
 

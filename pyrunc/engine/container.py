@@ -2,7 +2,14 @@
 
 from pyrunc.api import CommitRequest
 from pyrunc.engine import (
-    container_events, container_state, finish, pausing, removal, starting, stopping, updating,
+    container_events,
+    container_state,
+    finish,
+    pausing,
+    removal,
+    starting,
+    stopping,
+    updating,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name
 from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound

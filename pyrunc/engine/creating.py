@@ -1,13 +1,19 @@
 """How a container is made: a row with Docker's documents, its use of an image, and a snapshot on disk."""
 
-import json
 import os
 import time
 
 from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
-    container_events, host_config, mount_specs, names, namespaces, observing, removal, request,
-    restart_policy, starting,
+    container_events,
+    host_config,
+    mount_specs,
+    names,
+    namespaces,
+    observing,
+    removal,
+    request,
+    starting,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name, log_path
 from pyrunc.errors import AlreadyExists, InvalidArgument
@@ -77,21 +83,19 @@ def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
     config, host, rest = host_config.documents_of(checked(wanted.options))
     given = {**config, **wanted.config}
-    if "Env" in config and "Env" in wanted.config:
-        given["Env"] = [*config["Env"], *wanted.config["Env"]]
-    merged = request.configured(base.config, wanted.argv, wanted.entrypoint, given, rest.get("mounts", ()))
-    host = namespaces.normal(parts, {**host_config.defaults(), **host, **wanted.host_config})
-    host_config.check(host)
-    restart_policy.check(host)
-    starting.check_log(host)
+    given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]
+    host = namespaces.normal(parts, host_config.filled({**host, **wanted.host_config}))
+    host_config.check(host, wanted.config)
+    covered = [mount[0] for mount in rest.get("mounts", ())] + list(host.get("Tmpfs") or ())
+    merged = request.configured(base.config, wanted.argv, wanted.entrypoint, given, covered)
     if rest.get("writable") == "direct":
         raise InvalidArgument("writable: an image is never written directly; it must be 'scratch' or 'no'")
     if rest.get("scratch_bytes") and base.driver:
         raise InvalidArgument("scratch_bytes bounds a scratch in memory, and this container is on disk")
     if not base.driver and not host.get("AutoRemove"):
         raise InvalidArgument("a container of the host's root is always thrown away: it needs --rm")
-    checked(host_config.options_of(merged, {**host, **dict.fromkeys(namespaces.joined(host), "")}))
-    json.dumps(rest)  # what cannot be stored is refused before anything is made
+    # What cannot be started is refused before anything is made.
+    checked(host_config.options_of(merged, {**host, **dict.fromkeys(namespaces.joined(host), "")}, rest=rest))
     return ContainerRecord(
         container_id, "", wanted.image, base.image_id, base.driver, merged, host, rest, time.time_ns(), "created",
         log_path=log_path(parts.root, container_id, host),
@@ -109,4 +113,3 @@ def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -
         else:
             return found
     raise AssertionError("unreachable")
-

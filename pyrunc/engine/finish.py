@@ -55,7 +55,15 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
     """The argv that does what is due at a container's end, in a process of its own."""
     script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
-    return sys.executable or "python3", "-I", script, parts.root, state_root(), parts.graph or "", container_id
+    return (
+        sys.executable or "python3",
+        "-I",
+        script,
+        parts.root,
+        state_root(),
+        parts.graph or "",
+        container_id,
+    )
 
 
 def state_root() -> str:

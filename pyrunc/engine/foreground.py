@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.shim import ShimProcess
+    from pyrunc.runtime.supervised import Exit
 
 _STDOUT, _STDERR, _SIGKILL = 1, 2, 9
 
@@ -55,7 +56,7 @@ def run(
     return ContainerResult(*RunResult.of(end, streams, begun), container_id, record.name)
 
 
-def _finish(parts: "Parts", container_id: str, process: "ShimProcess") -> "finish.Exit":
+def _finish(parts: "Parts", container_id: str, process: "ShimProcess") -> "Exit":
     try:
         end = process.wait()
         finish.settle(parts, container_id)

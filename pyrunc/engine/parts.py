@@ -103,16 +103,25 @@ class Parts:
         return part
 
     @property
-    def containers(self) -> "Containers":
+    def containers(self) -> "ContainerRows":
         """containers.db."""
 
-        def make() -> "Containers":
+        def make() -> "ContainerRows":
             from pyrunc.engine.container_rows import ContainerRows
 
-            return Containers(self.root)
+            return ContainerRows(self.root)
 
-        part: Containers = self._part("containers", make)
+        part: ContainerRows = self._part("containers", make)
         return part
+
+    def lock(self, container_id: str, timeout_s: float | None = None) -> "Lock":
+        """The lock of a container, held while it is started, finished or removed, and never while it runs.
+
+        Whoever takes it does so before writing to a database.
+        """
+        return Lock(
+            os.path.join(self.locks, f"{container_id}.container"), transient=True, timeout_s=timeout_s
+        )
 
     @property
     def sizes(self) -> "LayerSizes":

@@ -19,11 +19,15 @@ _ATTEMPTS = 10  # to remove one that a restart policy starts again and again
 
 def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, volumes: bool) -> None:
     """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition in Docker's words."""
+    record = None
     for attempt in range(_ATTEMPTS):
         with parts.lock(container_id):
-            record = finish.settled(parts, container_id)
-            if record is None:
-                raise NotFound(f"No such container: {container_id}")
+            found = finish.settled(parts, container_id)
+            if found is None:
+                if record is None:
+                    raise NotFound(f"No such container: {container_id}")
+                break  # it went with its end
+            record = found
             try:
                 container_state.check("remove", record)
             except FailedPrecondition:
@@ -35,12 +39,11 @@ def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, 
                 break
         try:
             stopping.kill(parts, owners, container_id, 9)
-        except FailedPrecondition:
+        except (FailedPrecondition, NotFound):
             pass  # it has just ended
-        except NotFound:
-            return  # it went with its end
     owners.forget(container_id)
-    collect_for(parts, record)
+    if record is not None:
+        collect_for(parts, record)
 
 
 def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pyrunc.runtime.options import Mount, SandboxOptions
+    from pyrunc.runtime.options import SandboxOptions
 
 
 class Process(NamedTuple):
@@ -71,25 +71,29 @@ def merge(
 
 def configured(
     image_config: "Mapping[str, Any]", argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None",
-    given: "Mapping[str, Any]", mounts: "Sequence[Mount]" = (),
+    given: "Mapping[str, Any]", covered: "Sequence[str]" = (),
 ) -> "dict[str, Any]":  # fmt: skip
     """The Config of a container of an image: *given* is added to the image's, as `merge` has it.
 
-    What *mounts* cover is no volume. Raises InvalidArgument in Docker's words.
+    An entry of Env without ``=`` takes a variable away; what is mounted at the paths *covered* is no volume.
+    Raises InvalidArgument in Docker's words.
     """
-    added = dict(given)
-    options: SandboxOptions = {"env": dict(entry.partition("=")[::2] for entry in added.pop("Env", None) or ())}
-    for key, option in (("User", "user"), ("WorkingDir", "cwd"), ("Hostname", "hostname")):
-        if added.get(key):
+    added = {key: value for key, value in given.items() if value not in (None, "", [], {})}
+    variables: list[str] = added.pop("Env", [])
+    options: SandboxOptions = {"env": dict(each.split("=", 1) for each in variables if "=" in each)}
+    for key, option in (("User", "user"), ("WorkingDir", "cwd")):
+        if key in added:
             options[option] = added.pop(key)  # type: ignore[literal-required]
-    options["mounts"] = mounts
+    options["tmpfs"] = dict.fromkeys(covered, "")
     command, begin = added.pop("Cmd", None), added.pop("Entrypoint", None)
-    process = merge(
-        image_config, argv if argv else command, begin if entrypoint is None else entrypoint, options, added
-    )
+    if entrypoint is None and given.get("Entrypoint") is not None:
+        entrypoint = begin or []
+    process = merge(image_config, argv or command, entrypoint, options, added)
     config = dict(process.config)
+    without = {each for each in variables if "=" not in each}
+    config["Env"] = [each for each in config["Env"] if each.partition("=")[0] not in without]
     if config.get("Volumes"):
-        config["Volumes"] = dict.fromkeys(process.volumes, {})
+        config["Volumes"] = {path: {} for path in process.volumes}
     return config
 
 

@@ -4,8 +4,6 @@ The pause before it is 100 ms, twice as long each time, at most a minute; who ra
 Source: Docker, "Start containers automatically"; dockerd's restart manager.
 """
 
-from pyrunc.errors import InvalidArgument
-
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,21 +11,6 @@ if TYPE_CHECKING:
 
 _FIRST_MS, _MOST_MS = 100, 60_000
 _LONG_NS = 10 * 10**9
-POLICIES = ("", "no", "always", "unless-stopped", "on-failure")
-
-
-def check(host_config: "Mapping[str, Any]") -> None:
-    """See that a HostConfig's RestartPolicy is one. Raises InvalidArgument in Docker's words."""
-    policy = host_config.get("RestartPolicy") or {}
-    name, most = policy.get("Name") or "", policy.get("MaximumRetryCount") or 0
-    if name not in POLICIES:
-        raise InvalidArgument(f"invalid restart policy '{name}'")
-    if most and name != "on-failure":
-        raise InvalidArgument(f"maximum retry count cannot be used with restart policy '{name}'")
-    if most < 0:
-        raise InvalidArgument("maximum retry count cannot be negative")
-    if host_config.get("AutoRemove") and name not in ("", "no"):
-        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
 
 
 def is_set(host_config: "Mapping[str, Any]") -> bool:
@@ -36,7 +19,13 @@ def is_set(host_config: "Mapping[str, Any]") -> bool:
 
 
 def pause_ms(
-    host_config: "Mapping[str, Any]", exit_code: int, *, stopped: bool, ran_ns: int, count: int, before_ms: int
+    host_config: "Mapping[str, Any]",
+    exit_code: int,
+    *,
+    stopped: bool,
+    ran_ns: int,
+    count: int,
+    before_ms: int,
 ) -> int | None:
     """After which pause (milliseconds) a container is started again; None if it is not.
 

@@ -3,24 +3,20 @@
 import os
 
 from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
-from pyrunc.errors import AlreadyExists, InvalidArgument, PyruncError
+from pyrunc.errors import AlreadyExists, PyruncError
 from pyrunc.runtime import shim
-from pyrunc.runtime.options import IdMap, Mount
 from pyrunc.runtime.sandbox import ATTEMPTS
 from pyrunc.runtime.supervised import NotTaken
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from socket import socket
-    from typing import Any
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
-
-_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def state_dir(container_id: str) -> str:
@@ -29,7 +25,7 @@ def state_dir(container_id: str) -> str:
 
 
 def start(
-    parts: "Parts", record: "ContainerRecord", *, client: "socket | None" = None, again: bool = False,
+    parts: "Parts", record: "ContainerRecord", *, client: "int | None" = None, again: bool = False,
     keep_running: bool = True,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container that does not run, with its lock held; *again* is by its restart policy.
@@ -43,15 +39,16 @@ def start(
 
 
 def launch(
-    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: "socket | None",
+    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: "int | None",
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container whose row says that it is being started."""
     try:
         if rootfs is None:
             rootfs = root_of(parts, record)
-        with namespaces.resolved(parts, record) as host:
-            options = options_of(parts, record, host)
+        _make_place(record.state_dir)
+        with namespaces.joined_by(parts, record) as joined:
+            options = options_of(parts, record, joined)
             launcher = throwaway.launcher(rootfs, options)
             return _start(parts, record, launcher, client, keep_running)
     except BaseException as exc:
@@ -69,13 +66,13 @@ def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":
     return host.rootfs(parts.root)
 
 
-def options_of(parts: "Parts", record: "ContainerRecord", host: "Mapping[str, Any]") -> "SandboxOptions":
-    """The options that a container's documents mean, with *host* for its HostConfig. Raises InvalidArgument."""
-    options: SandboxOptions = {
-        **host_config.options_of(record.config, host),
-        **restored(record.options),  # type: ignore[typeddict-item]
-    }
-    mounts = [*mount_specs.resolve(parts, record.id, record.config, host), *options.get("mounts", ())]
+def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, str]") -> "SandboxOptions":
+    """The options that a container's documents mean, *joined* as in host_config.options_of. Raises InvalidArgument."""
+    options = host_config.options_of(record.config, record.host_config, rest=record.options, joined=joined)
+    mounts = [
+        *mount_specs.resolve(parts, record.id, record.config, record.host_config),
+        *options.get("mounts", ()),
+    ]
     if not record.driver:
         from pyrunc.engine import host as host_image
 
@@ -85,60 +82,19 @@ def options_of(parts: "Parts", record: "ContainerRecord", host: "Mapping[str, An
     return options
 
 
-def restored(rest: "Mapping[str, Any]") -> "dict[str, Any]":
-    """Options as they were before they were stored as JSON."""
-    found = dict(rest)
-    for name, kind in (("mounts", Mount), ("uid_maps", IdMap), ("gid_maps", IdMap)):
-        if name in found:
-            found[name] = [kind(*each) for each in found[name]]
-    if "rlimits" in found:
-        found["rlimits"] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in found["rlimits"].items()
-        }
-    return found
-
-
-def check_log(host: "Mapping[str, Any]") -> None:
-    """See that a HostConfig's LogConfig is one. Raises InvalidArgument in Docker's words."""
-    given = host.get("LogConfig") or {}
-    kind, options = given.get("Type") or "json-file", given.get("Config") or {}
-    if kind not in ("json-file", "none"):
-        raise InvalidArgument(f'logger: no log driver named "{kind}" is registered')
-    for name, value in options.items():
-        if kind == "none" or name not in ("max-size", "max-file"):
-            raise InvalidArgument(f"unknown log opt '{name}' for {kind} log driver")
-        try:
-            number = _bytes(value) if name == "max-size" else int(value)
-        except (ValueError, KeyError):
-            raise InvalidArgument(f"invalid value for {name}: '{value}'") from None
-        if name == "max-file" and number < 1:
-            raise InvalidArgument("max-file cannot be less than 1")
-    if int(options.get("max-file") or 1) > 1 and not options.get("max-size"):
-        raise InvalidArgument("cannot specify max-file without max-size")
-
-
 def log_file(record: "ContainerRecord") -> shim.LogFile | None:
     """Where a container's shim writes its log. Raises InvalidArgument in Docker's words."""
-    if not record.log_path:
-        return None
-    given = (record.host_config.get("LogConfig") or {}).get("Config") or {}
-    return shim.LogFile(record.log_path, _bytes(given.get("max-size") or "0"), int(given.get("max-file") or 1))
-
-
-def _bytes(text: str) -> int:
-    number = text.rstrip("bBkKmMgGtT")
-    unit = text[len(number) :].lower()
-    return int(float(number) * _UNITS[unit[:1]]) if text != "-1" else 0
+    log = host_config.log_of(record.host_config)
+    return None if log is None else shim.LogFile(record.log_path, *log)
 
 
 def _start(
-    parts: "Parts", record: "ContainerRecord", launcher: "throwaway.Launcher", client: "socket | None",
+    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: "int | None",
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)
     if log is not None:
         os.makedirs(os.path.dirname(log.path), mode=0o700, exist_ok=True)
-    _make_place(record.state_dir)
     config = record.config
     rows, columns = record.host_config.get("ConsoleSize") or (0, 0)
     settings = shim.ShimSettings(

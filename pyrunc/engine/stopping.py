@@ -49,11 +49,11 @@ def stop(
         given = record.config.get("StopTimeout")
         timeout_s = _STOP_S if given is None else float(given)
     signal = stop_signal(record) if number is None else number
-    record = send(parts, container_id, signal, "stop")
-    if record is None:
+    told = send(parts, container_id, signal, "stop")
+    if told is None:
         return None
     try:
-        code = ended(parts, owners, record, None if timeout_s < 0 else timeout_s)
+        code = ended(parts, owners, told, None if timeout_s < 0 else timeout_s)
     except TimedOut:
         try:
             kill(parts, owners, container_id, _SIGKILL)
@@ -133,7 +133,9 @@ def wait(
         return code
     while record is not None:
         if record.running:
-            code = ended(parts, owners, record, None if deadline is None else max(0.0, deadline - time.monotonic()))
+            code = ended(
+                parts, owners, record, None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
             if condition != "removed":
                 return code
         elif record.state != "restarting" and condition == "not-running":

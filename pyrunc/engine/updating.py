@@ -1,24 +1,32 @@
 """How the limits of a container are changed: in its HostConfig, and in its cgroups while it runs."""
 
+import os
+
 from pyrunc.engine import container_events, container_state, finish, host_config, restart_policy
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError
 from pyrunc.runtime import cgroup_layout, cgroups, option_resources
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_files import open_cgroup, write_at
+from pyrunc.runtime.cgroup_resources import FAIL, NEXT
 from pyrunc.runtime.options import checked
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.cgroup_resources import Write
 
 KEYS = frozenset((
     "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuShares", "CpusetCpus", "CpusetMems", "Memory", "MemoryReservation",
     "MemorySwap", "NanoCpus", "PidsLimit", "RestartPolicy",
 ))  # fmt: skip
+
+
+# What the kernel, or Docker's rules, see as one.
+_TOGETHER = ({"Memory", "MemorySwap"}, {"CpuPeriod", "CpuQuota"})
 
 
 def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> None:
@@ -37,12 +45,12 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
         wanted = _merged(record, changes)
         limits = {key: value for key, value in changes.items() if key != "RestartPolicy"}
         if record.running and limits:
-            _apply(record, {key: wanted[key] for key in (*limits, *_CLEARED) if key in wanted})
+            with_theirs = {
+                key for group in _TOGETHER if group & limits.keys() for key in group
+            } | limits.keys()
+            _apply(record, {key: wanted[key] for key in with_theirs if key in wanted})
         parts.containers.write_documents(record._replace(host_config=wanted))
     container_events.say(parts, record, "update")
-
-
-_CLEARED = ("CpuPeriod", "CpuQuota")
 
 
 def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[str, Any]":
@@ -53,9 +61,11 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
         raise FailedPrecondition(
             "Restart policy cannot be updated because AutoRemove is enabled for the container"
         )
-    restart_policy.check(wanted)
+    host_config.check(wanted)
     if changes.get("NanoCpus") and (before.get("CpuPeriod") or before.get("CpuQuota")):
-        raise _refused(record, "Nano CPUs cannot be updated as CPU Period and CPU Quota have already been set")
+        raise _refused(
+            record, "Nano CPUs cannot be updated as CPU Period and CPU Quota have already been set"
+        )
     if (changes.get("CpuPeriod") or changes.get("CpuQuota")) and before.get("NanoCpus"):
         raise _refused(record, "CPU Period and CPU Quota cannot be updated as NanoCPUs has already been set")
     memory, swap = wanted.get("Memory") or 0, wanted.get("MemorySwap") or 0
@@ -80,26 +90,29 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
         for directory in plan.dirs:
             hierarchy = next(each for each in layout.hierarchies if each.mountpoint == directory.mountpoint)
             opened = open_cgroup(hierarchy, directory.path)
-            with _closing(opened):
-                for write in directory.writes:
-                    write_at(opened, write.file, write.value)
+            try:
+                _write(opened, directory.writes)
+            finally:
+                os.close(opened)
     except (InvalidResources, UnsupportedResource) as exc:
         raise _refused(record, str(exc)) from exc
     except OSError as exc:
         raise PyruncError(f"Cannot update container {record.id}: {exc.strerror or exc}") from exc
 
 
-class _closing:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        import os
-
-        os.close(self._descriptor)
+def _write(directory: int, writes: "Sequence[Write]") -> None:
+    """Write each value as a start would: a file that this kernel lacks may be left out, or another be taken."""
+    replaced = False
+    for write in writes:
+        if replaced:
+            replaced = False
+            continue
+        try:
+            write_at(directory, write.file, write.value)
+            replaced = write.on_missing == NEXT
+        except FileNotFoundError:
+            if write.on_missing == FAIL:
+                raise
 
 
 def _refused(record: "ContainerRecord", why: str) -> InvalidArgument:
