@@ -73,7 +73,11 @@ class Containers:
         return Container(self._engine, record.id, record.name)
 
     def list(
-        self, *, all: bool = False, filters: "Iterable[tuple[str, str]]" = (), limit: int = 0
+        self,
+        *,
+        all: bool = False,  # noqa: A002 - what `docker ps` calls it
+        filters: "Iterable[tuple[str, str]]" = (),
+        limit: int = 0,
     ) -> "list[ContainerRecord]":
         """Those that run, or *all*, the latest first; of the *limit* (0: no limit) that were created last.
 
