@@ -59,7 +59,7 @@ def container(found: ContainerRecord) -> Struct:
         RestartCount=0,
         Driver=found.driver,
         Platform="linux",
-        HostConfig=Struct(NetworkMode="none", AutoRemove=found.remove),
+        HostConfig=Struct(NetworkMode="none", AutoRemove=found.auto_remove),
         Config=_container_config(found),
     )
 

@@ -69,7 +69,7 @@ class Containers:
 
     def get(self, text: str) -> Container:
         """The container of that id, name, or beginning of an id. Raises NotFound, InvalidArgument for several."""
-        record = self._parts.containers.get(text).record
+        record = self._parts.containers.get(text)
         return Container(self._engine, record.id, record.name)
 
     def list(
@@ -124,7 +124,7 @@ class Containers:
     def _same(self, base: "Base", wanted: Wanted) -> "ContainerRecord":
         """The container of the wanted name, if it is what is wanted. Raises AlreadyExists, saying what differs."""
         assert wanted.name is not None
-        found = self._parts.containers.get(wanted.name.removeprefix("/")).record
+        found = self._parts.containers.get(wanted.name.removeprefix("/"))
         fresh = creating.described(self._parts, base, found.id, wanted)
         for what in ("image_id", "config", "host_config", "options"):
             if json.dumps(getattr(found, what)) != json.dumps(getattr(fresh, what)):

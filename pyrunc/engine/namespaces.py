@@ -34,7 +34,7 @@ def normal(parts: "Parts", host_config: "Mapping[str, Any]") -> "dict[str, Any]"
     for key, _ in _KINDS:
         mode = found.get(key) or ""
         if mode.startswith(_PREFIX):
-            found[key] = _PREFIX + parts.containers.get(mode.removeprefix(_PREFIX)).record.id
+            found[key] = _PREFIX + parts.containers.get(mode.removeprefix(_PREFIX)).id
     return found
 
 
@@ -56,7 +56,7 @@ def joined_by(parts: "Parts", record: "ContainerRecord") -> "Iterator[Mapping[st
             mode = record.host_config.get(key) or ""
             if not mode.startswith(_PREFIX):
                 continue
-            other = parts.containers.get(mode.removeprefix(_PREFIX)).record
+            other = parts.containers.get(mode.removeprefix(_PREFIX))
             opened.append(_open(other, kind))
             found[key] = f"/proc/self/fd/{opened[-1]}"
             if key == "NetworkMode":
