@@ -1,6 +1,7 @@
 """The engine: images and containers of them, in this process."""
 
 import os
+import time
 
 from pyrunc.api import CommitRequest, ContainerResult
 from pyrunc.engine import request, throwaway
@@ -11,12 +12,14 @@ from pyrunc.image import reference as references
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
     from pyrunc.api import Container
+    from pyrunc.engine.events import Event
     from pyrunc.engine.kept import Kept
+    from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.process import ContainerProcess, Starting
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
@@ -155,6 +158,50 @@ class Engine:
         from pyrunc.engine import checking
 
         return checking.check(self._parts, progress)
+
+    def logs(
+        self, container: str, *, follow: bool = False, tail: int | None = None, since_ns: int = 0,
+        until_ns: int | None = None, note: "Callable[[str], object] | None" = None,
+        sleep: "Callable[[float], object]" = time.sleep,
+    ) -> "Iterator[LogEntry]":  # fmt: skip
+        """What a container has written, in its order; see pyrunc.engine.logs.read. Raises NotFound."""
+        from pyrunc.engine import logs
+
+        found = self.inspect(container)
+
+        def ended() -> bool:
+            try:
+                return self.inspect(found.id).state != "running"
+            except NotFound:
+                return True
+
+        return logs.read(
+            logs.path_of(self._parts.root, found.id), follow=follow, tail=tail, since_ns=since_ns,
+            until_ns=until_ns, ended=ended, note=note, sleep=sleep,
+        )  # fmt: skip
+
+    def events(
+        self, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False,
+        filters: "Iterable[tuple[str, str]]" = (),
+    ) -> "Iterator[Event]":  # fmt: skip
+        """What happened to containers, images and volumes; see pyrunc.engine.events.read. Raises InvalidArgument."""
+        from pyrunc.engine import events
+
+        return events.read(
+            self._parts.root, since_ns=since_ns, until_ns=until_ns, follow=follow, filters=filters
+        )
+
+    def info(self) -> "dict[str, Any]":
+        """What this engine and its host are and can: Docker's document (Engine API v1.51, SystemInfo)."""
+        from pyrunc.engine import info
+
+        return info.info(self._parts, [each.state for each in self.containers()])
+
+    def version(self) -> "dict[str, Any]":
+        """The versions of pyrunc and what it stands on: Docker's document (Engine API v1.51, SystemVersion)."""
+        from pyrunc.engine import info
+
+        return info.version()
 
     def close(self) -> None:
         """Let go of what was opened; containers that still run go on until their processes are closed."""

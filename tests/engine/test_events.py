@@ -184,7 +184,8 @@ def _some(root: Path) -> None:
         ([("image", "alpha:1")], "create exec_start"),
         ([("image", "host:5000/x")], "die"),
         ([("image", "sha256:77")], "tag"),
-        ([("image", "sha256")], ""),
+        ([("image", "sha256")], "tag"),
+        ([("image", "alp")], ""),
         ([("volume", "data")], "mount"),
         ([("label", "tier")], "create exec_start"),
         ([("label", "tier=front"), ("label", "tier=back")], ""),
@@ -198,7 +199,7 @@ def test_filters_are_dockers(filters: list[tuple[str, str]], wanted: str, tmp_pa
 
 
 def test_an_unknown_filter_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="invalid filter 'colour'"):
+    with pytest.raises(InvalidArgument, match="Invalid filter 'colour'"):
         events.read(str(tmp_path), filters=[("colour", "red")])
 
 
