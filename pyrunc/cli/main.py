@@ -42,6 +42,7 @@ _CONTAINER = {
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
+    "logs": _in("container_logs", "logs", "Fetch the logs of a container"),
     "ls": _in("container_list", "ps", "List containers"),
     "list": _in("container_list", "ps", "", hidden=True),
     "ps": _in("container_list", "ps", "List containers", hidden=True),
@@ -49,15 +50,23 @@ _CONTAINER = {
     "remove": _in("container_list", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
 }  # fmt: skip
-_SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
+_SYSTEM = {
+    "check": _in("system_check", "check", "Tell what of the store is damaged or missing"),
+    "df": _in("system_disk", "df", "Show disk usage", hidden=True),
+    "events": _in("system_events", "events", "Get real time events"),
+    "info": _in("system_info", "info", "Display system-wide information"),
+    "prune": _in("system_disk", "prune", "Remove unused data", hidden=True),
+}  # fmt: skip
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
     "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
     "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
-    "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
+    "system": Place("pyrunc.cli.main", "system", "Manage pyrunc", _MANAGEMENT),
+    **{name: _CONTAINER[name] for name in ("commit", "diff", "export", "logs")},
+    "events": _SYSTEM["events"], "info": _SYSTEM["info"],
+    "version": _in("system_info", "version", "Show the pyrunc version information"),
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
     "load": _IMAGE["load"],
@@ -67,7 +76,7 @@ _ROOT = {
 
 image = Group("image", "Manage images", _IMAGE)
 container = Group("container", "Manage containers", _CONTAINER)
-system = Group("system", "Manage the store", _SYSTEM)
+system = Group("system", "Manage pyrunc", _SYSTEM)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [
@@ -83,7 +92,9 @@ root = Group(
 
 def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, version: bool) -> int | None:
     if version:
-        click.echo(f"pyrunc version {_version()}")
+        from pyrunc.engine.info import own_version
+
+        click.echo(f"pyrunc version {own_version()}")
         return 0
     del host
     session = Session(root, state, graph, debug)
@@ -91,18 +102,6 @@ def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, vers
     context.obj = session
     context.call_on_close(session.close)
     return None
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyrunc")
-    except PackageNotFoundError:  # a checkout, which pip has not seen
-        import tomllib
-
-        with open(os.path.join(os.path.dirname(__file__), "../../pyproject.toml"), "rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
 
 
 root.callback = _begin
