@@ -46,7 +46,11 @@ def changes(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @verb(
-    "update CONTAINER [CONTAINER...]", "Update configuration of one or more containers", *FLAGS, low=1, high=None
+    "update CONTAINER [CONTAINER...]",
+    "Update configuration of one or more containers",
+    *FLAGS,
+    low=1,
+    high=None,
 )
 def update(arguments: list[str], **flags: Any) -> int:
     """Change containers, at once those that run."""

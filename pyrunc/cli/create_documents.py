@@ -106,8 +106,6 @@ def _host_config(flags: Mapping[str, Any], binds: list[str]) -> dict[str, Any]:
 def _streams(flags: Mapping[str, Any]) -> dict[str, bool]:
     """To what the client attaches: what -a names, else both outputs, and stdin with -i; to nothing with -d."""
     if flags.get("detach"):
-        if flags["attach"]:
-            raise InvalidArgument("conflicting options: cannot specify both --attach and --detach")
         return {"AttachStdin": False, "AttachStdout": False, "AttachStderr": False, "StdinOnce": False}
     named = flags["attach"]
     stdin = "stdin" in named or flags["interactive"]
@@ -125,7 +123,7 @@ def _lines(paths: Iterable[str], read: Callable[[str], str | None]) -> list[str]
 
 
 def _ports(texts: Iterable[str]) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for text in texts:
         numbers, _, protocol = text.partition("/")
         first, dash, last = numbers.partition("-")

@@ -36,13 +36,12 @@ def image_inspect(format: str, platform: str, arguments: list[str]) -> int:
 
 @verb(
     "inspect CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", _FORMAT,
-    Flag("-s --size", refused="sizes of containers are not counted yet"),
+    Flag("-s --size", "", "Display total file sizes"),
     low=1, high=None,
 )  # fmt: skip
 def container_inspect(format: str, size: bool, arguments: list[str]) -> int:
     """Show containers as documents."""
-    del size
-    return _show(format, arguments, _container)
+    return _show(format, arguments, lambda name: _container(name, size))
 
 
 @verb(
@@ -64,7 +63,7 @@ def inspect(format: str, size: bool, type: str, arguments: list[str]) -> int:
     def find(name: str) -> Struct:
         if type != "image":
             try:
-                return _container(name)
+                return _container(name, size)
             except NotFound:
                 if type == "container":
                     raise
@@ -85,8 +84,10 @@ def _image(name: str) -> Struct:
     return documents.image(engine().images.inspect(name))
 
 
-def _container(name: str) -> Struct:
-    return documents.container(engine().containers.get(name).record())
+def _container(name: str, size: bool) -> Struct:
+    from pyrunc.engine.inspecting import inspect as document
+
+    return documents.container(document(engine(), engine().containers.get(name).record(), size=size))
 
 
 def _show(template: str, names: Sequence[str], find: Callable[[str], Struct]) -> int:

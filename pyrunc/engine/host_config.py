@@ -133,9 +133,9 @@ def options_of(
     """The options that a container's documents mean.
 
     Not among them is what needs the engine: Binds, Mounts, VolumesFrom and the image's volumes. *joined* has what the
-    modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode (which may also
-    stand in the place of the mode itself); for "Shm" the host's directory that is to be /dev/shm (of IpcMode container:NAME and shareable); for "Hostname" the name of the
-    container whose network is shared. Raises InvalidArgument, Unsupported.
+    modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode, which may also
+    stand in the place of the mode itself; for "Shm" the host's directory that is to be /dev/shm; for "Hostname" the
+    name of the container whose network is shared. Raises InvalidArgument, Unsupported.
     """
     found: dict[str, Any] = _from_json(rest or {})
     found.update(_process(config, host_config))

@@ -1,4 +1,4 @@
-"""Every flag of create, run and update means what docker's client makes of it: the same document, the same complaint."""
+"""Flags of create, run and update mean what docker's client makes of them: the same document, the same complaint."""
 
 import re
 import shlex
@@ -11,7 +11,6 @@ from pyrunc.cli import container_update, create_documents
 from pyrunc.cli.flags import Refused, parse
 from pyrunc.cli.main import main
 from pyrunc.cli.run_flags import CREATE, RUN
-from pyrunc.errors import InvalidArgument
 from tests.cli import record_requests
 
 _STEPS = record_requests.bodies()
@@ -46,20 +45,24 @@ def _given(document: dict[str, Any], place: Path) -> dict[str, Any]:
     for key, value in document.items():
         if key in ("HostConfig", "NetworkingConfig") or value == _EMPTY.get(key, ...):
             continue
-        if value or value == 0 and key == "StopTimeout" or value == [] and key.endswith("Paths"):
+        if value or (value == 0 and key == "StopTimeout") or (value == [] and key.endswith("Paths")):
             found[key] = value
     if "Env" in found:
         found["Env"] = sorted(found["Env"])  # docker's client has both in any order
     if "Binds" in found:
         found["Binds"] = sorted(text.replace("{work}", str(place)) for text in found["Binds"])
     for mount in found.get("Mounts", ()):
-        mount.update({key: text.replace("{work}", str(place)) for key, text in mount.items() if key == "Source"})
+        mount.update(
+            {key: text.replace("{work}", str(place)) for key, text in mount.items() if key == "Source"}
+        )
     if found.get("RestartPolicy") == {"Name": "", "MaximumRetryCount": 0}:
         del found["RestartPolicy"]
     return found
 
 
-@pytest.mark.parametrize("step", [step for step in _SENT if "/create" in step["request"]], ids=lambda step: step["line"])
+@pytest.mark.parametrize(
+    "step", [step for step in _SENT if "/create" in step["request"]], ids=lambda step: step["line"]
+)
 def test_what_create_and_run_ask_for(step: dict[str, Any], place: Path) -> None:
     verb, *words = shlex.split(step["line"])
     if step["line"] in _OTHERWISE:
@@ -74,7 +77,9 @@ def test_what_create_and_run_ask_for(step: dict[str, Any], place: Path) -> None:
     assert _given(host, place) == _given(step["body"]["HostConfig"], place)
 
 
-@pytest.mark.parametrize("step", [step for step in _SENT if "/update" in step["request"]], ids=lambda step: step["line"])
+@pytest.mark.parametrize(
+    "step", [step for step in _SENT if "/update" in step["request"]], ids=lambda step: step["line"]
+)
 def test_what_update_asks_for(step: dict[str, Any], place: Path) -> None:
     if step["line"] in _OTHERWISE:
         pytest.skip(_OTHERWISE[step["line"]])
@@ -82,8 +87,12 @@ def test_what_update_asks_for(step: dict[str, Any], place: Path) -> None:
     assert container_update.changes(flags) == _given(step["body"], place)
 
 
-@pytest.mark.parametrize("step", [step for step in _STEPS if "body" not in step], ids=lambda step: step["line"])
-def test_what_the_client_complains_about(step: dict[str, Any], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "step", [step for step in _STEPS if "body" not in step], ids=lambda step: step["line"]
+)
+def test_what_the_client_complains_about(
+    step: dict[str, Any], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if step["line"] in _OTHERWISE:
         pytest.skip(_OTHERWISE[step["line"]])
     code = main(["--root", str(place / "root"), *shlex.split(step["line"])])
@@ -92,10 +101,3 @@ def test_what_the_client_complains_about(step: dict[str, Any], place: Path, caps
         assert code == 125  # refused by name
         return
     assert (code, told) == (step["code"], step["stderr"].replace("docker", "pyrunc"))
-
-
-def test_nothing_is_refused_but_by_the_parser() -> None:
-    """Whatever create_documents raises is in docker's words: see above; this is what only a second look finds."""
-    flags, rest, used = parse(RUN, ["-d", "-a", "stdout", "x"], interspersed=False)
-    with pytest.raises(InvalidArgument, match="cannot specify both --attach and --detach"):
-        create_documents.documents(rest[0], [], flags, used)
