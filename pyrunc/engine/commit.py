@@ -63,7 +63,7 @@ def _layer(parts: "Parts", container: "ContainerRecord", lease: "Lease") -> "doc
 
 def changes_of(parts: "Parts", container: str) -> "list[tuple[str, str]]":
     """What a container changed: ("A", "C" or "D", path). Raises NotFound."""
-    found = parts.containers.get(container).record
+    found = parts.containers.get(container)
     _check_image(found)
     return parts.snapshotter.changes(found.id)
 

@@ -188,4 +188,10 @@ class Container:
 def _number(signal: "int | str") -> int:
     if isinstance(signal, bool) or not isinstance(signal, int | str):
         raise InvalidArgument(f"Invalid signal: {signal!r}")
-    return check_signal(str(signal))
+    text = str(signal)
+    try:
+        return check_signal(text)
+    except InvalidArgument:
+        if text.isdigit():
+            raise InvalidArgument(f"The linux daemon does not support signal {text}") from None
+        raise

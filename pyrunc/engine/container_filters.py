@@ -29,8 +29,8 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
         if value not in STATES:
             raise InvalidArgument(f"Unrecognised filter value for status: {value}")
     exited = [_code(value) for value in by.get("exited", ())]
-    before = [parts.containers.get(value).record.created_ns for value in by.get("before", ())]
-    since = [parts.containers.get(value).record.created_ns for value in by.get("since", ())]
+    before = [parts.containers.get(value).created_ns for value in by.get("before", ())]
+    since = [parts.containers.get(value).created_ns for value in by.get("since", ())]
     ancestors = {_image_id(parts, value) for value in by.get("ancestor", ())}
     names = [_pattern(value) for value in by.get("name", ())]
 

@@ -194,7 +194,11 @@ class ContainerRows:
         rows = self._rows("name = ?", (name,))
         return rows[0] if rows else None
 
-    def get(self, text: str) -> Row:
+    def get(self, text: str) -> ContainerRecord:
+        """What the row of `find` says, which may not be so any more."""
+        return self.find(text).record
+
+    def find(self, text: str) -> Row:
         """The container of that id, name, or beginning of an id. Raises NotFound, InvalidArgument in Docker's words."""
         found = self.by_id(text) if len(text) == 64 else None
         found = found or self.by_name(text.removeprefix("/"))

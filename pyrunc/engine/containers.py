@@ -69,11 +69,15 @@ class Containers:
 
     def get(self, text: str) -> Container:
         """The container of that id, name, or beginning of an id. Raises NotFound, InvalidArgument for several."""
-        record = self._parts.containers.get(text).record
+        record = self._parts.containers.get(text)
         return Container(self._engine, record.id, record.name)
 
     def list(
-        self, *, all: bool = False, filters: "Iterable[tuple[str, str]]" = (), limit: int = 0
+        self,
+        *,
+        all: bool = False,  # noqa: A002 - what `docker ps` calls it
+        filters: "Iterable[tuple[str, str]]" = (),
+        limit: int = 0,
     ) -> "list[ContainerRecord]":
         """Those that run, or *all*, the latest first; of the *limit* (0: no limit) that were created last.
 
@@ -120,7 +124,7 @@ class Containers:
     def _same(self, base: "Base", wanted: Wanted) -> "ContainerRecord":
         """The container of the wanted name, if it is what is wanted. Raises AlreadyExists, saying what differs."""
         assert wanted.name is not None
-        found = self._parts.containers.get(wanted.name.removeprefix("/")).record
+        found = self._parts.containers.get(wanted.name.removeprefix("/"))
         fresh = creating.described(self._parts, base, found.id, wanted)
         for what in ("image_id", "config", "host_config", "options"):
             if json.dumps(getattr(found, what)) != json.dumps(getattr(fresh, what)):

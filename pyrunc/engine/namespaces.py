@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
 
 _KINDS = (("NetworkMode", "net"), ("PidMode", "pid"), ("IpcMode", "ipc"))
-_CALLED = {"net": "network", "pid": "PID", "ipc": "IPC"}
+_WORDS = {
+    "net": "cannot join network of a non running container: {}",
+    "pid": "container {} is not running",
+    "ipc": "cannot join IPC of a non running container: {}",
+}
 _PREFIX = "container:"
 _SHM = "shm"  # the /dev/shm of a container whose IPC others may join
 
@@ -30,7 +34,7 @@ def normal(parts: "Parts", host_config: "Mapping[str, Any]") -> "dict[str, Any]"
     for key, _ in _KINDS:
         mode = found.get(key) or ""
         if mode.startswith(_PREFIX):
-            found[key] = _PREFIX + parts.containers.get(mode.removeprefix(_PREFIX)).record.id
+            found[key] = _PREFIX + parts.containers.get(mode.removeprefix(_PREFIX)).id
     return found
 
 
@@ -52,7 +56,7 @@ def joined_by(parts: "Parts", record: "ContainerRecord") -> "Iterator[Mapping[st
             mode = record.host_config.get(key) or ""
             if not mode.startswith(_PREFIX):
                 continue
-            other = parts.containers.get(mode.removeprefix(_PREFIX)).record
+            other = parts.containers.get(mode.removeprefix(_PREFIX))
             opened.append(_open(other, kind))
             found[key] = f"/proc/self/fd/{opened[-1]}"
             if key == "NetworkMode":
@@ -73,7 +77,7 @@ def _shared_memory(other: "ContainerRecord") -> str:
     place = os.path.join(other.state_dir, _SHM)
     if not os.path.isdir(place):
         raise FailedPrecondition(
-            f"cannot join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor"
+            f"can't join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor"
             " container)"
         )
     return place
@@ -90,4 +94,4 @@ def _open(other: "ContainerRecord", kind: str) -> int:
             if shim.is_alive(running.pid, running.pid_started):
                 return descriptor
             os.close(descriptor)
-    raise FailedPrecondition(f"cannot join {_CALLED[kind]} of a non running container: {other.id}")
+    raise FailedPrecondition(_WORDS[kind].format(other.id))

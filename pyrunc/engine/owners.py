@@ -6,9 +6,10 @@ the thread meanwhile, and takes note himself.
 
 import os
 import select
-from _thread import RLock, allocate_lock, start_new_thread
+from _thread import allocate_lock, start_new_thread
 
 from pyrunc.engine import finish
+from pyrunc.engine.parts import lock
 from pyrunc.errors import PyruncError, TimedOut
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.shim import ShimProcess
 
 _REMEMBERED = 1024  # ends; a number each
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
 
 class _Owned:
@@ -35,11 +37,11 @@ class Owners:
 
     def __init__(self, parts: "Parts") -> None:
         self._parts = parts
-        self._lock = RLock()
         self._pid = 0
         self._owned: dict[str, _Owned] = {}
         self._by_fd: dict[int, str] = {}
         self._epoll: select.epoll | None = None
+        self._over = -1
         self._codes: dict[str, int] = {}
 
     def code(self, container_id: str) -> int | None:
@@ -48,81 +50,70 @@ class Owners:
 
     def add(self, container_id: str, process: "ShimProcess") -> None:
         """Take note of the end of a container that has just been started."""
-        with self._lock:
+        with lock:
             if self._pid != os.getpid():
-                self._begin()
+                # A process that was forked has none of the containers, and no thread yet.
+                self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
+                self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
+                self._epoll.register(self._over, select.EPOLLIN)
+                start_new_thread(self._watch, (self._epoll, self._over))
             assert self._epoll is not None
             self._owned[container_id] = _Owned(process)
-            fd = process.fileno()
-            self._by_fd[fd] = container_id
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+            self._by_fd[process.fileno()] = container_id
+            self._epoll.register(process.fileno(), _ONCE)
 
     def wait(self, container_id: str, timeout_s: float | None) -> int | None:
         """Wait for the end of a container of ours and take note of it: its exit code; None if it is not ours.
 
         Raises TimedOut.
         """
-        owned = self._owned.get(container_id) if self._pid == os.getpid() else None
-        if owned is None or self._epoll is None:
-            return None
-        poller = select.poll()
-        with self._lock:
-            if owned.process.fileno() < 0:
-                return owned.code
-            try:
-                self._epoll.modify(owned.process.fileno(), 0)
-            except FileNotFoundError:
-                return owned.code
-            poller.register(owned.process.fileno(), select.POLLIN)
+        with lock:
+            owned = self._owned.get(container_id) if self._pid == os.getpid() else None
+            fd = -1 if owned is None else self._watched(owned, 0)
+            if owned is None or fd < 0:
+                return None if owned is None else owned.code
+            ours = os.dup(fd)
         try:
+            poller = select.poll()
+            poller.register(ours, select.POLLIN)
             if not poller.poll(None if timeout_s is None else timeout_s * 1000):
                 raise TimedOut(f"the container still runs after {timeout_s} s")
             return self._end(container_id, owned)
         finally:
-            with self._lock:
-                if owned.code is None and owned.process.fileno() >= 0:
-                    try:
-                        self._epoll.modify(owned.process.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
-                    except FileNotFoundError:
-                        pass  # another has taken the end
+            os.close(ours)
+            with lock:
+                self._watched(owned, _ONCE)
 
     def forget(self, container_id: str) -> None:
         """A container is removed, or goes on without us: its shim does what is due."""
-        with self._lock:
+        with lock:
             owned = self._owned.pop(container_id, None) if self._pid == os.getpid() else None
-            if owned is None:
-                return
-            with owned.guard:
-                self._drop(owned)
-                if owned.code is None:
-                    owned.process.release()
+        if owned is None:
+            return
+        with owned.guard:
+            if owned.code is None:
+                self._let_go(owned)
+                owned.process.release()
 
     def close(self) -> None:
         """Let all go on without us."""
-        if self._pid != os.getpid():
-            return
-        for container_id in list(self._owned):
+        with lock:
+            mine = list(self._owned) if self._pid == os.getpid() else []
+        for container_id in mine:
             self.forget(container_id)
-        with self._lock:
-            epoll, self._epoll = self._epoll, None
-            self._pid = 0
-        if epoll is not None:
-            epoll.close()
+        with lock:
+            if self._pid == os.getpid():
+                os.eventfd_write(self._over, 1)
+            self._epoll, self._pid = None, 0
 
-    def _begin(self) -> None:
-        """A process that was forked has none of the containers, and no thread yet."""
-        self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
-        self._epoll = select.epoll()
-        start_new_thread(self._watch, (self._epoll,))
-
-    def _watch(self, epoll: select.epoll) -> None:
+    def _watch(self, epoll: select.epoll, over: int) -> None:
         while True:
-            try:
-                events = epoll.poll()
-            except (ValueError, OSError):
-                return  # closed
-            for fd, _ in events:
-                with self._lock:
+            for fd, _ in epoll.poll():
+                if fd == over:
+                    epoll.close()
+                    os.close(over)
+                    return
+                with lock:
                     container_id = self._by_fd.get(fd, "")
                     owned = self._owned.get(container_id)
                 if owned is not None:
@@ -134,7 +125,7 @@ class Owners:
             if owned.code is not None:
                 return owned.code
             try:
-                code = owned.process.wait(0).exit_code
+                code = int(owned.process.wait(0).exit_code)
             except PyruncError:
                 code = 137  # the shim was killed, and the container with it
             try:
@@ -142,26 +133,31 @@ class Owners:
                 over = found is None or found.state != "restarting"
             except PyruncError:
                 over = False  # such as a full disk: the exit command may have more luck
-            with self._lock:
-                self._drop(owned)
+            self._let_go(owned)
             if over:
                 owned.process.finished()
             else:
                 owned.process.release()
             owned.code = code
-        with self._lock:
+        with lock:
+            if self._owned.get(container_id) is owned:
+                del self._owned[container_id]
             self._codes.pop(container_id, None)
             self._codes[container_id] = code
             if len(self._codes) > _REMEMBERED:
                 self._codes.pop(next(iter(self._codes)))
-            if self._owned.get(container_id) is owned:
-                del self._owned[container_id]
         return code
 
-    def _drop(self, owned: _Owned) -> None:
+    def _watched(self, owned: _Owned, events: int) -> int:
+        """Change for which events the thread looks at a container: its descriptor; -1 if it is over."""
         fd = owned.process.fileno()
-        if fd >= 0 and self._by_fd.pop(fd, None) is not None and self._epoll is not None:
-            try:
+        if fd < 0 or self._epoll is None or fd not in self._by_fd:
+            return -1
+        self._epoll.modify(fd, events)
+        return fd
+
+    def _let_go(self, owned: _Owned) -> None:
+        with lock:
+            fd = owned.process.fileno()
+            if fd >= 0 and self._by_fd.pop(fd, None) is not None and self._epoll is not None:
                 self._epoll.unregister(fd)
-            except (FileNotFoundError, OSError):
-                pass

@@ -44,7 +44,7 @@ def stop(
 
     The exit code; None for one that did not run. Raises NotFound.
     """
-    record = parts.containers.get(container_id).record
+    record = parts.containers.get(container_id)
     if timeout_s is None:
         given = record.config.get("StopTimeout")
         timeout_s = _STOP_S if given is None else float(given)
@@ -157,7 +157,7 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
     """The record of a container in its true state. Raises NotFound."""
     from pyrunc.engine import observing
 
-    row = parts.containers.get(container_id)
+    row = parts.containers.find(container_id)
     if not observing.is_settled(row):
         found = finish.settle(parts, row.record.id)
         if found is None:

@@ -62,12 +62,14 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
             "Restart policy cannot be updated because AutoRemove is enabled for the container"
         )
     host_config.check(wanted)
-    if changes.get("NanoCpus") and (before.get("CpuPeriod") or before.get("CpuQuota")):
-        raise _refused(
-            record, "Nano CPUs cannot be updated as CPU Period and CPU Quota have already been set"
-        )
-    if (changes.get("CpuPeriod") or changes.get("CpuQuota")) and before.get("NanoCpus"):
-        raise _refused(record, "CPU Period and CPU Quota cannot be updated as NanoCPUs has already been set")
+    for key, called in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
+        words = ""
+        if changes.get("NanoCpus") and before.get(key):
+            words = f"Nano CPUs cannot be updated as {called} has already been set"
+        elif changes.get(key) and before.get("NanoCpus"):
+            words = f"{called} cannot be updated as NanoCPUs has already been set"
+        if words:
+            raise _refused(record, f"Conflicting options: {words}")
     memory, swap = wanted.get("Memory") or 0, wanted.get("MemorySwap") or 0
     if changes.get("Memory") and "MemorySwap" not in changes and 0 < swap < memory:
         raise _refused(

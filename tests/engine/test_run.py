@@ -17,6 +17,7 @@ import pytest
 
 import pyrunc
 from pyrunc import Engine, errors
+from pyrunc.engine.container import Container
 from tests.image.archive import making
 
 _CHECKOUT = str(Path(__file__).parents[2])
@@ -35,6 +36,12 @@ def python(code: str, root: Path, driver: str) -> "subprocess.Popen[str]":
         [sys.executable, "-c", begin + code], env={**os.environ, "PYTHONPATH": _CHECKOUT}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def said(container: Container) -> str:
+    """What a container has written."""
+    path = Path(container.record().log_path)
+    return "".join(json.loads(line)["log"] for line in path.read_text().splitlines()) if path.exists() else ""
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -178,14 +185,11 @@ def test_the_images_stop_signal_stops(
     loaded.run(image, entrypoint=["/bin/sh"], argv=["-c", "true"], name="base", remove=False)
     loaded.containers.get("base").commit("stops:1", changes=[change, "ENTRYPOINT []"])
     script = f"trap '' USR2; trap 'exit 7' {caught}; echo; while true; do sleep 0.05; done"
-    reading, writing = os.pipe()
-    with loaded.start("stops:1", ["sh", "-c", script], stdout=writing) as process:
-        os.close(writing)
-        assert os.read(reading, 1) == b"\n"
-        assert process.stop(timeout_s=60 if code == 7 else 0.3) == code
-        assert process.stop() == code
-    os.close(reading)
-    assert loaded.containers.get(process.id).record().exit_code == code
+    with loaded.start("stops:1", ["sh", "-c", script]) as container:
+        until(lambda: said(container) == "\n")
+        assert container.stop(timeout_s=60 if code == 7 else 0.3) == code
+        assert container.stop() is None
+        assert container.record().exit_code == code
 
 
 def test_an_image_of_128_layers_runs_and_is_kept(engine: Engine, driver: str, busybox: Path) -> None:
@@ -269,29 +273,15 @@ def test_processes_that_need_the_same_layers_unpack_them_once(
 def test_an_image_that_is_removed_while_it_runs_is_there_to_the_end(
     loaded: Engine, open_engine: Callable[[], Engine]
 ) -> None:
-    results: list[Any] = []
-    script = "echo ready; read x; cat /data/seed; ls /bin/busybox"
-    reading, writing = os.pipe()
-
-    def work() -> None:
-        with loaded.start(
-            "beta", ["sh", "-c", script], remove=True, stdin=reading, stdout=writing_out
-        ) as process:
-            results.append(process.wait(60))
-
-    out, writing_out = os.pipe()
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert os.read(out, 100) == b"ready\n"
-    other = open_engine()
-    with pytest.raises(errors.FailedPrecondition, match="image is being used by running container"):
-        other.images.remove(other.images.get("beta").id, force=True)
-    os.write(writing, b"\n")
-    thread.join()
-    assert results == [0]
-    assert os.read(out, 100) == b"seed\n/bin/busybox\n"
-    for fd in (reading, writing, out, writing_out):
-        os.close(fd)
+    script = "echo ready; while [ ! -e /go ]; do busybox sleep 0.05; done; cat /data/seed; ls /bin/busybox"
+    with loaded.start("beta", ["sh", "-c", script]) as container:
+        until(lambda: said(container) == "ready\n")
+        other = open_engine()
+        with pytest.raises(errors.FailedPrecondition, match="image is being used by running container"):
+            other.images.remove(other.images.get("beta").id, force=True)
+        Path(f"/proc/{container.pid}/root/go").touch()
+        assert container.wait(60) == 0
+        assert said(container) == "ready\nseed\n/bin/busybox\n"
 
 
 def test_a_throw_away_run_keeps_its_image_while_another_removes_it(
