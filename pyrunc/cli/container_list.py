@@ -49,7 +49,11 @@ def ps(
     if found and (".Image" in template or "json" in template):
         current = {image.id: set(image.references) for image in engine().images.list(everything=True)}
     sized = size or (".Size" in template and not quiet)
-    lines = [_line(each, current.get(each.image_id), not no_trunc, sized) for each in found]
+    mounted = any(word in template for word in (".Mounts", ".LocalVolumes", "json"))
+    lines = [
+        _line(each, current.get(each.image_id), not no_trunc, sized, _mounts(each) if mounted else [])
+        for each in found
+    ]
     headers = {**_HEADERS, "Label": Method(_label_header)}
     say(formatted(lambda: formats.rows(template, lines, headers, _TYPE)))
 
@@ -58,10 +62,11 @@ def _label_header(name: str) -> str:
     return name.rsplit(".", 1)[-1].replace("-", " ").replace("_", " ")
 
 
-def _line(record: "ContainerRecord", names: "set[str] | None", cut: bool, sized: bool) -> formats.Row:
+def _line(
+    record: "ContainerRecord", names: "set[str] | None", cut: bool, sized: bool, mounts: list[str]
+) -> formats.Row:
     command = " ".join(_word(word) for word in record.argv)
     labels = record.config.get("Labels") or {}
-    mounts = _mounts(record)
     listed = [ellipsis(name, _MOUNT_LENGTH) if cut else name for name in mounts]
     row = formats.Row(
         Command=json.dumps(ellipsis(command, _COMMAND_LENGTH) if cut else command, ensure_ascii=False),
