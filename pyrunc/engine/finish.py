@@ -175,7 +175,12 @@ def _see_to_restart(parts: "Parts", row: "Row") -> None:
 
 
 def note_failure(parts: "Parts", record: "ContainerRecord", exit_code: int, error: str) -> None:
-    """Say that a start came to nothing; a container that never ran stays "created", as with Docker."""
+    """Say that a start came to nothing: a container that never ran stays "created", or goes, as with Docker."""
+    if record.auto_remove:
+        from pyrunc.engine import removal
+
+        removal.forget(parts, record, volumes=True)
+        return
     drop_state(record.state_dir)
     parts.containers.change(
         record.id, frees=True, state="exited" if record.finished_ns else "created", exit_code=exit_code, error=error,

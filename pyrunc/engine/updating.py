@@ -61,7 +61,6 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
         raise FailedPrecondition(
             "Restart policy cannot be updated because AutoRemove is enabled for the container"
         )
-    host_config.check(wanted)
     for key, called in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
         words = ""
         if changes.get("NanoCpus") and before.get(key):
@@ -76,6 +75,7 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
             record, "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the"
             " same time",
         )  # fmt: skip
+    host_config.check(wanted)
     checked(host_config.options_of({}, {key: wanted[key] for key in KEYS if key in wanted}))
     return wanted
 

@@ -223,7 +223,7 @@ def test_what_cannot_start_is_kept_as_created_or_not_at_all(loaded: Engine) -> N
         loaded.run("beta", ["nothing"], name="two")
     with pytest.raises(errors.NotFound, match="unable to find user"):
         loaded.run("beta", ["true"], name="three", user="nobody", remove=False)
-    assert [each.name for each in loaded.containers.list(all=True)] == ["one"]
+    assert [each.name for each in loaded.containers.list(all=True)] == ["three", "one"]
 
 
 def test_threads_share_an_engine(loaded: Engine) -> None:
