@@ -49,6 +49,16 @@ _CONTAINER = {
     "remove": _in("container_list", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
 }  # fmt: skip
+_VOLUME = {
+    "create": _in("volume", "create", "Create a volume"),
+    "inspect": _in("volume", "inspect", "Display detailed information on one or more volumes"),
+    "ls": _in("volume", "ls", "List volumes"),
+    "list": _in("volume", "ls", "", hidden=True),
+    "prune": _in("volume", "prune", "Remove unused local volumes"),
+    "rm": _in("volume", "rm", "Remove one or more volumes"),
+    "remove": _in("volume", "rm", "", hidden=True),
+    "update": _in("volume", "update", "", hidden=True),
+}
 _SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
@@ -57,6 +67,7 @@ _ROOT = {
     "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
     "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
     "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
+    "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", _MANAGEMENT),
     **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
@@ -68,6 +79,7 @@ _ROOT = {
 image = Group("image", "Manage images", _IMAGE)
 container = Group("container", "Manage containers", _CONTAINER)
 system = Group("system", "Manage the store", _SYSTEM)
+volume = Group("volume", "Manage volumes", _VOLUME)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [

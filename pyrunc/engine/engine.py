@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyrunc.api import Container
     from pyrunc.engine.kept import Kept
     from pyrunc.engine.process import ContainerProcess, Starting
+    from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
@@ -39,6 +40,11 @@ class Engine:
         self._kept: Kept | None = None
         self._canonical: dict[str, str] = {}
         self.images = Images(self._parts)
+
+    @property
+    def volumes(self) -> "Volumes":
+        """Data that outlives containers."""
+        return self._parts.volumes
 
     def run(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = True,

@@ -2,7 +2,7 @@
 
 import os
 
-from pyrunc.engine import names, throwaway, volumes
+from pyrunc.engine import mount_specs, names, throwaway
 from pyrunc.engine.containers import check_name
 from pyrunc.engine.process import Starting
 from pyrunc.errors import AlreadyExists, FailedPrecondition, NotFound, PyruncError
@@ -112,14 +112,13 @@ class Kept:
         raise AssertionError("unreachable")
 
     def _volumes(self, container_id: str, process: "Process") -> "Sequence[Mount]":
-        if not process.volumes:
-            return ()
-        with self._parts.snapshotter.mounted(container_id) as tree:
-            return volumes.make(self._parts.root, container_id, process.volumes, tree)
+        return mount_specs.resolve(
+            self._parts, container_id, {"Volumes": {path: {} for path in process.volumes}}, {}
+        )
 
     def _forget(self, container_id: str) -> None:
         """Remove all that a container has; what is there already gone is no error."""
-        volumes.remove(self._parts.root, container_id)
+        mount_specs.release(self._parts, container_id, anonymous=True)
         try:
             self._parts.snapshotter.remove(container_id)
         except NotFound:
