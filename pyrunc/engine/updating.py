@@ -91,7 +91,10 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
         plan = cgroups.plan_update(layout, finish.cgroup_of(record), resources)
         for directory in plan.dirs:
             hierarchy = next(each for each in layout.hierarchies if each.mountpoint == directory.mountpoint)
-            opened = open_cgroup(hierarchy, directory.path)
+            try:
+                opened = open_cgroup(hierarchy, directory.path)
+            except FileNotFoundError:
+                return  # it has just ended
             try:
                 _write(opened, directory.writes)
             finally:

@@ -107,7 +107,7 @@ def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
         f"engine.start('beta', ['true'], name='one', remove={remove})"
     )
     if again:
-        code = f"engine.run('beta', ['true'], name='one', remove=False)\n{code}".replace(
+        code = f"engine.start('beta', ['true'], name='one').wait()\n{code}".replace(
             f"start('beta', ['true'], name='one', remove={remove})", "containers.get('one').start()"
         )
     other = python(code, tmp_path / "root", "overlay2")
@@ -115,7 +115,7 @@ def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
     found = loaded.containers.list(all=True)
     if remove and not again:
         assert found == []
-        assert list((tmp_path / "state").glob("*" * 64)) == []
+        assert [each for each in os.listdir(tmp_path / "state") if len(each) == 64] == []
         return
     (record,) = found
     assert record.state == ("exited" if again else "created")
@@ -311,23 +311,27 @@ def test_several_processes_do_all_at_once_and_the_rows_are_true(
     chance = random.Random(turns)
     rounds = 4 if kills else 1
     for number in range(rounds):
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", _WORK, str(tmp_path / "root"), str(number * 10 + each), str(turns)],
-                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-            for each in range(3)
-        ]  # fmt: skip
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n", worker.communicate()
+        said = [tmp_path / f"worker-{each}" for each in range(3)]
+        workers = []
+        for each, path in enumerate(said):
+            command = [
+                sys.executable,
+                "-c",
+                _WORK,
+                str(tmp_path / "root"),
+                str(number * 10 + each),
+                str(turns),
+            ]
+            with open(path, "w") as file:
+                workers.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
+        until(lambda said=said: all(path.read_text() for path in said))  # type: ignore[misc]
         if kills:
             time.sleep(chance.uniform(0.1, 1.0))
             for worker in workers:
                 worker.kill()
         for worker in workers:
-            _, err = worker.communicate(timeout=500)
-            assert err == ""
+            worker.wait(500)
+        assert [path.read_text() for path in said] == ["ready\n"] * 3
     engine = open_engine()
 
     def true() -> bool:
