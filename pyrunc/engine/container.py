@@ -1,5 +1,7 @@
 """A container: a handle with its verbs, which knows no more than the id; what is so now is asked each time."""
 
+import time
+
 from pyrunc.api import CommitRequest
 from pyrunc.engine import (
     container_events,
@@ -12,17 +14,18 @@ from pyrunc.engine import (
     updating,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name
-from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from pyrunc.image.changes import check_signal
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Any, Self
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
 
 _SIGKILL = 9
@@ -140,6 +143,31 @@ class Container:
         Raises InvalidArgument, FailedPrecondition in Docker's words.
         """
         updating.update(self._parts, self.id, changes)
+
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, since_ns: int = 0, until_ns: int | None = None,
+        note: "Callable[[str], object] | None" = None, sleep: "Callable[[float], object]" = time.sleep,
+    ) -> "Iterator[LogEntry]":  # fmt: skip
+        """What it has written, in its order; the arguments are those of pyrunc.engine.logs.read.
+
+        Raises Unsupported, in Docker's words, for one whose log driver is none.
+        """
+        from pyrunc.engine import logs
+
+        record = self.record()
+        if not record.log_path:
+            raise Unsupported("configured logging driver does not support reading")
+
+        def ended() -> bool:
+            try:
+                return self.record().state not in ("running", "paused", "restarting")
+            except NotFound:
+                return True
+
+        return logs.read(
+            record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
+            sleep=sleep,
+        )  # fmt: skip
 
     def commit(
         self, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "", message: str = "",

@@ -104,12 +104,13 @@ class Containers:
         return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
     def _look(self, row: "Row") -> "ContainerRecord | None":
-        if observing.is_settled(row):
-            return observing.seen(row)
-        try:
-            return finish.settle(self._parts, row.record.id, timeout_s=0)
-        except TimedOut:
-            return observing.seen(row)  # somebody is at it
+        record, settled = observing.look(row)
+        if not settled:
+            try:
+                return finish.settle(self._parts, record.id, timeout_s=0)
+            except TimedOut:
+                pass  # somebody is at it
+        return record
 
     def _create(
         self, base: "Base", wanted: Wanted, exist_ok: bool, starts: bool

@@ -298,7 +298,7 @@ def test_wait_is_bounded_and_has_conditions(loaded: Engine) -> None:
         container.wait(0.1, "next-exit")
     codes: list[int] = []
     waiting = [
-        threading.Thread(target=lambda how=how: codes.append(container.wait(60, how)))  # type: ignore[misc]
+        threading.Thread(target=lambda how=how: codes.append(container.wait(60, how)))
         for how in ("next-exit", "removed")
     ]
     for thread in waiting:
