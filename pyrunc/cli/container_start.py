@@ -47,7 +47,6 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
     from pyrunc.cli import foreground
     from pyrunc.runtime.attach import AttachClient
 
-    del detach_keys
     container = engine().containers.get(name)
     record = container.record()
     stdin = interactive and bool(record.config.get("OpenStdin"))
@@ -62,7 +61,7 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
                 client.close()
                 client = AttachClient.connect(container.record().state_dir, stdin=stdin)
             signals.go_to(container.kill)
-            foreground.pump(client, stdin=stdin)
+            outcome = foreground.pump(client, stdin=stdin, tty=terminal, keys=detach_keys)
         finally:
             client.close()
-    return foreground.code_of(container, client)
+    return foreground.code_of(container, client) if outcome is foreground.Outcome.ENDED else 0

@@ -58,7 +58,7 @@ def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
     )
     sys.stdout.flush()
     try:
-        with foreground.Signals(flags["sig_proxy"]) as signals:
+        with foreground.Signals(flags["sig_proxy"] and not flags["tty"]) as signals:
             container: Container
             allow = flags["allow_host_image"]
             if flags["cidfile"]:
@@ -68,7 +68,7 @@ def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
             else:
                 container = wanted.make(engine().start, allow_host=allow, client=theirs)
             signals.go_to(container.kill)
-            foreground.pump(client, stdin=stdin)
-            return foreground.code_of(container, client)
+            outcome = foreground.pump(client, stdin=stdin, tty=flags["tty"], keys=flags["detach_keys"])
+            return foreground.code_of(container, client) if outcome is foreground.Outcome.ENDED else 0
     finally:
         client.close()

@@ -61,6 +61,13 @@ class Attached(Protocol):
 
     closed: bool
 
+    @property
+    def pending(self) -> bool:
+        """Whether something waits to be sent that was taken."""
+
+    def flush(self) -> bool:
+        """Send it."""
+
     def fileno(self) -> int:
         """The connection."""
 
@@ -93,11 +100,13 @@ class AttachStream:
 
     def watched(self, sending: bool) -> Iterable[tuple[int, int]]:
         """See Stream."""
-        return ((self._client.fileno(), select.POLLIN | (select.POLLOUT if sending else 0)),)
+        more = sending or self._client.pending
+        return ((self._client.fileno(), select.POLLIN | (select.POLLOUT if more else 0)),)
 
     def receive(self, ready: set[int]) -> list[tuple[int, bytes]]:
         """See Stream."""
         del ready
+        self._client.flush()
         return [(kind, data) for kind, data in self._client.receive() if kind in (STDOUT, STDERR)]
 
     def send(self, data: bytes) -> int:
