@@ -33,14 +33,6 @@ cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept n
     return put_slot(w, slot, pair[1 - own])
 
 
-cdef inline int open_log(shim_log *log, const char *path) noexcept nogil:
-    log.fd = <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o640))
-    if log.fd < 0:
-        return log.fd
-    log.end = log.whole = <uint64_t>lseek(log.fd, 0, SEEK_END)
-    return 0
-
-
 cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
     """Part with the spawner and make what the program's streams lead to; 0 or -errno. *fds* are the request's for it."""
     cdef int rc
@@ -65,12 +57,17 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
         w.state_dir = <int>_rc(openat(AT_FDCWD, text(w, s.plan.state_dir), O_PATH | O_DIRECTORY | O_CLOEXEC))
         rc = w.state_dir
     if rc >= 0 and s.plan.log != <uint32_t>NONE:
-        rc = open_log(&s.log, text(w, s.plan.log))
+        s.log.path = text(w, s.plan.log)
+        s.log.most = s.plan.log_bytes
+        s.log.files = s.plan.log_files
+        s.log.fd = rc = open_log(s.log.path, 0)
+        s.log.end = s.log.whole = <uint64_t>lseek(s.log.fd, 0, SEEK_END)
     if rc >= 0:
         s.space = <workspace *>mmap(NULL, sizeof(workspace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if <void *>s.space == MAP_FAILED:
             return -errno
         s.log.room = s.space.records
+        s.log.names = s.space.names
     if rc >= 0 and s.plan.flags & SHIM_CLIENT:
         add_client(s, fds[s.plan.flags & SHIM_LISTEN])
     if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
@@ -145,7 +142,7 @@ cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
 
 cdef inline void take_terminal(walk *w, shim *s) noexcept nogil:
     """The terminal that init has made is both of the program's streams."""
-    cdef uint16_t size[4]
+    cdef winsize_t size
     if w.terminal < 0 or s.streams[0].fd >= 0 or not s.plan.flags & SHIM_TERMINAL:
         return
     fcntl(w.terminal, F_SETFL, O_NONBLOCK)
@@ -153,10 +150,10 @@ cdef inline void take_terminal(walk *w, shim *s) noexcept nogil:
     if s.plan.flags & SHIM_STDIN:
         s.input = w.terminal
     if s.plan.window:
-        size[0] = <uint16_t>(s.plan.window >> 16)
-        size[1] = <uint16_t>s.plan.window
-        size[2] = size[3] = 0
-        ioctl(w.terminal, TIOCSWINSZ, size)
+        memset(&size, 0, sizeof(size))
+        size.ws_row = <unsigned short>(s.plan.window >> 16)
+        size.ws_col = <unsigned short>s.plan.window
+        ioctl(w.terminal, TIOCSWINSZ, &size)
 
 
 cdef inline ssize_t take_output(walk *w, shim *s, int number, size_t most) noexcept nogil:

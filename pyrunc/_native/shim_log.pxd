@@ -6,13 +6,19 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.shim_files cimport *
+from pyrunc._native.steps cimport *
 
 cdef enum:
     LOG_ROOM = 32768                # what is gathered for one write(2)
     RECORD_MAX = 16384              # bytes of the program's in one record, as dockerd has it
+    NAME_ROOM = 4128                # a path, and what tells older files from it
 
 cdef struct shim_log:
     int fd                          # -1: no log
+    const char *path
+    uint64_t most                   # how large the file grows; 0: without end
+    uint32_t files                  # how many are kept
+    char *names                     # 2 * NAME_ROOM bytes
     char *room                      # LOG_ROOM bytes
     size_t held                     # in there
     uint64_t end                    # of the file
@@ -217,9 +223,55 @@ cdef inline void put_escaped(shim_log *log, const char *at, const char *end) noe
     log_put(log, plain, <size_t>(at - plain))
 
 
+cdef inline int open_log(const char *path, int flags) noexcept nogil:
+    return <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | flags, 0o640))
+
+
+cdef inline char *older(shim_log *log, char *room, uint32_t number) noexcept nogil:
+    """The log's name with `.number` behind it, or for 0 with `.new`."""
+    cdef size_t length = strlen(log.path)
+    memcpy(room, log.path, length)
+    memcpy(room + length, b".new", 5)
+    if number:
+        put_number(room + length + 1, <int>number)
+    return room
+
+
+cdef inline void log_rotate(shim_log *log) noexcept nogil:
+    """Begin the next file, under the log's name at every moment; who reads an older one goes on with it.
+
+    The latest of the older ones is `.1`. Where there is but one, the new one replaces it.
+    """
+    cdef char *one = log.names
+    cdef char *other = log.names + NAME_ROOM
+    cdef uint32_t i = log.files
+    cdef int fd = open_log(older(log, one, 0), O_TRUNC)
+    if fd < 0:
+        return                      # no room for another: this one goes on
+    while i > 2:
+        i -= 1
+        rename(older(log, one, i - 1), older(log, other, i))
+    if log.files > 1:
+        older(log, other, 1)
+        unlink(other)
+        if link(log.path, other) < 0:
+            rename(log.path, other)
+    if rename(older(log, one, 0), log.path) < 0:
+        unlink(one)
+        close(fd)
+        return
+    close(log.fd)
+    log.fd = fd
+    log.end = log.whole = 0
+
+
 cdef inline void log_record(shim_log *log, const char *stream, const char *at, const char *end, uint64_t now) noexcept nogil:
     cdef char tail[64]
     log.torn = False
+    if log.most and log.end + log.held >= log.most:
+        log_flush(log)
+        if log.end >= log.most:
+            log_rotate(log)
     log_put(log, b"{\"log\":\"", 8)
     put_escaped(log, at, end)
     log_put(log, b"\",\"stream\":\"", 12)

@@ -35,6 +35,7 @@ cdef struct workspace:
     char before[8]                  # what the last read has cut comes here
     char output[CHUNK]
     char records[LOG_ROOM]
+    char names[2 * NAME_ROOM]
     char input[INPUT_ROOM]
 
 cdef struct client:
