@@ -198,7 +198,9 @@ def test_exec_with_pipes(store: Store) -> None:
 
 def test_exec_detached_goes_on_alone(store: Store) -> None:
     store.ok("run", "-d", "--name", "one", "beta", "sleep", "600")
-    assert store.ok("exec", "-d", "one", "sh", "-c", "busybox sleep 1; echo done >/file; exec sleep 601") == ""
+    assert (
+        store.ok("exec", "-d", "one", "sh", "-c", "busybox sleep 1; echo done >/file; exec sleep 601") == ""
+    )
     assert store.ok("exec", "-dt", "one", "sh", "-c", "busybox tty >/tty; exec sleep 602") == ""
     assert wait_until(lambda: store.command("exec", "one", "busybox", "cat", "/file").stdout == b"done\n", 30)
     assert store.ok("exec", "one", "busybox", "cat", "/tty") == "/dev/pts/0\n"
