@@ -212,9 +212,11 @@ cdef inline void accept_clients(shim *s) noexcept nogil:
 
 
 cdef inline void end_input(shim *s) noexcept nogil:
-    """Close the program's input as soon as it has what is held for it; a terminal stays."""
+    """Close the program's input as soon as it has what is held for it; a terminal stays, for others to type on."""
+    if s.plan.flags & SHIM_TERMINAL:
+        return
     s.input_ends = True
-    if s.input_held == s.input_done and s.input >= 0 and not s.plan.flags & SHIM_TERMINAL:
+    if s.input_held == s.input_done and s.input >= 0:
         close(s.input)
         s.input = -1
 

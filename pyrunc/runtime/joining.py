@@ -19,7 +19,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.launcher import give
-from pyrunc.runtime.options import own_capabilities
+from pyrunc.runtime.option_privileges import capabilities_of
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Shim, Step
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import capabilities, defaults
@@ -327,7 +327,7 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     if any(step.op == "no_new_privs" for step in process):
         late += [step for step in process if step.op == "seccomp"]
     bounding = next(step.n0 for step in process if step.op == "bounding")
-    every = _all_capabilities() if privileged else 0
+    every = capabilities.mask(capabilities_of({"privileged": True}), "privileged") if privileged else 0
     for step in process:
         if step.op in ("session", "stdio", "execve") or step in late:
             continue
@@ -350,10 +350,6 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
         _copy(plan, container, step)
     plan.add("execve", INIT, "program", s0="")
     return plan
-
-
-def _all_capabilities() -> int:
-    return sum(1 << capabilities.NUMBER[name] for name in own_capabilities())
 
 
 def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:
