@@ -21,6 +21,7 @@ class Streams:
 
     def pump(self) -> None:
         """Copy until the container has ended. A stream that nobody reads any more is read to its end."""
+        self.theirs.close()
         poller = select.poll()
         poller.register(self._client.fileno(), select.POLLIN)
         if self._stdin is not None:
@@ -58,4 +59,5 @@ class Streams:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.theirs.close()
         self._client.close()
