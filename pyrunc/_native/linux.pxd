@@ -167,6 +167,8 @@ cdef extern from *:
     int symlinkat(const char *target, int dirfd, const char *path) nogil
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil
     int fcntl(int fd, int command, ...) nogil
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+    int fallocate(int fd, int mode, off_t offset, off_t length) nogil
     int dup2(int old, int new) nogil
     int SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE
     int O_NOATIME
@@ -347,9 +349,9 @@ cdef extern from *:
 
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
-    int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, EBADF, EMSGSIZE, EFAULT
+    int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, ENFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
-    unsigned long TIOCSCTTY, FIONREAD
+    unsigned long TIOCSCTTY, TIOCSWINSZ, FIONREAD
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx, SYS_clone
 
 

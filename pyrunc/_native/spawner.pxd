@@ -5,7 +5,7 @@
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
-from pyrunc._native.shim cimport *
+from pyrunc._native.shim_state cimport *
 from pyrunc._native.supervisor cimport *
 from pyrunc._native.uproot cimport *
 
