@@ -354,14 +354,10 @@ cdef extern from *:
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, ENFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
-<<<<<<< HEAD
-    unsigned long TIOCSCTTY, TIOCSWINSZ, FIONREAD
-=======
     unsigned long TIOCSCTTY, TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ, FIONREAD
     ctypedef struct winsize_t "struct winsize":
         unsigned short ws_row
         unsigned short ws_col
->>>>>>> w-shim
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx, SYS_clone
 
 

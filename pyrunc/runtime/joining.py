@@ -19,7 +19,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.launcher import give
-from pyrunc.runtime.options import own_capabilities
+from pyrunc.runtime.option_privileges import own_capabilities
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Step
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import capabilities, defaults

@@ -200,18 +200,11 @@ _CHECKS: dict[str, checks.Check] = {
     "shm_bytes": checks.integer(1),
     "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
     "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
-<<<<<<< HEAD
-    "oom_score_adj": checks.integer(-1000, 1000),
+    "oom_score_adj": checks.integer(-1000, 1000), "tty": checks.flag, "console_size": checks.size,
     "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, _is_addresses),
     "dns": checks.listed(checks.address), "dns_search": _WORDS, "dns_options": _WORDS, "etc_files": checks.flag,
     "network": _is_network, "pid": _namespace("private", "host"), "ipc": _namespace("private", "host", "none"),
     "uts": _PRIVATE, "cgroupns": _PRIVATE, "privileged": checks.flag,
-=======
-    "oom_score_adj": checks.integer(-1000, 1000), "tty": checks.flag, "console_size": checks.size,
-    "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, checks.address),
-    "dns": checks.listed(checks.address), "etc_files": checks.flag,
-    "network": _is_network, "pid": _PRIVATE, "ipc": _PRIVATE, "uts": _PRIVATE, "cgroupns": _PRIVATE,
->>>>>>> w-shim
     "uid_maps": checks.listed(_is_id_map), "gid_maps": checks.listed(_is_id_map), "idmap_rootfs": checks.flag,
     "cap_add": _WORDS, "cap_drop": _WORDS, "seccomp": _is_seccomp, "no_new_privileges": checks.flag,
     "masked_paths": _PATHS, "readonly_paths": _PATHS,
@@ -362,43 +355,6 @@ def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
     return process
 
 
-<<<<<<< HEAD
-=======
-def _capabilities(options: SandboxOptions) -> list[str]:
-    """Docker's set with --cap-add and --cap-drop applied, in its order of precedence.
-
-    To add ALL wins over everything but single names to drop; to drop ALL leaves what is added; otherwise
-    a name that is both dropped and added is held.
-    """
-    add = {_capability(name, "cap_add") for name in options.get("cap_add", ())}
-    drop = {_capability(name, "cap_drop") for name in options.get("cap_drop", ())}
-    if "CAP_ALL" in add:
-        held = own_capabilities() - drop
-    elif "CAP_ALL" in drop:
-        held = add
-    else:
-        held = set(defaults.CAPABILITIES) - drop | add
-    if add - {"CAP_ALL"} - set(defaults.CAPABILITIES):
-        for name in sorted(add - {"CAP_ALL"} - own_capabilities()):
-            raise Unsupported(f"cap_add: {name} is not among this process's own capabilities")
-    return [name for name in capabilities.ALL if name in held]
-
-
-def own_capabilities() -> set[str]:
-    """What this process holds, and so can pass on."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
-    return {name for name, number in capabilities.NUMBER.items() if bits >> number & 1}
-
-
-def _capability(name: str, option: str) -> str:
-    full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
-    if full != "CAP_ALL" and full not in capabilities.NUMBER:
-        raise InvalidArgument(f"{option}: unknown capability {name!r}")
-    return full
-
-
->>>>>>> w-shim
 def _rlimits(limits: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
     rows = []
     for name, value in limits.items():
