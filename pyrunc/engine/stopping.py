@@ -91,7 +91,6 @@ def send(
             shim.signal(running, number)
         if ends and record.state == "paused":
             pausing.thaw(record)
-    if verb == "kill":
         container_events.say(parts, record, "kill", signal=number)
     return record
 
