@@ -101,7 +101,8 @@ class Engine:
         """Start a program in a container that has a row, and return as soon as it runs; it ends with this process.
 
         *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null. *config* is
-        added to the image's, such as Labels. The rest is as with `run`.
+        added to the image's, such as Labels. The rest is as with `run`, and so is
+        what is raised.
         """
         from pyrunc.runtime.stdio import Stdio
 

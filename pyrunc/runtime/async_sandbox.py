@@ -96,9 +96,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
         tty: bool = False,
     ) -> RunResult:  # fmt: skip
-        """Run a further program in the container to its end; arguments and errors are those of SandboxProcess.exec.
+        """Run a further program in the container to its end; the arguments are those of SandboxProcess.exec.
 
-        If the task is cancelled the program is killed.
+        Raises what that does. If the task is cancelled the program is killed.
         """
         begun = time.monotonic_ns()
         with self._joining(argv, env, cwd, user, groups, tty) as joining:
@@ -113,9 +113,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
     ) -> AsyncExecProcess:  # fmt: skip
-        """Start a further program in the container; arguments and errors are those of SandboxProcess.exec_start.
+        """Start a further program in the container; the arguments are those of SandboxProcess.exec_start.
 
-        If the task is cancelled, nothing is left.
+        Raises what that does. If the task is cancelled, nothing is left.
         """
         with self._joining(argv, env, cwd, user, groups, tty) as joining:
 
@@ -182,7 +182,7 @@ class AsyncSandbox:
         return AsyncSandboxProcess(await _start(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
-        """What a start does, one step a line, as `pyrunc run --plan` prints it."""
+        """What a start does, one step a line, as `pyrunc run --plan` prints it. Raises InvalidArgument."""
         return self._launcher.plan(argv)
 
     def close(self) -> None:
