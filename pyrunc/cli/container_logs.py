@@ -32,8 +32,8 @@ def logs(
     since_ns, until_ns = _moment("since", since), _moment("until", until)
     out = _Streams(timestamps, details)
     try:
-        for entry in engine().logs(
-            arguments[0], follow=follow, tail=_lines(tail), since_ns=since_ns or 0, until_ns=until_ns,
+        for entry in engine().containers.get(arguments[0]).logs(
+            follow=follow, tail=_lines(tail), since_ns=since_ns or 0, until_ns=until_ns,
             note=complain, sleep=out.sleep,
         ):  # fmt: skip
             out.put(entry)
