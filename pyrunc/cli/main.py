@@ -39,6 +39,7 @@ _IMAGE = {
 }  # fmt: skip
 _CONTAINER = {
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
+    "cp": _in("container_copy", "cp", "Copy files/folders between a container and the local filesystem"),
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
@@ -48,6 +49,7 @@ _CONTAINER = {
     "rm": _in("container_list", "rm", "Remove one or more containers"),
     "remove": _in("container_list", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
+    "top": _in("container_top", "top", "Display the running processes of a container"),
 }  # fmt: skip
 _VOLUME = {
     "create": _in("volume", "create", "Create a volume"),
@@ -68,7 +70,7 @@ _ROOT = {
     "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
     "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
     "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", _MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
+    **{name: _CONTAINER[name] for name in ("commit", "cp", "diff", "export", "top")},
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
     "load": _IMAGE["load"],

@@ -13,11 +13,13 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal, Self, Unpack
+    from typing import IO, Any, Literal, Self, Unpack
 
     from pyrunc.api import Container
+    from pyrunc.engine.copy import PathStat
     from pyrunc.engine.kept import Kept
     from pyrunc.engine.process import ContainerProcess, Starting
+    from pyrunc.engine.top import Processes
     from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
@@ -125,6 +127,35 @@ class Engine:
     def remove(self, container: str, *, force: bool = False) -> None:
         """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition for a running one."""
         self._keeper().remove(container, force=force)
+
+    def stat_path(self, container: str, path: str) -> "PathStat":
+        """What is at *path* in a container, running or not. Raises NotFound in Docker's words."""
+        from pyrunc.engine import copy
+
+        return copy.stat_path(self._parts, container, path)
+
+    def get_archive(self, container: str, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
+        """Write what is at *path* in a container as a tar; see `pyrunc.engine.copy.get_archive`."""
+        from pyrunc.engine import copy
+
+        return copy.get_archive(self._parts, container, path, sink)
+
+    def put_archive(
+        self, container: str, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
+        rename: "Callable[[str], str] | None" = None,
+    ) -> None:  # fmt: skip
+        """Extract a tar to a directory of a container; see `pyrunc.engine.copy.put_archive`."""
+        from pyrunc.engine import copy
+
+        copy.put_archive(
+            self._parts, container, path, source, overwrite=overwrite, copy_owner=copy_owner, rename=rename
+        )
+
+    def top(self, container: str, arguments: "Sequence[str]" = ()) -> "Processes":
+        """What the host's ps says of a running container's processes; see `pyrunc.engine.top.top`."""
+        from pyrunc.engine import top
+
+        return top.top(self._parts, container, arguments)
 
     def commit(
         self, container: str, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "",
