@@ -33,12 +33,15 @@ class Flag(click.Option):
     """One flag. *names* are such as ``-f --filter``; *kind* is Docker's word for its value, "" for a bool.
 
     Kinds whose value is a list collect every use. *refused* is the reason why pyrunc does not do what it asks for.
+    *reader* takes the place of what reads values of that kind.
     """
 
     def __init__(
-        self, names: str, kind: str = "", text: str = "", *, default: Any = None, refused: str = "", shown: bool = True
+        self, names: str, kind: str = "", text: str = "", *, default: Any = None, refused: str = "", shown: bool = True,
+        reader: Callable[[str], Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(names.split(), expose_value=True, help=text)
+        self._reader = reader or _READERS.get(kind, str)
         self.kind = kind
         self.refused = refused
         self.shown = shown
@@ -74,7 +77,7 @@ class Flag(click.Option):
     def read(self, text: str) -> Any:
         """The value of *text*. Raises UsageError with Docker's words."""
         try:
-            return _READERS.get(self.kind, str)(text)
+            return self._reader(text)
         except ValueError as exc:
             quoted = text.replace("\\", "\\\\").replace('"', '\\"')
             raise UsageError(f'invalid argument "{quoted}" for "{self.label}" flag: {exc}') from exc

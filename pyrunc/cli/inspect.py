@@ -37,13 +37,12 @@ def image_inspect(format: str, platform: str, arguments: list[str]) -> int:
 
 @verb(
     "inspect CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", _FORMAT,
-    Flag("-s --size", refused="sizes of containers are not counted yet"),
+    Flag("-s --size", "", "Display total file sizes"),
     low=1, high=None,
 )  # fmt: skip
 def container_inspect(format: str, size: bool, arguments: list[str]) -> int:
     """Show containers as documents."""
-    del size
-    return show(format, arguments, _container)
+    return show(format, arguments, lambda name: _container(name, size))
 
 
 @verb(
@@ -62,7 +61,7 @@ def inspect(format: str, size: bool, type: str, arguments: list[str]) -> int:
         known = ", ".join(f'"{each}"' for each in sorted((*_OTHERS, *_KNOWN)))
         raise CommandError(f'unknown type: "{type}": must be one of {known}')
 
-    finders = {"container": _container, "image": _image, "volume": _volume}
+    finders = {"container": lambda name: _container(name, size), "image": _image, "volume": _volume}
 
     def find(name: str) -> Struct:
         for each in [type] if type else _KNOWN:
@@ -84,8 +83,10 @@ def _image(name: str) -> Struct:
     return documents.image(engine().images.inspect(name))
 
 
-def _container(name: str) -> Struct:
-    return documents.container(engine().inspect(name))
+def _container(name: str, size: bool) -> Struct:
+    from pyrunc.engine.inspecting import inspect as document
+
+    return documents.container(document(engine(), engine().containers.get(name).record(), size=size))
 
 
 def _volume(name: str) -> Struct:

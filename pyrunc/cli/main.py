@@ -8,17 +8,18 @@ from collections.abc import Sequence
 
 import click
 
+from pyrunc.cli import missing
 from pyrunc.cli.flags import Flag, Refused, UsageError
 from pyrunc.cli.session import ERROR, CommandError, Session, harmless, what_went_wrong
-from pyrunc.cli.verb import Group, Place, UnknownCommand
+from pyrunc.cli.verb import MANAGEMENT, Group, Place, UnknownCommand
 from pyrunc.errors import PyruncError
 
-_COMMON, _MANAGEMENT = "Common Commands", "Management Commands"
+_COMMON = "Common Commands"
 _SIGINT, _SIGPIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
-def _in(module: str, attribute: str, text: str, *, hidden: bool = False) -> Place:
-    return Place(f"pyrunc.cli.{module}", attribute, text, hidden=hidden)
+def _in(module: str, attribute: str, text: str, *, section: str = "Commands", hidden: bool = False) -> Place:
+    return Place(f"pyrunc.cli.{module}", attribute, text, section, hidden)
 
 
 _IMAGE = {
@@ -40,16 +41,28 @@ _IMAGE = {
 _CONTAINER = {
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
     "cp": _in("container_copy", "cp", "Copy files/folders between a container and the local filesystem"),
+    "create": _in("create", "create", "Create a new container"),
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
+    "kill": _in("container_life", "kill", "Kill one or more running containers"),
+    "logs": _in("container_logs", "logs", "Fetch the logs of a container"),
     "ls": _in("container_list", "ps", "List containers"),
     "list": _in("container_list", "ps", "", hidden=True),
     "ps": _in("container_list", "ps", "List containers", hidden=True),
-    "rm": _in("container_list", "rm", "Remove one or more containers"),
-    "remove": _in("container_list", "rm", "", hidden=True),
+    "pause": _in("container_life", "pause", "Pause all processes within one or more containers"),
+    "prune": _in("container_life", "prune", "Remove all stopped containers"),
+    "rename": _in("container_life", "rename", "Rename a container"),
+    "restart": _in("container_life", "restart", "Restart one or more containers"),
+    "rm": _in("container_life", "rm", "Remove one or more containers"),
+    "remove": _in("container_life", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
+    "start": _in("container_start", "start", "Start one or more stopped containers"),
+    "stop": _in("container_life", "stop", "Stop one or more running containers"),
     "top": _in("container_top", "top", "Display the running processes of a container"),
+    "unpause": _in("container_life", "unpause", "Unpause all processes within one or more containers"),
+    "update": _in("container_update", "update", "Update configuration of one or more containers"),
+    "wait": _in("container_life", "wait", "Block until one or more containers stop, then print their exit codes"),
 }  # fmt: skip
 _VOLUME = {
     "create": _in("volume", "create", "Create a volume"),
@@ -60,63 +73,73 @@ _VOLUME = {
     "rm": _in("volume", "rm", "Remove one or more volumes"),
     "remove": _in("volume", "rm", "", hidden=True),
     "update": _in("volume", "update", "", hidden=True),
-}
-_SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
+}  # fmt: skip
+_SYSTEM = {
+    "check": _in("system_check", "check", "Tell what of the store is damaged or missing"),
+    "df": _in("system_disk", "df", "Show disk usage", hidden=True),
+    "events": _in("system_events", "events", "Get real time events"),
+    "info": _in("system_info", "info", "Display system-wide information"),
+    "prune": _in("system_disk", "prune", "Remove unused data", hidden=True),
+}  # fmt: skip
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
-    "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
-    "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
-    "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
-    "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", _MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "cp", "diff", "export", "top")},
+    "version": _in("system_info", "version", "Show the pyrunc version information", section=_COMMON),
+    "info": _SYSTEM["info"]._replace(section=_COMMON),
+    "container": Place("pyrunc.cli.main", "container", "Manage containers", MANAGEMENT),
+    "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
+    "system": Place("pyrunc.cli.main", "system", "Manage pyrunc", MANAGEMENT),
+    "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
+    **{name: _CONTAINER[name] for name in ("commit", "cp", "create", "diff")},
+    "events": _SYSTEM["events"], "export": _CONTAINER["export"],
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
-    "load": _IMAGE["load"],
-    "rm": _CONTAINER["rm"], "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "tag": _IMAGE["tag"],
+    "kill": _CONTAINER["kill"], "load": _IMAGE["load"], "logs": _CONTAINER["logs"],
+    **{name: _CONTAINER[name] for name in ("pause", "rename", "restart", "rm")},
+    "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "start": _CONTAINER["start"], "stop": _CONTAINER["stop"],
+    "tag": _IMAGE["tag"], **{name: _CONTAINER[name] for name in ("top", "unpause", "update", "wait")},
 }  # fmt: skip
 
 
-image = Group("image", "Manage images", _IMAGE)
-container = Group("container", "Manage containers", _CONTAINER)
-system = Group("system", "Manage the store", _SYSTEM)
+image = Group("image", "Manage images", _IMAGE, missing=missing.IMAGE)
+container = Group("container", "Manage containers", _CONTAINER, missing=missing.CONTAINER)
+system = Group("system", "Manage pyrunc", _SYSTEM, missing=missing.SYSTEM)
 volume = Group("volume", "Manage volumes", _VOLUME)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [
+        Flag("--config", "string", refused="nothing is configured by a file yet"),
+        Flag("-c --context", "string", refused=missing.NO_DAEMON),
         Flag("-D --debug", "", "Show where an error comes from"),
         Flag("--graph", "string", "Snapshot driver: overlay2 or vfs (default the best that works here)"),
-        Flag("-H --host", "list", refused="there is no daemon to connect to yet; every command works by itself"),
+        Flag("-H --host", "list", refused=missing.NO_DAEMON),
+        Flag("-l --log-level", "string", refused=missing.NO_DAEMON),
         Flag("--root", "string", "Durable state", default=""),
         Flag("--state", "string", "State that is gone after a reboot", default=""),
+        Flag("--tls", refused=missing.NO_DAEMON),
+        Flag("--tlscacert", "string", refused=missing.NO_DAEMON),
+        Flag("--tlscert", "string", refused=missing.NO_DAEMON),
+        Flag("--tlskey", "string", refused=missing.NO_DAEMON),
+        Flag("--tlsverify", refused=missing.NO_DAEMON),
         Flag("-v --version", "", "Print version information and quit"),
     ],
+    missing=missing.ROOT,
 )  # fmt: skip
 
 
-def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, version: bool) -> int | None:
+def _begin(debug: bool, graph: str, root: str, state: str, version: bool, **refused: object) -> int | None:
     if version:
-        click.echo(f"pyrunc version {_version()}")
+        from pyrunc.engine.info import own_version
+
+        click.echo(f"pyrunc version {own_version()}")
         return 0
-    del host
+    del refused
     session = Session(root, state, graph, debug)
     context = click.get_current_context()
     context.obj = session
     context.call_on_close(session.close)
     return None
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyrunc")
-    except PackageNotFoundError:  # a checkout, which pip has not seen
-        import tomllib
-
-        with open(os.path.join(os.path.dirname(__file__), "../../pyproject.toml"), "rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
 
 
 root.callback = _begin

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from pyrunc.cli.format import TemplateError
 from pyrunc.errors import PyruncError
 
 if TYPE_CHECKING:
@@ -105,8 +104,17 @@ def each(names: Iterable[str], act: Callable[[str], Any]) -> int:
     return code
 
 
+def confirmed(question: str) -> bool:
+    """Ask on stdout; whether stdin says yes."""
+    say(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def formatted(make: Callable[[], str]) -> str:
     """What a template makes. Raises CommandError in Docker's words."""
+    from pyrunc.cli.format import TemplateError
+
     try:
         return make()
     except TemplateError as exc:

@@ -11,13 +11,13 @@ import errno
 import os
 import signal
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from posixpath import normpath
 
 from pyrunc._native import mount as native
 from pyrunc._native import openat2
 from pyrunc.drivers.graph import detached
-from pyrunc.engine import volume_options
+from pyrunc.engine import finish, stopping, volume_options
 from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -31,7 +31,7 @@ _KERNELS = frozenset(
     ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "devtmpfs", "debugfs", "tracefs", "securityfs", "bpf")
 )  # fmt: skip
 _MOST_LINKS = 255  # as Go's, which Docker resolves paths with
-_ATTEMPTS = 3
+_ATTEMPTS = 20
 # Any directory will do: what is there before is hidden from one thread only.
 _PLACE = b"/sys"
 
@@ -101,25 +101,36 @@ def mount_id(fd: int) -> int:
 
 
 @contextmanager
-def opened(parts: "Parts", text: str, *, writable: bool = False) -> "Iterator[Root]":
-    """The tree of a container, open within a ``with`` block; volumes are there, whether it runs or not.
+def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = False) -> "Iterator[Root]":
+    """The tree of a container, which errors call *text*, open within a ``with`` block; with its volumes.
 
     Raises NotFound, FailedPrecondition.
     """
     for _ in range(_ATTEMPTS):
-        found = parts.containers.get(text)
-        if found.state not in ("running", "paused"):
-            break
-        live = _live(found.pid, found.id)
-        if live is not None:
-            fd, hidden = live
-            try:
-                yield Root(fd, text, hidden)
-            finally:
-                os.close(fd)
+        record = stopping.current(parts, container_id)
+        if record.running:
+            live = _live(record.pid, record.id)
+            if live is not None:
+                fd, hidden = live
+                try:
+                    yield Root(fd, text, hidden)
+                finally:
+                    os.close(fd)
+                return
+            continue
+        # Nobody starts it while it is written to: two mounts of one snapshot would not know of each other.
+        with parts.lock(container_id) if writable else nullcontext():
+            settled = finish.settled(parts, container_id) if writable else record
+            if settled is None:
+                raise NotFound(f"No such container: {text}")
+            if settled.running:
+                continue
+            if not settled.driver:
+                raise FailedPrecondition(f"container {text} has no files of its own while it does not run")
+            with _at_rest(parts, container_id, writable) as fd:
+                yield Root(fd, text)
             return
-    with _at_rest(parts, found.id, writable) as fd:
-        yield Root(fd, text)
+    raise FailedPrecondition(f"container {text} is started and stopped again and again")
 
 
 def _live(pid: int, container_id: str) -> tuple[int, frozenset[int]] | None:
@@ -129,8 +140,8 @@ def _live(pid: int, container_id: str) -> tuple[int, frozenset[int]] | None:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+    except OSError:
+        return None  # it has ended, or it has just begun and has no number yet
     fd = -1
     try:
         if not _is_of(pid, container_id):

@@ -55,24 +55,22 @@ def absolute(path: str) -> str:
     return clean
 
 
-def stat_path(parts: "Parts", container: str, path: str) -> PathStat:
-    """What is at *path*. Raises NotFound in Docker's words, FailedPrecondition."""
-    with container_root.opened(parts, container) as root:
+def stat_path(parts: "Parts", container: str, path: str, name: str = "") -> PathStat:
+    """What is at *path*. Raises NotFound in Docker's words, which call the container *name*, FailedPrecondition."""
+    with container_root.opened(parts, container, name or container) as root:
         return _stat(root, absolute(path))
 
 
 def get_archive(
-    parts: "Parts", container: str, path: str, sink: "Sink", told: "Callable[[PathStat], object] | None" = None
+    parts: "Parts", container: str, path: str, sink: "Sink", name: str = ""
 ) -> PathStat:
-    """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is, *told* of first.
+    """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
     Names in it begin with the last part of *path*. Raises NotFound in Docker's words, FailedPrecondition, OSError.
     """
-    with container_root.opened(parts, container) as root:
+    with container_root.opened(parts, container, name or container) as root:
         clean = absolute(path)
         found = _stat(root, clean)
-        if told is not None:
-            told(found)
         above, _, leaf = clean.rpartition("/")
         parent = _open(root, (above or "/") if leaf not in ("", ".") else clean, clean)
         try:
@@ -86,7 +84,7 @@ def get_archive(
 
 
 def put_archive(
-    parts: "Parts", container: str, path: str, source: "IO[bytes]", *, overwrite: bool = False,
+    parts: "Parts", container: str, path: str, source: "IO[bytes]", name: str = "", *, overwrite: bool = False,
     copy_owner: bool = False, rename: "Callable[[str], str] | None" = None,
 ) -> None:  # fmt: skip
     """Extract the tar that *source* reads, compressed or not, to the directory *path*, or where such a symlink leads.
@@ -96,7 +94,7 @@ def put_archive(
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words, OSError.
     """
     clean = absolute(path)
-    with container_root.opened(parts, container, writable=True) as root:
+    with container_root.opened(parts, container, name or container, writable=True) as root:
         try:
             top = root.open(clean, os.O_RDONLY)
         except OSError as exc:
@@ -152,7 +150,7 @@ def _translated(exc: OSError, root: "Root", path: str) -> Exception:
 
 def _check_writable(parts: "Parts", container: str, root: "Root", top: int) -> None:
     own = root.is_own(top)
-    if own and parts.containers.get(container).host_config.get("ReadonlyRootfs"):
+    if own and parts.containers.get(container).record.host_config.get("ReadonlyRootfs"):
         raise FailedPrecondition("container rootfs is marked read-only")
     if os.fstatvfs(top).f_flag & os.ST_RDONLY:
         what = "container rootfs" if own else "mounted volume"
@@ -163,7 +161,7 @@ def _user(parts: "Parts", container: str, root: "Root") -> tuple[int, int] | Non
     """Who the container's programs are, by its own files; None if nobody was named."""
     from pyrunc.runtime import users
 
-    user = str(parts.containers.get(container).config.get("User") or "")
+    user = str(parts.containers.get(container).record.config.get("User") or "")
     if not user:
         return None
     try:

@@ -3,9 +3,9 @@
 import os
 from _thread import RLock
 
-from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.errors import FailedPrecondition
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
-from pyrunc.store.files import check_private
+from pyrunc.store.files import Lock, check_private
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc.drivers.graph.snapshotter import Snapshotter
-    from pyrunc.engine.containers import Containers
+    from pyrunc.engine.container_rows import ContainerRows
     from pyrunc.engine.layer_sizes import LayerSizes
     from pyrunc.engine.unpack import Unpacker
     from pyrunc.engine.volumes import Volumes
@@ -37,7 +37,7 @@ class Parts:
 
     def __init__(self, root: str | None, graph: str | None) -> None:
         self.root = os.path.abspath(root or os.environ.get("PYRUNC_ROOT") or DEFAULT_ROOT)
-        self._graph = graph
+        self.graph = graph
         self._made: dict[str, Any] = {}
         self.forget: Callable[[str], None] = _nothing
         self._closed = False
@@ -98,22 +98,31 @@ class Parts:
         def make() -> "Snapshotter":
             from pyrunc.drivers import registry
 
-            return registry.graph(self._graph, self.root)
+            return registry.graph(self.graph, self.root)
 
         part: Snapshotter = self._part("snapshotter", make)
         return part
 
     @property
-    def containers(self) -> "Containers":
+    def containers(self) -> "ContainerRows":
         """containers.db."""
 
-        def make() -> "Containers":
-            from pyrunc.engine.containers import Containers
+        def make() -> "ContainerRows":
+            from pyrunc.engine.container_rows import ContainerRows
 
-            return Containers(self.root)
+            return ContainerRows(self.root)
 
-        part: Containers = self._part("containers", make)
+        part: ContainerRows = self._part("containers", make)
         return part
+
+    def lock(self, container_id: str, timeout_s: float | None = None) -> "Lock":
+        """The lock of a container, held while it is started, finished or removed, and never while it runs.
+
+        Whoever takes it does so before writing to a database.
+        """
+        return Lock(
+            os.path.join(self.locks, f"{container_id}.container"), transient=True, timeout_s=timeout_s
+        )
 
     @property
     def volumes(self) -> "Volumes":
@@ -122,7 +131,7 @@ class Parts:
         def make() -> "Volumes":
             from pyrunc.engine.volumes import Volumes
 
-            return Volumes(self.root, lambda container_id: _is_there(self.containers, container_id))
+            return Volumes(self.root, lambda container_id: self.containers.by_id(container_id) is not None)
 
         part: Volumes = self._part("volumes", make)
         return part
@@ -168,14 +177,6 @@ class Parts:
                 if part is not None:
                     part.close()
             self._made.clear()
-
-
-def _is_there(containers: "Containers", container_id: str) -> bool:
-    try:
-        containers.get(container_id)
-    except NotFound:
-        return False
-    return True
 
 
 def _nothing(_image_id: str) -> None:

@@ -22,14 +22,16 @@ class Processes(NamedTuple):
     rows: "tuple[tuple[str, ...], ...]"
 
 
-def top(parts: "Parts", container: str, arguments: "Sequence[str]" = ()) -> Processes:
+def top(parts: "Parts", container_id: str, arguments: "Sequence[str]" = ()) -> Processes:
     """The processes of a running container, as ``ps`` with *arguments* (none: -ef) shows them.
 
     Only what comes with the host's ps is possible, and a column PID is needed. Raises NotFound, FailedPrecondition in
     Docker's words; Unsupported where the host has no ps.
     """
-    found = parts.containers.get(container)
-    if found.state not in ("running", "paused"):
+    from pyrunc.engine import stopping
+
+    found = stopping.current(parts, container_id)
+    if not found.running:
         raise FailedPrecondition(f"Container {found.id} is not running")
     words = list(arguments) or ["-ef"]
     # Before ps looks: what was in the container then and is not any more is not another's, since pids are not
