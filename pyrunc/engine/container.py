@@ -20,6 +20,7 @@ from pyrunc.image.changes import check_signal
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import IO, Any, Self
 
@@ -59,7 +60,7 @@ class Container:
         """The process of its init, as the host numbers it; 0 while it does not run."""
         return self.record().pid
 
-    def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
+    def start(self, *, client: "socket | int | None" = None, keep_running: bool = True) -> bool:
         """Start it; False if it runs already.
 
         *client* is the shim's end of an AttachClient.pair, which so misses nothing. Without *keep_running* the
@@ -71,8 +72,8 @@ class Container:
             if not container_state.check("start", record):
                 return False
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
+            container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
-        container_events.say(self._parts, record, "start")
         return True
 
     def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
@@ -94,8 +95,14 @@ class Container:
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
         with self._parts.lock(self.id):
-            container_state.check("restart", self._settled())
+            record = self._settled()
+            container_state.check("restart", record)
+            if record.auto_remove:  # this is no end with which it goes
+                self._parts.containers.write_documents(_kept(record, True))
         self.stop(timeout_s, signal)
+        if record.auto_remove:
+            with self._parts.lock(self.id):
+                self._parts.containers.write_documents(_kept(self._settled(), False))
         self.start()
         container_events.say(self._parts, self.record(), "restart")
 
@@ -242,6 +249,10 @@ class Container:
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record
+
+
+def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
+    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
 
 
 def _number(signal: "int | str") -> int:
