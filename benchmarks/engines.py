@@ -69,17 +69,20 @@ class Contender(NamedTuple):
 
 
 class Place:
-    """A directory on a disk for the roots of engines; :meth:`close` removes it, and the containers that are left in it."""
+    """A directory on a disk for the roots of engines; :meth:`close` removes it, and what still runs."""
 
     def __init__(self) -> None:
         """Make it and the image's tar; the caller is single-threaded and in a private mount namespace.
 
         Raises Unable when a tool is missing.
         """
-        self.path = Path(tempfile.mkdtemp(prefix="pyrunc-bench-", dir="/var/tmp"))
+        self.path = Path(tempfile.mkdtemp(prefix="pyrunc-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+        self.state = self.path / "state"  # of all roots of pyrunc's
         self.peers: dict[str, Contender] = {}
+        self._engines: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
         self._stack.callback(shutil.rmtree, self.path, ignore_errors=True)
+        self._stack.callback(_kill, self.state)
         try:
             self._cover()
             rootfs = self.path / "rootfs"
@@ -119,12 +122,12 @@ class Place:
             script.parent.mkdir(exist_ok=True)
             script.write_text(_SCRIPT.format(python=sys.executable))
             script.chmod(0o755)
-            root, state = self.path / name, self.path / f"{name}-state"
             environment = {
-                **os.environ, "PYTHONPATH": str(REPOSITORY), "PYRUNC_ROOT": str(root), "PYRUNC_STATE": str(state),
+                **os.environ, "PYTHONPATH": str(REPOSITORY), "PYRUNC_ROOT": str(self.path / name),
+                "PYRUNC_STATE": str(self.state),
             }  # fmt: skip
             contender = Contender(name, str(script), (), environment)
-            self._stack.callback(_remove_all, contender, state)
+            self._stack.callback(self.empty, contender)
             contender.call("import", str(self.archive), IMAGE)
             self.peers[name] = contender
         return self.peers[name]
@@ -133,19 +136,23 @@ class Place:
         """A `pyrunc.Engine` on the root of :meth:`pyrunc`, closed with the place."""
         import pyrunc
 
-        environment = self.pyrunc(name).environment
-        os.environ["PYRUNC_STATE"] = environment["PYRUNC_STATE"]
-        return self._stack.enter_context(pyrunc.Engine(environment["PYRUNC_ROOT"]))
+        if name not in self._engines:
+            environment = self.pyrunc(name).environment
+            os.environ["PYRUNC_STATE"] = environment["PYRUNC_STATE"]
+            self._engines[name] = self._stack.enter_context(pyrunc.Engine(environment["PYRUNC_ROOT"]))
+        return self._engines[name]
 
     def podman(self) -> Contender:
-        """podman with the image; raises Unable where it is missing or does not run."""
+        """Prepare podman with the image; raises Unable where it is missing or does not run."""
         program = _need("podman")
         cgroup = f"/pyrunc-bench-podman-{os.getpid()}"
         self._stack.callback(_remove_cgroups, cgroup)
         # podman asks for more files and processes than a host may allow.
         limits = []
         for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-            limit = min(4096, *(each for each in resource.getrlimit(number) if each != resource.RLIM_INFINITY))
+            limit = min(
+                4096, *(each for each in resource.getrlimit(number) if each != resource.RLIM_INFINITY)
+            )
             limits += ["--ulimit", f"{name}={limit}:{limit}"]
         contender = Contender(
             "podman", program,
@@ -157,7 +164,7 @@ class Place:
         return self._proven(contender)
 
     def docker(self) -> Contender:
-        """docker with a daemon of its own and the image; raises Unable where it is missing or does not run."""
+        """Prepare docker, with a daemon of its own and the image; raises Unable where it is missing or does not run."""
         from tests import dockerd
 
         program = _need("docker")
@@ -192,6 +199,15 @@ class Place:
                     say(f"not measured: {name}: {reason}")
         return missing
 
+    def empty(self, contender: Contender) -> None:
+        """Remove all containers of an engine; where its command fails, that is said and no more."""
+        try:
+            ids = contender.call("ps", "-aq", "--no-trunc").split()
+            for first in range(0, len(ids), 50):
+                contender.call("rm", "-f", "-v", *ids[first : first + 50])
+        except (RuntimeError, subprocess.TimeoutExpired) as reason:
+            print(f"{contender.name}: containers are left: {reason}", file=sys.stderr)
+
     def close(self) -> None:
         """End containers and daemons, detach what is mounted, and remove the directory."""
         self._stack.close()
@@ -204,31 +220,25 @@ def _need(name: str) -> str:
     return program
 
 
-def _remove_all(contender: Contender, state: Path) -> None:
-    """Remove all containers of one root; where its command fails, at least end their processes."""
-    try:
-        ids = contender.call("ps", "-aq", "--no-trunc").split()
-        for first in range(0, len(ids), 50):
-            contender.call("rm", "-f", "-v", *ids[first : first + 50])
-    except (RuntimeError, subprocess.TimeoutExpired) as reason:
-        print(f"{contender.name}: containers are left: {reason}", file=sys.stderr)
+def _kill(state: Path) -> None:
+    """End what no command could."""
     for pid in processes_of(state):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def processes_of(state: Path) -> Iterator[int]:
-    """The programs and shims that run for the containers whose state is below *state*."""
-    try:
-        from pyrunc.runtime import shim
-    except ImportError:
-        return
+def processes_of(state: Path, *, programs: bool = True) -> Iterator[int]:
+    """The shims that run for the containers whose state is below *state*, and the *programs* in these."""
+    from pyrunc.runtime import shim
+
     for directory in sorted(state.iterdir()) if state.is_dir() else ():
         running = shim.running(str(directory)) if len(directory.name) == 64 else None
-        if running is not None:
-            for pid, started in ((running.pid, running.pid_started), (running.shim, running.shim_started)):
-                if shim.is_alive(pid, started):
-                    yield pid
+        if running is None:
+            continue
+        if programs and shim.is_alive(running.pid, running.pid_started):
+            yield running.pid
+        if shim.is_alive(running.shim, running.shim_started):
+            yield running.shim
 
 
 def _remove_cgroups(path: str) -> None:
