@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal
 
+    State = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+
 
 class Image(NamedTuple):
     """An image; *digests* are ``name@sha256:…``, *parent* the id of the one that it was committed from."""
@@ -101,26 +103,51 @@ class ContainerResult(NamedTuple):
     name: str = ""
 
 
-class Container(NamedTuple):
-    """A container that has a row: one that was kept, or that runs under a name.
+class ContainerRecord(NamedTuple):
+    """What is known of a container, at one moment.
 
-    *image* is what it was asked for as, *argv* the program with its arguments; *config* is Docker's Config.
+    *image* is what it was asked for as; *config* and *host_config* are Docker's Config and HostConfig, *options* those
+    options of a Sandbox that Docker has no word for. *state* is Docker's. *exit_code* is of the latest run, *error* why
+    it could not start, *pid* its init's and *shim_pid* its shim's while it runs. *stopped* says that a user ended it,
+    *state_dir* where its shim is spoken to, "" for one that never ran here.
     """
 
     id: str
     name: str
     image: str
     image_id: str
-    argv: "tuple[str, ...]"
+    driver: str
     config: "Mapping[str, Any]"
+    host_config: "Mapping[str, Any]"
+    options: "Mapping[str, Any]"
     created_ns: int
-    state: "Literal['created', 'running', 'exited']"
+    state: "State"
     pid: int = 0
+    shim_pid: int = 0
     started_ns: int = 0
     finished_ns: int = 0
     exit_code: int = 0
-    driver: str = ""
-    remove: bool = False
+    oom_killed: bool = False
+    error: str = ""
+    restart_count: int = 0
+    stopped: bool = False
+    state_dir: str = ""
+    log_path: str = ""
+
+    @property
+    def argv(self) -> "tuple[str, ...]":
+        """The program with its arguments."""
+        return *(self.config.get("Entrypoint") or ()), *(self.config.get("Cmd") or ())
+
+    @property
+    def auto_remove(self) -> bool:
+        """Whether it goes with its end."""
+        return bool(self.host_config.get("AutoRemove"))
+
+    @property
+    def running(self) -> bool:
+        """Whether it has processes, stopped ones included."""
+        return self.state in ("running", "paused")
 
 
 class CommitRequest(NamedTuple):

@@ -5,8 +5,10 @@
 #   Python -> a spare       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
 #   supervisor -> spawner   SEQPACKET, for each      TAKEN: that was the last spare; its end is the other's death
 #   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
-#   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container
-#   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED; EOF is execve or death
+#   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container.
+#                                                    To a shim after EXITED: FINISHED, nothing is left to be done
+#   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED, TERMINAL (+ its master's
+#                                                    end); EOF is execve or death
 #   supervisor -> init      the same                 the number of the sync point that is done; GO after FORKED
 
 from pyrunc._native.linux cimport *
@@ -21,6 +23,7 @@ cdef enum:
     RECORD_EXITED = 3
 
     COMMAND_KILL = 1
+    COMMAND_FINISHED = 2
 
     WORD_TAKEN = 1
 
@@ -28,6 +31,7 @@ cdef enum:
     PROGRESS_FAILED = 2
     PROGRESS_SYNC = 3
     PROGRESS_FORKED = 4
+    PROGRESS_TERMINAL = 5
 
     GO = 0                          # to the new process after FORKED
     STOP = 1
@@ -37,6 +41,7 @@ cdef enum:
     FAILED_FORK = 0xFFFFFFFE
     FAILED_CLONE = 0xFFFFFFFD
     FAILED_CHROOT = 0xFFFFFFFC
+    FAILED_SHIM = 0xFFFFFFFB
 
     STAGES = 16
     # When a stage began. The supervisor and init stamp these; the plan's steps use 4..12.
@@ -101,7 +106,7 @@ cdef inline int send_with(int fd, void *message, size_t size, int passed) noexce
     return 0 if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 else -errno
 
 
-cdef inline int receive_with(int fd, void *message, size_t size, int *fds, int *count) noexcept nogil:
+cdef inline int receive_with(int fd, void *message, size_t size, int flags, int *fds, int *count) noexcept nogil:
     """Receive one message and its descriptors, at most 253 (the kernel's limit); its size, or -errno.
 
     A message that was cut, or whose descriptors were, has the size 0, as the end has; *count* is -1 at the end.
@@ -119,7 +124,7 @@ cdef inline int receive_with(int fd, void *message, size_t size, int *fds, int *
     header.msg_control = control
     header.msg_controllen = sizeof(control)
     count[0] = 0
-    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC)
+    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | flags)
     if got < 0:
         return -errno
     cmsg = CMSG_FIRSTHDR(&header)

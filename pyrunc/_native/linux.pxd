@@ -143,6 +143,7 @@ cdef extern from *:
 
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
+    int O_APPEND, O_TRUNC, O_TMPFILE
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
     int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC, F_SETFL
     int openat(int dirfd, const char *path, int flags, ...) nogil
@@ -162,11 +163,12 @@ cdef extern from *:
     ssize_t flistxattr(int fd, char *names, size_t size) nogil
     ssize_t getxattr(const char *path, const char *name, void *value, size_t size) nogil
     int unlinkat(int dirfd, const char *path, int flags) nogil
+    int renameat(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path) nogil
     int symlinkat(const char *target, int dirfd, const char *path) nogil
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil
     int fcntl(int fd, int command, ...) nogil
     int dup2(int old, int new) nogil
-    int SEEK_SET, SEEK_CUR, SEEK_DATA, SEEK_HOLE
+    int SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE
     int O_NOATIME
     ssize_t pread(int fd, void *buffer, size_t count, off_t offset) nogil
     ssize_t listxattr(const char *path, char *list, size_t size) nogil
@@ -259,7 +261,7 @@ cdef extern from *:
     int RLIMIT_NOFILE
 
     # signals
-    int SIGKILL, SIGCHLD, SIGPIPE, SIGSYS, SIG_SETMASK
+    int SIGKILL, SIGCHLD, SIGPIPE, SIGSYS, SIGXFSZ, SIG_SETMASK
     ctypedef void (*sighandler_t)(int) noexcept nogil
     sighandler_t SIG_DFL, SIG_IGN
     sighandler_t signal(int signum, sighandler_t handler) nogil
@@ -275,9 +277,12 @@ cdef extern from *:
     void *MAP_FAILED
     void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset) nogil
     int munmap(void *address, size_t length) nogil
+    int MADV_DONTNEED
+    int madvise(void *address, size_t length, int advice) nogil
     void *memcpy(void *target, const void *source, size_t count) nogil
     void *memset(void *target, int byte, size_t count) nogil
     int memcmp(const void *a, const void *b, size_t count) nogil
+    void *memchr(const void *text, int byte, size_t count) nogil
     void *memmove(void *to, const void *source, size_t count) nogil
     size_t strlen(const char *text) nogil
     int strcmp(const char *a, const char *b) nogil
@@ -286,7 +291,7 @@ cdef extern from *:
     char *strrchr(const char *text, int c) nogil
 
     # sockets
-    int AF_UNIX, AF_INET, AF_NETLINK, SOCK_SEQPACKET, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOL_SOCKET, SCM_RIGHTS
+    int AF_UNIX, AF_INET, AF_NETLINK, SOCK_SEQPACKET, SOCK_STREAM, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SCM_RIGHTS
     int MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
     ctypedef struct iovec_t "struct iovec":
         void *iov_base
@@ -310,6 +315,7 @@ cdef extern from *:
     size_t CMSG_LEN(size_t length) nogil
     int socket(int domain, int type, int protocol) nogil
     int socketpair(int domain, int type, int protocol, int *fds) nogil
+    int accept4(int socket, void *address, unsigned int *size, int flags) nogil
     ssize_t recvmsg(int fd, msghdr *message, int flags) nogil
     ssize_t sendmsg(int fd, const msghdr *message, int flags) nogil
     ssize_t send(int fd, const void *buffer, size_t length, int flags) nogil
@@ -328,14 +334,14 @@ cdef extern from *:
     ctypedef struct epoll_event "struct epoll_event":
         uint32_t events
         epoll_data data
-    int EPOLL_CTL_ADD, EPOLL_CLOEXEC
+    int EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     uint32_t EPOLLIN, EPOLLHUP, EPOLLERR
     int epoll_create1(int flags) nogil
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil
     int epoll_wait(int epoll, epoll_event *events, int count, int timeout_ms) nogil
     int SO_RCVTIMEO
     int setsockopt(int fd, int level, int option, const void *value, unsigned int size) nogil
-    int CLOCK_MONOTONIC
+    int CLOCK_MONOTONIC, CLOCK_REALTIME
     int clock_gettime(int clock, timespec *result) nogil
     int nanosleep(const timespec *duration, timespec *rest) nogil
 

@@ -1,7 +1,7 @@
 # cython: cdivision=True, boundscheck=False
 # The plan: one flat, immutable buffer that says everything a start does.
 #
-#   header | steps (64 bytes each) | u32 argv[] | u32 env[] | blobs (8-aligned) | strings
+#   header | steps (64 bytes each) | u32 argv[] | u32 env[] | blobs (8-aligned) | strings | shim (64 bytes, or none)
 #
 # All numbers are native-endian. Strings are NUL-terminated and named by their offset in the
 # string area, whose last byte is NUL: every offset inside it therefore ends. A *slot* is
@@ -16,7 +16,7 @@ from pyrunc._native.linux cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 4
+    PLAN_VERSION = 5
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 512
@@ -28,6 +28,18 @@ cdef enum:
     PLAN_QUIET = 1                  # one record at the end; no STARTED (a short run)
     PLAN_KEEP_RUNNING = 2           # the requester's death does not end the container
     PLAN_EXEC = 4                   # no container of its own: a program in one that runs
+
+    # shim.flags
+    SHIM_LISTEN = 1                 # behind the plan's descriptors the request carries a socket on which clients attach
+    SHIM_CLIENT = 2                 # and then one that is attached from the start
+    SHIM_STDIN = 4                  # the program's input is a pipe (or the terminal), not what came as slot 0
+    SHIM_STDIN_ONCE = 8             # which ends with the first client that had it
+    SHIM_TERMINAL = 16              # streams are a terminal, which init makes
+    SHIM_ALL = 31
+    SHIM_STREAMS = 3                # slots 0..2: the shim puts its pipes there
+    SHIM_MAX_WORDS = 64             # of the exit command, of its environment
+    SHIM_MAX_HIERARCHIES = 32
+    SHIM_MAX_FILES = 1000
 
     SECTION_HOST = 0
     SECTION_INIT = 1
@@ -151,7 +163,26 @@ cdef struct plan_header:
     uint32_t cgroup_slot            # CLONE_INTO_CGROUP, or NONE
     uint64_t clone_flags
     uint32_t memory_slot            # the memory cgroup, whose OOM kills are reported, or NONE
-    uint32_t reserved[13]
+    uint32_t shim_off               # a plan_shim, or 0: the supervisor ends with its requester
+    uint32_t reserved[12]
+
+# What makes a supervisor a shim. Texts are offsets in the string area; lists are texts one after another.
+cdef struct plan_shim:
+    uint32_t flags
+    uint32_t state_dir              # where `running` and `status` are written
+    uint32_t log                    # the file in Docker's json-file format, or NONE
+    uint32_t log_files              # how many there may be, at least 1
+    uint64_t log_bytes              # how large one grows before the next is begun; 0: without end
+    uint32_t exit_argv              # the program that takes note of the end where no owner does
+    uint32_t exit_argc
+    uint32_t exit_env
+    uint32_t exit_envc
+    uint32_t hierarchies            # mount points of cgroups ...
+    uint32_t hierarchy_count
+    uint32_t cgroup                 # ... in each of which the shim itself moves here; or NONE: it stays
+    uint32_t uid                    # whose the pipes are, by the host's numbers
+    uint32_t gid
+    uint32_t window                 # rows << 16 | columns of the terminal
 
 
 cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
@@ -258,7 +289,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
     elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
         return -EINVAL
-    if h.size != size or h.fd_count != fds:
+    if h.size != size or h.fd_count > fds:
         return -EMSGSIZE
     if h.step_count == 0 or h.step_count > PLAN_MAX_STEPS or fds > PLAN_MAX_SLOTS:
         return -E2BIG
@@ -280,9 +311,14 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EINVAL
     if h.flags & ~<uint32_t>(PLAN_QUIET | PLAN_KEEP_RUNNING | PLAN_EXEC):
         return -EINVAL
-    for i in range(13):
+    for i in range(12):
         if h.reserved[i] != 0:
             return -EINVAL
+    if h.shim_off != 0:
+        if not _shim_ok(data, size, fds - h.fd_count):
+            return -EINVAL
+    elif h.fd_count != fds:
+        return -EMSGSIZE
     strings = <const char *>data + h.strings_off
     table = <const uint32_t *>(data + h.argv_off)
     for i in range(h.argv_count):
@@ -338,6 +374,40 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL
+
+
+cdef inline const plan_shim *plan_shim_of(const unsigned char *data) noexcept nogil:
+    """The shim of a plan that was found valid, or NULL."""
+    cdef uint32_t offset = (<const plan_header *>data).shim_off
+    return <const plan_shim *>(data + offset) if offset else NULL
+
+
+cdef inline bint _shim_ok(const unsigned char *data, uint64_t size, uint32_t fds) noexcept nogil:
+    """Whether the plan's shim is in bounds, and the request carries *fds* descriptors for it."""
+    cdef const plan_header *h = <const plan_header *>data
+    cdef const plan_shim *s = <const plan_shim *>(data + h.shim_off)
+    cdef const char *strings = <const char *>data + h.strings_off
+    cdef uint32_t limit = h.strings_size
+    if h.shim_off & 7 or not _inside(h.shim_off, sizeof(plan_shim), size):
+        return False
+    # One record at the end is for a requester that waits for it; and the streams' places are filled here.
+    if h.flags & <uint32_t>PLAN_QUIET or h.fd_count < <uint32_t>SHIM_STREAMS or s.flags & ~<uint32_t>SHIM_ALL:
+        return False
+    if fds != (s.flags & <uint32_t>SHIM_LISTEN) + (s.flags & <uint32_t>SHIM_CLIENT) / 2:
+        return False
+    if s.state_dir >= limit or strings[s.state_dir] != c'/':
+        return False
+    if s.log != <uint32_t>NONE and (s.log >= limit or strings[s.log] != c'/' or not 1 <= s.log_files <= SHIM_MAX_FILES):
+        return False
+    if s.exit_argc > <uint32_t>SHIM_MAX_WORDS or s.exit_envc > <uint32_t>SHIM_MAX_WORDS or s.hierarchy_count > <uint32_t>SHIM_MAX_HIERARCHIES:
+        return False
+    if not _list_ends(strings, limit, s.exit_argv, s.exit_argc) or not _list_ends(strings, limit, s.exit_env, s.exit_envc):
+        return False
+    if s.exit_argc > 0 and strings[s.exit_argv] != c'/':
+        return False
+    if s.cgroup != <uint32_t>NONE and (s.cgroup >= limit or not _plain_path(strings + s.cgroup)):
+        return False
+    return _list_ends(strings, limit, s.hierarchies, s.hierarchy_count) and s.uid < <uint32_t>NONE and s.gid < <uint32_t>NONE
 
 
 cdef inline bint _may_join(const plan_step *step, const char *strings, bint joined, bint forked) noexcept nogil:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Protocol
 
 STEP_NAMES: tuple[str, ...]
 FLAGS: dict[str, int]
@@ -11,11 +12,45 @@ ABSENT: int
 FLAG_QUIET: int
 FLAG_KEEP_RUNNING: int
 FLAG_EXEC: int
+FLAG_LISTEN: int
+FLAG_CLIENT: int
+FLAG_STDIN: int
+FLAG_STDIN_ONCE: int
+FLAG_TERMINAL: int
 HOST: int
 INIT: int
 SYNC: int
 HEADER_SIZE: int
 STEP_SIZE: int
+SHIM_SIZE: int
+
+class _Shim(Protocol):
+    @property
+    def flags(self) -> int: ...
+    @property
+    def state_dir(self) -> str: ...
+    @property
+    def log(self) -> str: ...
+    @property
+    def log_bytes(self) -> int: ...
+    @property
+    def log_files(self) -> int: ...
+    @property
+    def exit_argv(self) -> Sequence[str]: ...
+    @property
+    def exit_env(self) -> Sequence[str]: ...
+    @property
+    def cgroup(self) -> str: ...
+    @property
+    def hierarchies(self) -> Sequence[str]: ...
+    @property
+    def uid(self) -> int: ...
+    @property
+    def gid(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
 
 def validate(data: bytes, descriptors: int) -> int: ...
 def finish(
@@ -27,4 +62,5 @@ def finish(
     env: Sequence[str],
     candidates: Sequence[str],
     flags: int,
+    shim: _Shim | None = None,
 ) -> bytes: ...

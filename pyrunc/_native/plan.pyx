@@ -32,11 +32,17 @@ ABSENT = <unsigned int>NONE
 FLAG_QUIET = PLAN_QUIET
 FLAG_KEEP_RUNNING = PLAN_KEEP_RUNNING
 FLAG_EXEC = PLAN_EXEC
+FLAG_LISTEN = SHIM_LISTEN
+FLAG_CLIENT = SHIM_CLIENT
+FLAG_STDIN = SHIM_STDIN
+FLAG_STDIN_ONCE = SHIM_STDIN_ONCE
+FLAG_TERMINAL = SHIM_TERMINAL
 HOST = SECTION_HOST
 INIT = SECTION_INIT
 SYNC = SECTION_SYNC
 HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
+SHIM_SIZE = sizeof(plan_shim)
 
 
 cdef size_t c_sizes(list words) except? 0:
@@ -69,11 +75,12 @@ cdef list c_encoded(words):
 
 
 def finish(bytes base not None, bytes marks not None, size_t execve_off, str container_id not None, argv, env, candidates,
-           unsigned int flags):
+           unsigned int flags, shim=None):
     """The whole plan of one start from *base*: header, steps, blobs and the strings known so far.
 
     *marks* are pairs of 32-bit numbers, each a place of *base* and how much of *container_id* goes there;
     *execve_off* is where the step is whose paths are *candidates*; *flags* are the header's.
+    *shim*, if given, makes the supervisor one; a pyrunc.runtime.plan.Shim.
     Raises ValueError for text with a NUL or a plan beyond its bounds.
     """
     cdef bytes new = container_id.encode()
@@ -81,6 +88,10 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     cdef list arguments = c_encoded(argv)
     cdef list variables = c_encoded(env)
     cdef list paths = c_encoded(candidates)
+    cdef list words = [] if shim is None else c_encoded((
+        shim.state_dir, shim.log, shim.cgroup, *shim.exit_argv, *shim.exit_env, *shim.hierarchies))
+    cdef plan_shim *block
+    cdef size_t shim_off
     cdef const char *template = base
     cdef const char *places = marks
     cdef const uint32_t *place
@@ -91,10 +102,14 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     cdef uint32_t *table
     cdef uint32_t at
     cdef size_t known = <size_t>len(base)
-    cdef size_t end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths)
+    cdef size_t end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths) + c_sizes(words)
     cdef size_t table_off = (end + 3) & ~<size_t>3
-    cdef size_t size = table_off + 4 * <size_t>(len(arguments) + len(variables))
+    cdef size_t size = table_off + 4 * <size_t>(len(arguments) + len(variables) + len(words))
     cdef Py_ssize_t i
+    if shim is not None:
+        # Behind all tables; that of its own words is no part of the layout.
+        shim_off = (size + 7) & ~<size_t>7
+        size = shim_off + sizeof(plan_shim)
     if size > PLAN_MAX_SIZE:
         raise ValueError(f"arguments and environment of {size} bytes are more than a plan holds")
     if execve_off + sizeof(plan_step) > known or len(new) < 64:
@@ -102,7 +117,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
     data = <unsigned char *>PyBytes_AsString(result)
     memcpy(data, template, known)
-    memset(data + end, 0, table_off - end)
+    memset(data + end, 0, size - end)
     for i in range(len(marks) / 8):
         place = <const uint32_t *>places + 2 * i
         if <size_t>place[0] + place[1] <= known and place[1] <= 64:
@@ -114,7 +129,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     at = c_place(variables, data + header.strings_off, at, table + len(arguments))
     step.s0 = at
     step.n0 = <uint64_t>len(paths)
-    c_place(paths, data + header.strings_off, at, NULL)
+    at = c_place(paths, data + header.strings_off, at, NULL)
     header.size = <uint32_t>size
     header.flags = flags
     header.argv_off = <uint32_t>table_off
@@ -122,6 +137,29 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     header.env_off = <uint32_t>table_off + 4 * header.argv_count
     header.env_count = <uint32_t>len(variables)
     header.strings_size = <uint32_t>(end - before.strings_off)
+    if shim is not None:
+        table += len(arguments) + len(variables)
+        c_place(words, data + header.strings_off, at, table)
+        header.shim_off = <uint32_t>shim_off
+        block = <plan_shim *>(data + shim_off)
+        block.flags = shim.flags
+        block.state_dir = table[0]
+        block.log = table[1] if shim.log else <uint32_t>NONE
+        block.log_files = shim.log_files
+        block.log_bytes = shim.log_bytes
+        block.cgroup = table[2] if shim.cgroup else <uint32_t>NONE
+        i = 3
+        block.exit_argc = <uint32_t>len(shim.exit_argv)
+        block.exit_argv = table[i] if block.exit_argc else 0
+        i += block.exit_argc
+        block.exit_envc = <uint32_t>len(shim.exit_env)
+        block.exit_env = table[i] if block.exit_envc else 0
+        i += block.exit_envc
+        block.hierarchy_count = <uint32_t>len(shim.hierarchies)
+        block.hierarchies = table[i] if block.hierarchy_count else 0
+        block.uid = shim.uid
+        block.gid = shim.gid
+        block.window = shim.rows << 16 | shim.columns
     return result
 
 

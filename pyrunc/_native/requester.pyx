@@ -118,7 +118,7 @@ cdef class Channel:
             return self._record
         while True:
             with nogil:
-                got = receive_with(self._ours, &message, sizeof(message), fds, &count)
+                got = receive_with(self._ours, &message, sizeof(message), 0, fds, &count)
             if got == -ECONNRESET and again:
                 # The supervisor ended before it read a command of ours; its record is behind the error.
                 again = False
@@ -152,8 +152,15 @@ cdef class Channel:
 
     def kill(self, int signal):
         """Ask the supervisor to send *signal*; one that is gone is no error."""
+        self.c_command(COMMAND_KILL, signal)
+
+    def finished(self):
+        """Tell a shim whose container has ended that nothing is left to be done."""
+        self.c_command(COMMAND_FINISHED, 0)
+
+    cdef int c_command(self, uint32_t kind, int signal) except -1:
         cdef command message
-        message.kind = COMMAND_KILL
+        message.kind = kind
         message.signal = signal
         cdef long rc
         while True:
@@ -165,6 +172,7 @@ cdef class Channel:
         # EBADF: another thread has seen the end meanwhile, and hung up.
         if rc != -EPIPE and rc != -ECONNRESET and rc != -EBADF:
             check(rc, "send")
+        return 0
 
     def taken(self):
         """Whether a supervisor has taken the request: it has set the offset of the plan to 0."""

@@ -5,6 +5,7 @@
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.shim cimport *
 from pyrunc._native.supervisor cimport *
 from pyrunc._native.uproot cimport *
 
@@ -14,12 +15,13 @@ cdef enum:
     MAX_CHANNELS = 65536
 
     SPARE = 1
-    SERVING = 2
+    SERVING = 2                     # and SHIM, shim.pxd: it is no supervisor any more
 
 # What every supervisor does at the moment, by the number of its channel in the spawner; shared memory.
 # A byte has one writer, the supervisor, until it is dead. So no count can go wrong, whoever is killed when.
 cdef struct crew:
     uint32_t top                    # channels from here on were never used
+    int pid[MAX_CHANNELS]           # whose they are
     bint chrooted                   # they all are
     char state[MAX_CHANNELS]
 
@@ -59,7 +61,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
     cdef int own_net = fresh_network()
     homes.count = 0
     while True:
-        got = receive_with(sock, &message, sizeof(message), fds, &count)
+        got = receive_with(sock, &message, sizeof(message), 0, fds, &count)
         if got == -EINTR:
             continue
         if got == -EAGAIN:
@@ -86,7 +88,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
             if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock,
-                              host_net if own_net == 0 else -1, all.chrooted, &homes):
+                              host_net if own_net == 0 else -1, all.chrooted, &homes, &all.state[own]):
                 return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         if spares(all, own) >= MAX_SPARES:
@@ -104,13 +106,34 @@ cdef inline int fresh_network() noexcept nogil:
     return rc if rc < 0 else c_link_up(1)
 
 
-cdef inline void last_one_out(char **directories) noexcept nogil:
+cdef inline void hung_up(crew *all, int epoll, int channel) noexcept nogil:
+    """A supervisor has ended, or has become a shim, for which nobody waits."""
+    # Expressly: a child that has just been forked holds the channel too, for a moment, and it would be heard of again.
+    epoll_ctl(epoll, EPOLL_CTL_DEL, channel, NULL)
+    close(channel)
+    if all.state[channel] != SHIM and all.pid[channel] > 0:
+        # SIGCHLD is ignored: this returns when it is gone, and fails then.
+        while wait4(all.pid[channel], NULL, 0, NULL) < 0 and errno == EINTR:
+            pass
+    all.state[channel] = 0
+    all.pid[channel] = 0
+
+
+cdef inline void last_one_out(crew *all, int epoll, char **directories) noexcept nogil:
     """Wait for the supervisors, which end with their requester, and remove the cgroups that they shared."""
-    cdef int i = 0
-    # The channels too: who is done now would ask for more work, and wait for us as we do for it.
-    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
-    while wait4(-1, NULL, 0, NULL) > 0 or errno == EINTR:
-        pass                        # SIGCHLD is ignored: returns when no child is left
+    cdef epoll_event event
+    cdef uint32_t word
+    cdef uint32_t i = 0
+    cdef ssize_t got
+    # Who waits for a request, or asks for one when its container has ended, finds that there is nobody.
+    for i in range(all.top):
+        while all.pid[i]:
+            if epoll_wait(epoll, &event, 1, -1) != 1:
+                continue
+            got = recv(event.data.fd, &word, sizeof(word), MSG_DONTWAIT)
+            if got == 0 or (got < 0 and errno != EAGAIN):
+                hung_up(all, epoll, event.data.fd)
+    i = 0
     while directories[i] != NULL:
         unlinkat(AT_FDCWD, directories[i], AT_REMOVEDIR)
         i += 1
@@ -138,6 +161,8 @@ cdef inline int fork_spare(int sock, int host_net, int epoll, rlimit_t *limit, c
         if pid < 0:
             pid = -errno
             all.state[pair[0]] = 0
+        else:
+            all.pid[pair[0]] = pid
     close(pair[1])
     if pid < 0:
         close(pair[0])
@@ -215,7 +240,9 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
             continue
         channel = event.data.fd
         if channel == sock:
-            last_one_out(directories)
+            epoll_ctl(epoll, EPOLL_CTL_DEL, sock, NULL)
+            close(sock)
+            last_one_out(all, epoll, directories)
             return 0
         got = recv(channel, &word, sizeof(word), MSG_DONTWAIT)
         if got > 0 or (got < 0 and errno == EAGAIN):
@@ -223,5 +250,4 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
         # Killed, failed, or not needed any more.
         if all.state[channel] == SPARE and spares(all, <uint32_t>channel) == 0:
             nanosleep(&pause, NULL)     # the next one may fail as soon
-        all.state[channel] = 0
-        close(channel)
+        hung_up(all, epoll, channel)

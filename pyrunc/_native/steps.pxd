@@ -31,6 +31,10 @@ cdef struct walk:
     bint lo_is_up                   # the network namespace came with its loopback interface up
     int progress_fd                 # this side's end of the pair between supervisor and init
     int root                        # the root's mount, once attached
+    int state_dir                   # of a shim, else -1
+    bint running                    # it has told who runs
+    int terminal                    # the master's end of the program's terminal, from init; or -1
+    char *crew_state                # what this supervisor does, as the spawner sees it
     uint64_t stage_ns[STAGES]
     char path[4096]
 

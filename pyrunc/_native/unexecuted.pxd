@@ -11,17 +11,17 @@ cdef enum:
     PF_FORKNOEXEC = 0x40            # linux/sched.h
 
 
-cdef inline uint64_t flags_of_process(const char *stat) noexcept nogil:
-    """The ninth field of /proc/<pid>/stat (proc_pid_stat(5)); the second may hold spaces and parentheses."""
+cdef inline uint64_t number_in_stat(const char *stat, int wanted) noexcept nogil:
+    """The field *wanted* of /proc/<pid>/stat (proc_pid_stat(5)); the second may hold spaces and parentheses."""
     cdef const char *at = strrchr(stat, c')')
     cdef uint64_t value = 0
     cdef int field = 2
     while at != NULL and at[0] != 0:
         if at[0] == c' ':
             field += 1
-            if field > 9:
+            if field > wanted:
                 break
-        elif field == 9 and c'0' <= at[0] <= c'9':
+        elif field == wanted and c'0' <= at[0] <= c'9':
             value = value * 10 + <uint64_t>(at[0] - c'0')
         at += 1
     return value
@@ -48,4 +48,4 @@ cdef inline bint c_never_executed(int process) noexcept nogil:
     if length <= 0:
         return False
     text[length] = 0
-    return flags_of_process(text) & PF_FORKNOEXEC != 0
+    return number_in_stat(text, 9) & PF_FORKNOEXEC != 0

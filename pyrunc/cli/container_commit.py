@@ -24,14 +24,18 @@ def commit(author: str, change: list[str], message: str, pause: bool, arguments:
             reference.parse(name)
         except InvalidArgument as exc:
             raise CommandError(str(exc)) from exc
-    found = engine().commit(container, name, changes=change, author=author, message=message, pause=pause)
+    found = (
+        engine()
+        .containers.get(container)
+        .commit(name, changes=change, author=author, message=message, pause=pause)
+    )
     say(f"{found}\n")
 
 
 @verb("diff CONTAINER", "Inspect changes to files or directories on a container's filesystem", low=1, high=1)
 def diff(arguments: list[str]) -> None:
     """One line for each path that was added, changed or deleted."""
-    say("".join(f"{kind} {path}\n" for kind, path in engine().diff(arguments[0])))
+    say("".join(f"{kind} {path}\n" for kind, path in engine().containers.get(arguments[0]).diff()))
 
 
 @verb(
@@ -41,6 +45,6 @@ def diff(arguments: list[str]) -> None:
 )  # fmt: skip
 def export(output: str, arguments: list[str]) -> None:
     """Write the whole tree as a tar."""
-    engine().inspect(arguments[0])
+    found = engine().containers.get(arguments[0])
     with written(output, "failed to export container") as file:
-        engine().export(arguments[0], file.write)
+        found.export(file.write)

@@ -2,7 +2,7 @@
 
 import json
 
-from pyrunc.api import Container
+from pyrunc.api import ContainerRecord
 from pyrunc.cli import format as formats
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
@@ -39,7 +39,7 @@ def ps(
     del size, arguments
     by = group(filter, ("ancestor", "exited", "id", "label", "name", "status"))
     wanted = last if last > 0 else 1 if latest else 0
-    found = [each for each in engine().containers() if _passes(each, by)]
+    found = [each for each in engine().containers.list(all=True) if _passes(each, by)]
     if not (all or wanted or "status" in by or "exited" in by):
         found = [each for each in found if each.state == "running"]
     if wanted:
@@ -52,7 +52,7 @@ def ps(
     say(formatted(lambda: formats.rows(template, lines, _HEADERS, "*formatter.ContainerContext")))
 
 
-def _passes(container: Container, by: dict[str, list[str]]) -> bool:
+def _passes(container: ContainerRecord, by: dict[str, list[str]]) -> bool:
     def some(name: str, passes: "list[bool]") -> bool:
         return name not in by or any(passes)
 
@@ -74,7 +74,7 @@ def _image_id(name: str) -> str:
         return ""
 
 
-def _line(container: Container, names: "set[str] | None", cut: bool) -> formats.Row:
+def _line(container: ContainerRecord, names: "set[str] | None", cut: bool) -> formats.Row:
     command = " ".join(f"'{word}'" if " " in word else word for word in container.argv)
     labels = container.config.get("Labels") or {}
     command = json.dumps(ellipsis(command, _COMMAND_LENGTH) if cut else command, ensure_ascii=False)
@@ -87,7 +87,7 @@ def _line(container: Container, names: "set[str] | None", cut: bool) -> formats.
     )  # fmt: skip
 
 
-def _image(container: Container, names: "set[str] | None") -> str:
+def _image(container: ContainerRecord, names: "set[str] | None") -> str:
     """What it was asked for as, as long as that still means its image; else the image's id."""
     name = container.image
     if names is not None and (name in names or f"{name}:latest" in names):
@@ -95,7 +95,7 @@ def _image(container: Container, names: "set[str] | None") -> str:
     return short(container.image_id)
 
 
-def _status(container: Container) -> str:
+def _status(container: ContainerRecord) -> str:
     if container.state == "created":
         return "Created"
     if container.state == "running":
@@ -116,7 +116,7 @@ def rm(force: bool, link: bool, volumes: bool, arguments: list[str]) -> int:
 
     def remove(name: str) -> None:
         try:
-            engine().remove(name, force=force)
+            engine().containers.get(name).remove(force=force, volumes=True)
         except NotFound as exc:
             if not force:
                 raise

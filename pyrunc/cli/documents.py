@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pyrunc.api import Container, ImageDetails
+from pyrunc.api import ContainerRecord, ImageDetails
 from pyrunc.cli.values import NilMap, NilSlice, Struct
 from pyrunc.spec.image import timestamp
 
@@ -41,7 +41,7 @@ def image(details: ImageDetails) -> Struct:
     )
 
 
-def container(found: Container) -> Struct:
+def container(found: ContainerRecord) -> Struct:
     """What `container inspect` shows."""
     running = found.state == "running"
     state = Struct(
@@ -59,7 +59,7 @@ def container(found: Container) -> Struct:
         RestartCount=0,
         Driver=found.driver,
         Platform="linux",
-        HostConfig=Struct(NetworkMode="none", AutoRemove=found.remove),
+        HostConfig=Struct(NetworkMode="none", AutoRemove=found.auto_remove),
         Config=_container_config(found),
     )
 
@@ -91,7 +91,7 @@ def _image_config(config: Mapping[str, Any]) -> Struct:
     return found
 
 
-def _container_config(container: Container) -> Struct:
+def _container_config(container: ContainerRecord) -> Struct:
     config = container.config
     found = Struct(
         Hostname=config.get("Hostname") or container.id[:12], Domainname=config.get("Domainname") or "",

@@ -86,7 +86,7 @@ def _image(name: str) -> Struct:
 
 
 def _container(name: str) -> Struct:
-    return documents.container(engine().inspect(name))
+    return documents.container(engine().containers.get(name).record())
 
 
 def _show(template: str, names: Sequence[str], find: Callable[[str], Struct]) -> int:

@@ -12,9 +12,10 @@ from pyrunc.cli import run_options
 from pyrunc.cli.platforms import check_image
 from pyrunc.cli.run_flags import FLAGS
 from pyrunc.cli.session import CommandError, engine, what_went_wrong
+from pyrunc.cli.streams import Streams
 from pyrunc.cli.verb import USED, verb
-from pyrunc.engine.process import ContainerProcess
-from pyrunc.errors import InvalidArgument, PyruncError
+from pyrunc.engine.container import Container
+from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError
 
 _REFERENCE = "invalid reference format"
 _NOT_PASSED_ON = frozenset(
@@ -53,15 +54,20 @@ def _run(image: str, argv: list[str], flags: dict[str, Any], used: set[str]) -> 
         )
     stdin, stdout, stderr = _streams(flags)
     sys.stdout.flush()
-    with _Signals(flags["sig_proxy"]) as signals, engine().start(
-        image, argv or None, name=name, remove=flags["rm"], entrypoint=entrypoint, config=run_options.config(flags),
-        stdin=stdin, stdout=stdout, stderr=stderr, allow_host=flags["allow_host_image"], **options,
-    ) as process:  # fmt: skip
-        signals.go_to(process)
+    config = run_options.config(flags)
+    if stdin is not None:
+        config = {**config, "OpenStdin": True, "StdinOnce": True}
+    with _Signals(flags["sig_proxy"]) as signals, Streams(stdin, stdout, stderr) as streams:
+        container = engine().start(
+            image, argv or None, name=name, remove=flags["rm"], entrypoint=entrypoint, config=config,
+            allow_host=flags["allow_host_image"], client=streams.theirs, **options,
+        )  # fmt: skip
+        signals.go_to(container)
         if flags["cidfile"]:
             with open(flags["cidfile"], "x", encoding="ascii") as file:
-                file.write(process.id)
-        return process.wait()
+                file.write(container.id)
+        streams.pump()
+        return container.wait()
 
 
 def _streams(flags: dict[str, Any]) -> tuple[int | None, int | None, int | None]:
@@ -85,16 +91,16 @@ class _Signals:
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
-        self._process: ContainerProcess | None = None
+        self._process: Container | None = None
         self._waiting: list[int] = []
         self._before: dict[int, Any] = {}
 
-    def go_to(self, process: ContainerProcess) -> None:
+    def go_to(self, process: Container) -> None:
         """The container runs."""
         self._process = process
         self._take(_ENDING)
         for number in self._waiting:
-            process.kill(number)
+            _pass_on(process, number)
 
     def __enter__(self) -> "_Signals":
         self._take(
@@ -116,4 +122,11 @@ class _Signals:
         if self._process is None:
             self._waiting.append(number)
         else:
-            self._process.kill(number)
+            _pass_on(self._process, number)
+
+
+def _pass_on(container: Container, number: int) -> None:
+    try:
+        container.kill(number)
+    except (NotFound, FailedPrecondition):
+        pass  # it has just ended

@@ -1,18 +1,18 @@
 """What becomes of a container's change: an image, a list, a tar of its whole tree."""
 
 import time
-from contextlib import contextmanager
 
+from pyrunc.engine import container_events, container_state, pausing, stopping
 from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.image import reference as references
 from pyrunc.spec import image as documents
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
-    from pyrunc.api import CommitRequest, Container
+    from pyrunc.api import CommitRequest, ContainerRecord
     from pyrunc.engine.images import Images
     from pyrunc.engine.parts import Parts
     from pyrunc.store.leases import Lease
@@ -22,7 +22,9 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
     """Make an image of a container's change; its id. Raises NotFound, InvalidArgument in Docker's words."""
     from pyrunc.image.changes import apply_changes
 
-    container = parts.containers.get(request.container)
+    container = stopping.current(parts, request.container)
+    container_state.check("commit", container)
+    _check_image(container)
     reference = references.parse(request.reference).tagged() if request.reference else None
     parent = parts.metadata.get_image(container.image_id)
     if parent is None:
@@ -30,7 +32,7 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
     config = apply_changes(_carried(container), request.changes)
     layers = [*parts.images.manifest(parent).layers]
     with parts.metadata.lease() as lease:
-        with _paused(container, request.pause):
+        with pausing.meanwhile(parts, container, request.pause):
             made = _layer(parts, container, lease)
         if made is not None:
             layers.append(made)
@@ -43,10 +45,13 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
             parent=parent.id,
         )
         images.unpack(row, lease)
+    container_events.say(
+        parts, container, "commit", comment=request.message, imageID=row.id, imageRef=request.reference
+    )
     return row.id
 
 
-def _layer(parts: "Parts", container: "Container", lease: "Lease") -> "documents.Descriptor | None":
+def _layer(parts: "Parts", container: "ContainerRecord", lease: "Lease") -> "documents.Descriptor | None":
     """The container's change as a plain layer in the content; None if it changed nothing."""
     if not parts.snapshotter.changes(container.id):
         return None
@@ -58,19 +63,23 @@ def _layer(parts: "Parts", container: "Container", lease: "Lease") -> "documents
 
 def changes_of(parts: "Parts", container: str) -> "list[tuple[str, str]]":
     """What a container changed: ("A", "C" or "D", path). Raises NotFound."""
-    return parts.snapshotter.changes(parts.containers.get(container).id)
+    found = parts.containers.get(container)
+    _check_image(found)
+    return parts.snapshotter.changes(found.id)
 
 
 def export(parts: "Parts", container: str, sink: "Callable[[memoryview], object]") -> None:
     """Write the whole tree of a container as a tar. Raises NotFound."""
     from pyrunc.image import diff
 
-    found = parts.containers.get(container)
+    found = stopping.current(parts, container)
+    container_state.check("export", found)
+    _check_image(found)
     with parts.snapshotter.mounted(found.id) as tree:
         diff.write_tree(tree, sink)
 
 
-def _carried(container: "Container") -> "dict[str, Any]":
+def _carried(container: "ContainerRecord") -> "dict[str, Any]":
     """What of a container's Config becomes the image's."""
     return {
         key: value
@@ -81,7 +90,7 @@ def _carried(container: "Container") -> "dict[str, Any]":
 
 def _document(
     parent: "Mapping[str, Any]",
-    container: "Container",
+    container: "ContainerRecord",
     request: "CommitRequest",
     config: "Mapping[str, Any]",
     diff_id: str | None,
@@ -107,25 +116,6 @@ def _document(
     }  # fmt: skip
 
 
-@contextmanager
-def _paused(container: "Container", pause: bool) -> "Iterator[None]":
-    """Stop the processes of a running container meanwhile, if that is wanted and this host has a freezer."""
-    if not pause or container.state != "running":
-        yield
-        return
-    from pyrunc.runtime import cgroup_control, cgroup_layout
-
-    layout, path = cgroup_layout.detect(), f"/pyrunc/{container.id}"
-    try:
-        cgroup_control.freeze(layout, path)
-    except FileNotFoundError as exc:
-        raise FailedPrecondition(
-            f"cannot pause container {container.id}: no freezer here; --pause=false does without"
-        ) from exc
-    try:
-        yield
-    finally:
-        try:
-            cgroup_control.thaw(layout, path)
-        except FileNotFoundError:
-            pass  # it has been killed meanwhile
+def _check_image(container: "ContainerRecord") -> None:
+    if not container.driver:
+        raise FailedPrecondition(f"container {container.id} has the host's root: there is no change of it")

@@ -2,9 +2,13 @@
 
 import os
 
-from pyrunc.api import CommitRequest, ContainerResult
-from pyrunc.engine import request, throwaway
+from pyrunc.api import ContainerResult
+from pyrunc.engine import creating, request, throwaway
+from pyrunc.engine.bases import OF_HOST, Base, Bases
+from pyrunc.engine.containers import Containers
+from pyrunc.engine.creating import HOST, Wanted
 from pyrunc.engine.images import Images
+from pyrunc.engine.owners import Owners
 from pyrunc.engine.parts import Parts
 from pyrunc.errors import InvalidArgument, NotFound
 from pyrunc.image import reference as references
@@ -15,14 +19,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
-    from pyrunc.api import Container
-    from pyrunc.engine.kept import Kept
-    from pyrunc.engine.process import ContainerProcess, Starting
+    from pyrunc.engine.container import Container
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
-
-HOST = "host"  # the pseudo-image
 
 
 class Engine:
@@ -35,10 +35,12 @@ class Engine:
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
         self._parts = Parts(None if root is None else os.fspath(root), graph)
         self._throwaway = throwaway.Throwaway(self._parts)
-        self._parts.forget = self._throwaway.forget
-        self._kept: Kept | None = None
+        self._parts.forget = self._forget
         self._canonical: dict[str, str] = {}
+        self._owners = Owners(self._parts)
         self.images = Images(self._parts)
+        self._bases = Bases(self._parts, self.images)
+        self.containers = Containers(self)
 
     def run(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = True,
@@ -68,20 +70,17 @@ class Engine:
         host = allow_host and image == HOST
         if scratch is not None:
             _check_scratch(scratch, keeps, host)
-        if keeps or host or scratch == "disk":
-            starting = self._create(image, argv, name, remove, entrypoint, None, options, allow_host)
-            done = starting.run(stdin, timeout_s)
-            return done._replace(container_id="", name="") if remove else done
+        if host:
+            return self._run_host(argv, keeps, entrypoint, stdin, timeout_s, options)
+        if keeps or scratch == "disk":
+            return self._run_kept(image, argv, name, remove, entrypoint, stdin, timeout_s, options)
         env = options.pop("env", None)
         ready = self._make_ready(image, entrypoint, options)
         try:
             if ready.sandbox is None:
                 if env:
                     options["env"] = env
-                done = self._create(image, argv, None, True, entrypoint, None, options, False).run(
-                    stdin, timeout_s
-                )
-                return done._replace(container_id="", name="")
+                return self._run_kept(image, argv, None, True, entrypoint, stdin, timeout_s, options)
             command = (*ready.entrypoint, *argv) if argv else ready.argv
             if not command:
                 raise InvalidArgument("No command specified")
@@ -90,61 +89,24 @@ class Engine:
             self._throwaway.leave(ready.held)
 
     def start(
-        self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = False,
-        entrypoint: "Sequence[str] | None" = None, stdin: int | None = None, stdout: int | None = None,
-        stderr: int | None = None, config: "Mapping[str, Any] | None" = None, allow_host: bool = False,
-        **options: "Unpack[SandboxOptions]",
-    ) -> "ContainerProcess":  # fmt: skip
-        """Start a program in a container that has a row, and return as soon as it runs; it ends with this process.
+        self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, exist_ok: bool = False,
+        remove: bool = False, entrypoint: "Sequence[str] | None" = None, config: "Mapping[str, Any] | None" = None,
+        host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: int | None = None,
+        keep_running: bool = True, **options: "Unpack[SandboxOptions]",
+    ) -> "Container":  # fmt: skip
+        """Make a container and start it; it goes on when this process ends.
 
-        *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null. *config* is
-        added to the image's, such as Labels. The rest is as with `run`.
+        With *remove* it goes with its end, with *exist_ok* the container of that *name* is started, if it does not run
+        and has the same wishes. *client* is the shim's end of an AttachClient.pair; without *keep_running* it ends with
+        this process. The rest is as with `containers.create`; of a container that cannot start the row stays.
+        Raises what that raises, and StartError or one of its kind.
         """
-        from pyrunc.runtime.stdio import Stdio
-
-        with Stdio(stdin, stdout, stderr) as stdio:
-            return self._create(image, argv, name, remove, entrypoint, config, options, allow_host).start(
-                stdio
-            )
-
-    def containers(self) -> "list[Container]":
-        """The containers that have a row, the latest first."""
-        self._keeper().tidy()
-        return self._parts.containers.all()
-
-    def inspect(self, container: str) -> "Container":
-        """The container of that id, name, or beginning of an id. Raises NotFound."""
-        return self._parts.containers.get(container)
-
-    def remove(self, container: str, *, force: bool = False) -> None:
-        """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition for a running one."""
-        self._keeper().remove(container, force=force)
-
-    def commit(
-        self, container: str, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "",
-        message: str = "", pause: bool = True,
-    ) -> str:  # fmt: skip
-        """Make an image of what a container changed; its id.
-
-        *changes* are instructions of a Dockerfile; *pause* stops a running container meanwhile.
-        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
-        """
-        from pyrunc.engine import commit
-
-        request = CommitRequest(container, reference, changes, author, message, pause)
-        return commit.commit(self._parts, self.images, request)
-
-    def diff(self, container: str) -> "list[tuple[str, str]]":
-        """What a container changed: ("A", "C" or "D", path), sorted. Raises NotFound."""
-        from pyrunc.engine import commit
-
-        return commit.changes_of(self._parts, container)
-
-    def export(self, container: str, sink: "Callable[[memoryview], object]") -> None:
-        """Write the whole tree of a container as a tar to *sink*, which takes bytes. Raises NotFound."""
-        from pyrunc.engine import commit
-
-        commit.export(self._parts, container, sink)
+        if remove:
+            host_config = {**(host_config or {}), "AutoRemove": True}
+        wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
+        return self.containers.start(
+            wanted, exist_ok=exist_ok, allow_host=allow_host, client=client, keep_running=keep_running
+        )
 
     def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
         """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
@@ -157,8 +119,10 @@ class Engine:
         return checking.check(self._parts, progress)
 
     def close(self) -> None:
-        """Let go of what was opened; containers that still run go on until their processes are closed."""
+        """Let go of what was opened; containers that run go on."""
+        self._owners.close()
         self._throwaway.close()
+        self._bases.close()
         self._parts.close()
 
     def __enter__(self) -> "Self":
@@ -170,6 +134,11 @@ class Engine:
         self.close()
 
     # --- the way to a start
+
+    def _forget(self, image_id: str) -> None:
+        """Keep nothing of an image that is removed."""
+        self._throwaway.forget(image_id)
+        self._bases.forget(image_id)
 
     def _resolve(self, image: str) -> str:
         """The id of *image*; what ships with pyrunc is loaded when it is first asked for. Raises NotFound."""
@@ -236,40 +205,52 @@ class Engine:
         self._throwaway.put(key, ready)
         return ready
 
-    def _create(
-        self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
-        entrypoint: "Sequence[str] | None", config: "Mapping[str, Any] | None", options: "SandboxOptions",
-        allow_host: bool,
-    ) -> "Starting":  # fmt: skip
+    def _base(self, image: str, allow_host: bool) -> Base:
+        """What containers of *image* begin with. Raises NotFound."""
         if allow_host and image == HOST:
-            from pyrunc.engine import host
+            return OF_HOST
+        return self._bases.get(self._resolve(image))
 
-            return host.create(
-                self._parts.root, argv, entrypoint, options, keep=not remove or name is not None
-            )
-        if options.get("writable") == "direct":
+    def _run_kept(
+        self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
+        entrypoint: "Sequence[str] | None", stdin: bytes, timeout_s: float | None, options: "SandboxOptions",
+    ) -> ContainerResult:  # fmt: skip
+        """Run a container that has a row and a snapshot to its end."""
+        from pyrunc.engine import foreground
+
+        host_config: dict[str, Any] = {"AutoRemove": remove}
+        if remove and name is None:
+            host_config["LogConfig"] = {"Type": "none"}  # nobody knows of it who could ask for its log
+        config = {"OpenStdin": True, "StdinOnce": True} if stdin else {}
+        base = self._base(image, False)
+        container_id = creating.new_id()
+        wanted = Wanted(image, argv, name, entrypoint, config, host_config, options)
+        done = foreground.run(
+            self._parts, lambda: creating.create(self._parts, base, container_id, wanted, starts=True), container_id,
+            stdin, timeout_s,
+        )  # fmt: skip
+        return done._replace(container_id="", name="") if remove else done
+
+    def _run_host(
+        self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", stdin: bytes,
+        timeout_s: float | None, options: "SandboxOptions",
+    ) -> ContainerResult:  # fmt: skip
+        """Run a program on the host's own root to its end."""
+        from pyrunc.engine import host
+        from pyrunc.runtime.sandbox import Sandbox
+
+        if keeps:
             raise InvalidArgument(
-                "writable: an image is never written directly; it must be 'scratch' or 'no'"
+                "a container of the host's root is always thrown away: it takes no name, and needs --rm"
             )
-        if options.get("scratch_bytes"):
-            raise InvalidArgument("scratch_bytes bounds a scratch in memory, and this container is on disk")
-        from pyrunc.engine import mount_points
-
-        keeper = self._keeper()
-        keeper.tidy()
-        row = self._parts.images.get(self._resolve(image))
-        from_image = self._parts.images.config(row).get("config") or {}
-        process = request.merge(from_image, argv, entrypoint, options, config)
-        with self._parts.metadata.lease() as lease:
-            top = mount_points.ensure(self._parts, self.images.unpack(row, lease), lease)
-            return keeper.create(image, row, top, process, name, remove)
-
-    def _keeper(self) -> "Kept":
-        if self._kept is None:
-            from pyrunc.engine.kept import Kept
-
-            self._kept = Kept(self._parts)
-        return self._kept
+        command = [*(entrypoint or ()), *(argv or ())]
+        if not command:
+            raise InvalidArgument("No command specified")
+        root = self._parts.root
+        mounts = [*host.mounts(root), *options.get("mounts", ())]
+        launcher = throwaway.launcher(host.rootfs(root), {**options, "mounts": mounts})
+        with Sandbox.of_launcher(launcher) as box:
+            return ContainerResult(*box.run(command, stdin=stdin, timeout_s=timeout_s))
 
 
 def _check_scratch(scratch: str, keeps: bool, host: bool) -> None:

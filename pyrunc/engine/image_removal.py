@@ -8,7 +8,7 @@ several names, asked for by id          is removed, with all its names
 """
 
 from pyrunc.api import Pruned, Removed
-from pyrunc.engine import image_filters
+from pyrunc.engine import image_filters, observing
 from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.image import reference as references
 
@@ -150,11 +150,13 @@ class _Removal:
 
     def _users(self, image_id: str, running: bool | None) -> "list[str]":
         """The containers of an image, of those that run, that do not, or all."""
-        live = self._parts.containers.running(image_id)
-        if running:
-            return live
-        every = [each.id for each in self._parts.containers.all() if each.image_id == image_id]
-        return [each for each in every if running is None or each not in live]
+        found = []
+        for row in self._parts.containers.of_image(image_id):
+            record = row.record if row.record.state == "restarting" else observing.seen(row)
+            live = record.running or record.state == "restarting"
+            if running is None or running == live:
+                found.append(record.id)
+        return found
 
     def _untag(self, name: "Reference") -> None:
         if name.digest:

@@ -5,7 +5,7 @@ from _thread import RLock
 
 from pyrunc.errors import FailedPrecondition
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
-from pyrunc.store.files import check_private
+from pyrunc.store.files import Lock, check_private
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc.drivers.graph.snapshotter import Snapshotter
-    from pyrunc.engine.containers import Containers
+    from pyrunc.engine.container_rows import ContainerRows
     from pyrunc.engine.layer_sizes import LayerSizes
     from pyrunc.engine.unpack import Unpacker
     from pyrunc.image.images import ImageStore
@@ -36,7 +36,7 @@ class Parts:
 
     def __init__(self, root: str | None, graph: str | None) -> None:
         self.root = os.path.abspath(root or os.environ.get("PYRUNC_ROOT") or DEFAULT_ROOT)
-        self._graph = graph
+        self.graph = graph
         self._made: dict[str, Any] = {}
         self.forget: Callable[[str], None] = _nothing
         self._closed = False
@@ -97,22 +97,31 @@ class Parts:
         def make() -> "Snapshotter":
             from pyrunc.drivers import registry
 
-            return registry.graph(self._graph, self.root)
+            return registry.graph(self.graph, self.root)
 
         part: Snapshotter = self._part("snapshotter", make)
         return part
 
     @property
-    def containers(self) -> "Containers":
+    def containers(self) -> "ContainerRows":
         """containers.db."""
 
-        def make() -> "Containers":
-            from pyrunc.engine.containers import Containers
+        def make() -> "ContainerRows":
+            from pyrunc.engine.container_rows import ContainerRows
 
-            return Containers(self.root)
+            return ContainerRows(self.root)
 
-        part: Containers = self._part("containers", make)
+        part: ContainerRows = self._part("containers", make)
         return part
+
+    def lock(self, container_id: str, timeout_s: float | None = None) -> "Lock":
+        """The lock of a container, held while it is started, finished or removed, and never while it runs.
+
+        Whoever takes it does so before writing to a database.
+        """
+        return Lock(
+            os.path.join(self.locks, f"{container_id}.container"), transient=True, timeout_s=timeout_s
+        )
 
     @property
     def sizes(self) -> "LayerSizes":

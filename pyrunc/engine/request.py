@@ -69,6 +69,34 @@ def merge(
     return Process(tuple(begin + command), merged, tuple(dict.fromkeys(volumes)), config)
 
 
+def configured(
+    image_config: "Mapping[str, Any]", argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None",
+    given: "Mapping[str, Any]", covered: "Sequence[str]" = (),
+) -> "dict[str, Any]":  # fmt: skip
+    """The Config of a container of an image: *given* is added to the image's, as `merge` has it.
+
+    An entry of Env without ``=`` takes a variable away; what is mounted at the paths *covered* is no volume.
+    Raises InvalidArgument in Docker's words.
+    """
+    added = {key: value for key, value in given.items() if value not in (None, "", [], {})}
+    variables: list[str] = added.pop("Env", [])
+    options: SandboxOptions = {"env": dict(each.split("=", 1) for each in variables if "=" in each)}
+    for key, option in (("User", "user"), ("WorkingDir", "cwd")):
+        if key in added:
+            options[option] = added.pop(key)  # type: ignore[literal-required]
+    options["tmpfs"] = dict.fromkeys(covered, "")
+    command, begin = added.pop("Cmd", None), added.pop("Entrypoint", None)
+    if entrypoint is None and given.get("Entrypoint") is not None:
+        entrypoint = begin or []
+    process = merge(image_config, argv or command, entrypoint, options, added)
+    config = dict(process.config)
+    without = {each for each in variables if "=" not in each}
+    config["Env"] = [each for each in config["Env"] if each.partition("=")[0] not in without]
+    if config.get("Volumes"):
+        config["Volumes"] = {path: {} for path in process.volumes}
+    return config
+
+
 def canonical(path: str) -> str:
     """*path* without "." and ".."; two slashes at its begin, which POSIX lets mean another root, are one."""
     clean = os.path.normpath(path)

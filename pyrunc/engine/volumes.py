@@ -22,15 +22,18 @@ def make(root: str, container_id: str, paths: "Iterable[str]", tree: int) -> lis
 
     Raises OSError.
     """
-    mounts = []
+    found = mounts(root, container_id, paths)
+    for mount in found:
+        make_directory(os.path.dirname(mount.source))  # none but root's way to what may be set-user-ID there
+        os.mkdir(mount.source, 0o755)
+        _fill(mount.source, tree, mount.target)
+    return found
+
+
+def mounts(root: str, container_id: str, paths: "Iterable[str]") -> list[Mount]:
+    """Where the volumes of a container are."""
     home = os.path.join(root, "volumes", container_id)
-    for number, path in enumerate(paths):
-        place = os.path.join(home, str(number))
-        make_directory(home)  # none but root's way to what an image may have made set-user-ID there
-        os.mkdir(place, 0o755)
-        _fill(place, tree, path)
-        mounts.append(Mount(path, place, "bind", ("rbind", "rw")))
-    return mounts
+    return [Mount(path, os.path.join(home, str(n)), "bind", ("rbind", "rw")) for n, path in enumerate(paths)]
 
 
 def remove(root: str, container_id: str) -> None:

@@ -12,7 +12,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
-from pyrunc.runtime.plan import SHORT_ID, PlanTemplate
+from pyrunc.runtime.plan import SHORT_ID, PlanTemplate, Shim
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import document
 
@@ -84,10 +84,13 @@ class Launcher:
         flags: int,
         wait: bool = True,
         container_id: str = "",
+        shim: Shim | None = None,
+        kind: type[Supervised] = Supervised,
     ) -> Supervised:
         """Ask the spawner for a container that runs *argv* with *env* added and the three descriptors *stdio*.
 
-        *flags* are the plan's; without a *container_id* (64 hex digits) it gets a new one.
+        *flags* are the plan's; without a *container_id* (64 hex digits) it gets a new one. With *shim*, whose
+        descriptors follow in *stdio*, it outlives its requester; *kind* is then what the answer is.
         Raises FailedPrecondition after `close`, InvalidArgument, Unavailable,
         Unsupported, PermissionDenied; BlockingIOError if *wait* is False and the spawner's queue is full.
         """
@@ -100,15 +103,17 @@ class Launcher:
             variables = {**variables, "HOSTNAME": container_id[:12]}
         listed = self._listed if variables is self._env else _listed(variables)
         try:
+            if shim is not None:
+                shim = shim._replace(uid=self._owner[0], gid=self._owner[1])
             plan = self._template.finish(
-                container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags
+                container_id, argv, listed, candidates(argv[0], variables.get("PATH")), flags, shim
             )
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
-            if self._owner != (0, 0):
+            if self._owner != (0, 0) and shim is None:
                 give(stdio, self._owner)
-            child = Supervised(plan, self._template, container_id, stdio, argv[0], wait)
+            child = kind(plan, self._template, container_id, stdio, argv[0], wait)
         except OSError as exc:
             if exc.errno == errno.EBADF:
                 raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
@@ -120,9 +125,10 @@ class Launcher:
         """What the host calls a user and a group of the container's."""
         return _outside(uid, self._maps[0]), _outside(gid, self._maps[1])
 
-    def plan(self, argv: Sequence[str]) -> str:
-        """The plan of *argv* as text, one step a line."""
-        return f"{self._template.describe()}\nargv {list(argv)}"
+    def plan(self, argv: Sequence[str], shim: Shim | None = None) -> str:
+        """The plan of *argv* as text, one step a line, and what its *shim* does."""
+        text = f"{self._template.describe()}\nargv {list(argv)}"
+        return text if shim is None else f"{text}\n{shim.describe()}"
 
     def close(self) -> None:
         """Start no more."""

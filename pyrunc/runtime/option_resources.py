@@ -7,14 +7,13 @@ import stat
 
 from pyrunc.errors import InvalidArgument
 from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime import option_privileges
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
 
 
@@ -24,11 +23,12 @@ def resources(options: SandboxOptions) -> dict[str, Any]:
     Source: OCI config-linux.md "Control groups"; --cpus as Docker converts it.
     """
     memory = _given(
-        options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes"
-    )
+        options, limit="memory_bytes", swap="memory_swap_bytes", reservation="memory_reservation_bytes",
+        swappiness="memory_swappiness", disableOOMKiller="oom_kill_disable",
+    )  # fmt: skip
     cpu = _given(
         options, shares="cpu_shares", quota="cpu_quota_us", period="cpu_period_us",
-        cpus="cpuset_cpus", mems="cpuset_mems",
+        cpus="cpuset_cpus", mems="cpuset_mems", realtimeRuntime="cpu_rt_runtime_us", realtimePeriod="cpu_rt_period_us",
     )  # fmt: skip
     if "cpus" in options:
         if "quota" in cpu or "period" in cpu:
@@ -44,6 +44,11 @@ def resources(options: SandboxOptions) -> dict[str, Any]:
     if "pids_limit" in options:
         found["pids"] = {"limit": options["pids_limit"]}
     blkio = _given(options, weight="blkio_weight")
+    weights = options.get("blkio_weight_devices", {})
+    if weights:
+        blkio["weightDevice"] = [
+            {**_numbers(path, "blkio_weight_devices"), "weight": weight} for path, weight in weights.items()
+        ]
     for key, field in (
         ("read_bps", "throttleReadBpsDevice"), ("write_bps", "throttleWriteBpsDevice"),
         ("read_iops", "throttleReadIOPSDevice"), ("write_iops", "throttleWriteIOPSDevice"),
@@ -70,8 +75,8 @@ def _numbers(path: str, option: str) -> dict[str, int]:
     return {"major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
 
 
-def device(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``host[:container[:rwm]]`` as a node and the rule that lets it be used."""
+def devices(text: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """``host[:container[:rwm]]`` as nodes, each with the rule that lets it be used; of a directory, all that it has."""
     parts = text.split(":")
     host = parts[0]
     access = parts[2] if len(parts) > 2 else "rwm"
@@ -84,20 +89,23 @@ def device(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     checks.path(target, "devices")
     try:
         status = os.stat(host)
+        if stat.S_ISDIR(status.st_mode):
+            found = sorted(os.path.join(place, name) for place, _, names in os.walk(host) for name in names)
+            inside = [(target + path[len(host) :], os.stat(path)) for path in found]
+        else:
+            inside = [(target, status)]
     except OSError as exc:
         raise InvalidArgument(f"devices: {host}: {os.strerror(exc.errno or 0).lower()}") from exc
-    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+    given = [
+        (path, each) for path, each in inside if stat.S_ISCHR(each.st_mode) or stat.S_ISBLK(each.st_mode)
+    ]
+    if not given:
         raise InvalidArgument(f"devices: {host}: not a device node")
-    kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
-    numbers = {"type": kind, "major": os.major(status.st_rdev), "minor": os.minor(status.st_rdev)}
-    node = {
-        **numbers,
-        "path": target,
-        "fileMode": status.st_mode & 0o777,
-        "uid": status.st_uid,
-        "gid": status.st_gid,
-    }
-    return node, {**numbers, "allow": True, "access": access}
+    nodes = [option_privileges.node(path, each) for path, each in given]
+    return [
+        (node, {**{key: node[key] for key in ("type", "major", "minor")}, "allow": True, "access": access})
+        for node in nodes
+    ]
 
 
 def _device_rule(text: str) -> dict[str, Any]:

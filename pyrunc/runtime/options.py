@@ -7,11 +7,11 @@ from _collections_abc import Mapping  # collections.abc would import all of coll
 
 from pyrunc.errors import InvalidArgument, PyruncError, Unsupported
 from pyrunc.records import NamedTuple, TypedDict
-from pyrunc.runtime import mount_options, option_resources
+from pyrunc.runtime import mount_options, option_files, option_privileges, option_resources
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import Rootfs
 from pyrunc.runtime.plan import ID, SHORT_ID
-from pyrunc.spec import capabilities, defaults, rlimits
+from pyrunc.spec import defaults, rlimits
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -63,18 +63,21 @@ class SandboxOptions(TypedDict, total=False):
     # names
     hostname: str
     domainname: str
-    hosts: Mapping[str, str]  # name -> address, added to /etc/hosts
+    hosts: Mapping[str, str | Sequence[str]]  # name -> its address or addresses, added to /etc/hosts
     dns: Sequence[str]  # addresses for /etc/resolv.conf instead of the host's
+    dns_search: Sequence[str]  # domains there instead of the host's; "." is none
+    dns_options: Sequence[str]  # such as "ndots:2", instead of the host's
     etc_files: bool  # False: leave /etc/hostname, hosts and resolv.conf as rootfs has them
     # isolation
     network: str  # "none", "host", or the path of a network namespace
-    pid: Literal["private", "host"]
-    ipc: Literal["private", "host"]
+    pid: str  # "private", "host", or the path of a pid namespace
+    ipc: str  # as pid; "none" is private, without a /dev/shm
     uts: Literal["private", "host"]
     cgroupns: Literal["private", "host"]
     uid_maps: Sequence[IdMap]  # a user namespace of its own
     gid_maps: Sequence[IdMap]  # as uid_maps unless given
     idmap_rootfs: bool  # False: rootfs shows its owners unmapped, where its file system cannot be idmapped
+    privileged: bool  # all capabilities, devices and kernel parameters; no seccomp, masks or read-only paths
     cap_add: Sequence[str]
     cap_drop: Sequence[str]
     seccomp: str | Mapping[str, Any]  # "default", "unconfined", or an OCI linux.seccomp object
@@ -88,14 +91,19 @@ class SandboxOptions(TypedDict, total=False):
     memory_bytes: int
     memory_swap_bytes: int  # memory and swap together; -1 is no limit
     memory_reservation_bytes: int
+    memory_swappiness: int  # 0..100; cgroup v1 only
+    oom_kill_disable: bool  # who wants more memory than there is waits; cgroup v1 only
     cpus: float
     cpu_shares: int
     cpu_quota_us: int
     cpu_period_us: int
+    cpu_rt_runtime_us: int
+    cpu_rt_period_us: int
     cpuset_cpus: str
     cpuset_mems: str
     pids_limit: int
     blkio_weight: int
+    blkio_weight_devices: Mapping[str, int]  # host device -> weight
     read_bps: Mapping[str, int]  # host device -> bytes a second
     write_bps: Mapping[str, int]
     read_iops: Mapping[str, int]
@@ -148,21 +156,39 @@ def _is_seccomp(value: object, option: str) -> str | Mapping[str, Any]:
 
 
 def _is_network(value: object, option: str) -> str:
-    if value in ("none", "host"):
-        return str(value)
-    if isinstance(value, str) and not value.startswith("/"):
+    if isinstance(value, str) and value not in ("none", "host") and not value.startswith("/"):
         raise Unsupported(
             f"{option} must be 'none', 'host' or a path, not {value!r}: networks do not exist yet"
         )
-    found: str = checks.path(value, option)
-    if not os.path.exists(found):
-        raise InvalidArgument(f"{option}: {found}: no such file or directory")
+    found: str = _namespace("none", "host")(value, option)
+    return found
+
+
+def _namespace(*choices: str) -> checks.Check:
+    """One of a few words, or the path of a namespace that is there."""
+
+    def check(value: object, option: str) -> str:
+        if isinstance(value, str) and (value in choices or not value.startswith("/")):
+            return str(checks.one_of(*choices)(value, option))
+        found: str = checks.path(value, option)
+        if not os.path.exists(found):
+            raise InvalidArgument(f"{option}: {found}: no such file or directory")
+        return found
+
+    return check
+
+
+def _is_addresses(value: object, option: str) -> list[str]:
+    if isinstance(value, str):
+        return [checks.address(value, option)]
+    found: list[str] = checks.listed(checks.address)(value, option)
     return found
 
 
 _PRIVATE = checks.one_of("private", "host")
 _SIZE = checks.integer(0)
 _LIMIT = checks.integer(-1)
+_WEIGHT = checks.integer(0, 1000)
 _WORDS = checks.listed(checks.word)
 _PATHS = checks.listed(checks.path)
 _RATES = checks.mapped(checks.path, _SIZE)
@@ -173,18 +199,21 @@ _CHECKS: dict[str, checks.Check] = {
     "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
     "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
     "oom_score_adj": checks.integer(-1000, 1000),
-    "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, checks.address),
-    "dns": checks.listed(checks.address), "etc_files": checks.flag,
-    "network": _is_network, "pid": _PRIVATE, "ipc": _PRIVATE, "uts": _PRIVATE, "cgroupns": _PRIVATE,
+    "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, _is_addresses),
+    "dns": checks.listed(checks.address), "dns_search": _WORDS, "dns_options": _WORDS, "etc_files": checks.flag,
+    "network": _is_network, "pid": _namespace("private", "host"), "ipc": _namespace("private", "host", "none"),
+    "uts": _PRIVATE, "cgroupns": _PRIVATE, "privileged": checks.flag,
     "uid_maps": checks.listed(_is_id_map), "gid_maps": checks.listed(_is_id_map), "idmap_rootfs": checks.flag,
     "cap_add": _WORDS, "cap_drop": _WORDS, "seccomp": _is_seccomp, "no_new_privileges": checks.flag,
     "masked_paths": _PATHS, "readonly_paths": _PATHS,
     "devices": checks.listed(checks.text), "device_cgroup_rules": checks.listed(checks.text),
     "sysctls": checks.mapped(checks.word, checks.text),
     "memory_bytes": _LIMIT, "memory_swap_bytes": _LIMIT, "memory_reservation_bytes": _LIMIT,
+    "memory_swappiness": checks.integer(0, 100), "oom_kill_disable": checks.flag,
     "cpus": checks.number(0.01, 1e6), "cpu_shares": _SIZE, "cpu_quota_us": _LIMIT, "cpu_period_us": _SIZE,
+    "cpu_rt_runtime_us": _LIMIT, "cpu_rt_period_us": _SIZE, "blkio_weight_devices": checks.mapped(checks.path, _WEIGHT),
     "cpuset_cpus": checks.word, "cpuset_mems": checks.word, "pids_limit": _LIMIT,
-    "blkio_weight": checks.integer(0, 1000),
+    "blkio_weight": _WEIGHT,
     "read_bps": _RATES, "write_bps": _RATES, "read_iops": _RATES, "write_iops": _RATES,
     "cgroup_parent": checks.path,
 }  # fmt: skip
@@ -192,10 +221,15 @@ _CHECKS: dict[str, checks.Check] = {
 # What the fields of the OCI document are called here, for the errors of the modules that read it.
 _OPTION_OF = {
     "linux.resources.memory.limit": "memory_bytes", "linux.resources.memory.swap": "memory_swap_bytes",
-    "linux.resources.memory.reservation": "memory_reservation_bytes", "linux.resources.memory": "memory_bytes",
+    "linux.resources.memory.reservation": "memory_reservation_bytes",
+    "linux.resources.memory.swappiness": "memory_swappiness",
+    "linux.resources.memory.disableOOMKiller": "oom_kill_disable", "linux.resources.memory": "memory_bytes",
     "linux.resources.cpu.shares": "cpu_shares", "linux.resources.cpu.quota": "cpu_quota_us",
     "linux.resources.cpu.period": "cpu_period_us", "linux.resources.cpu.cpus": "cpuset_cpus",
-    "linux.resources.cpu.mems": "cpuset_mems", "linux.resources.cpu": "cpus", "linux.resources.pids": "pids_limit",
+    "linux.resources.cpu.realtimeRuntime": "cpu_rt_runtime_us",
+    "linux.resources.cpu.realtimePeriod": "cpu_rt_period_us", "linux.resources.cpu.mems": "cpuset_mems",
+    "linux.resources.cpu": "cpus", "linux.resources.pids": "pids_limit",
+    "linux.resources.blockIO.weightDevice": "blkio_weight_devices",
     "linux.resources.blockIO.weight": "blkio_weight", "linux.resources.blockIO.throttleReadBpsDevice": "read_bps",
     "linux.resources.blockIO.throttleWriteBpsDevice": "write_bps",
     "linux.resources.blockIO.throttleReadIOPSDevice": "read_iops",
@@ -257,7 +291,7 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
     for key in ("hostname", "domainname"):
         if options.get(key):
             spec[key] = options[key]
-    files = _etc_files(options, name) if options.get("etc_files", True) else {}
+    files = option_files.etc_files(options, name) if options.get("etc_files", True) else {}
     # Read-only has a scratch too: the mount points that the root lacks are made there, not in the caller's directory.
     rootfs = Rootfs(
         tuple(layers),
@@ -298,7 +332,7 @@ def _user(layers: Sequence[str], options: SandboxOptions) -> tuple[dict[str, Any
 
 
 def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
-    caps = _capabilities(options)
+    caps = option_privileges.capabilities_of(options)
     held = caps if user["uid"] == 0 else []
     process: dict[str, Any] = {
         "user": user,
@@ -310,40 +344,6 @@ def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
     if "oom_score_adj" in options:
         process["oomScoreAdj"] = options["oom_score_adj"]
     return process
-
-
-def _capabilities(options: SandboxOptions) -> list[str]:
-    """Docker's set with --cap-add and --cap-drop applied, in its order of precedence.
-
-    To add ALL wins over everything but single names to drop; to drop ALL leaves what is added; otherwise
-    a name that is both dropped and added is held.
-    """
-    add = {_capability(name, "cap_add") for name in options.get("cap_add", ())}
-    drop = {_capability(name, "cap_drop") for name in options.get("cap_drop", ())}
-    if "CAP_ALL" in add:
-        held = _own_capabilities() - drop
-    elif "CAP_ALL" in drop:
-        held = add
-    else:
-        held = set(defaults.CAPABILITIES) - drop | add
-    if add - {"CAP_ALL"} - set(defaults.CAPABILITIES):
-        for name in sorted(add - {"CAP_ALL"} - _own_capabilities()):
-            raise Unsupported(f"cap_add: {name} is not among this process's own capabilities")
-    return [name for name in capabilities.ALL if name in held]
-
-
-def _own_capabilities() -> set[str]:
-    """What this process holds, and so can pass on."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
-    return {name for name, number in capabilities.NUMBER.items() if bits >> number & 1}
-
-
-def _capability(name: str, option: str) -> str:
-    full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
-    if full != "CAP_ALL" and full not in capabilities.NUMBER:
-        raise InvalidArgument(f"{option}: unknown capability {name!r}")
-    return full
 
 
 def _rlimits(limits: Mapping[str, int | tuple[int, int]]) -> list[dict[str, Any]]:
@@ -367,12 +367,17 @@ def _targets(options: SandboxOptions) -> list[str]:
 
 def _mounts(options: SandboxOptions) -> list[dict[str, Any]]:
     rows = defaults.mounts(options.get("shm_bytes", defaults.SHM_BYTES))
+    if options.get("privileged"):
+        for row in rows:
+            row["options"] = [option for option in row["options"] if option != "ro"]
     if options.get("ipc") == "host":
         if "shm_bytes" in options:
             raise InvalidArgument(
                 "shm_bytes: cannot be set with ipc='host', which shares the host's /dev/shm"
             )
         rows[-1] = {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind"]}
+    elif options.get("ipc") == "none":
+        del rows[-1]
     wanted = [_mount(mount, f"mounts[{i}]") for i, mount in enumerate(options.get("mounts", ()))]
     for path, text in options.get("tmpfs", {}).items():
         flags = ["noexec", "nosuid", "nodev", *(part for part in text.split(",") if part)]
@@ -403,10 +408,11 @@ def _mount(mount: Mount, option: str) -> dict[str, Any]:
 
 
 def _linux(options: SandboxOptions) -> dict[str, Any]:
+    privileged = options.get("privileged", False)
     linux: dict[str, Any] = {
         "namespaces": _namespaces(options),
-        "maskedPaths": list(options.get("masked_paths", defaults.masked_paths())),
-        "readonlyPaths": list(options.get("readonly_paths", defaults.READONLY_PATHS)),
+        "maskedPaths": list(options.get("masked_paths", () if privileged else defaults.masked_paths())),
+        "readonlyPaths": list(options.get("readonly_paths", () if privileged else defaults.READONLY_PATHS)),
         "sysctl": {**_sysctls(options), **options.get("sysctls", {})},
         "resources": option_resources.resources(options),
         "devices": [],
@@ -416,12 +422,15 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
         for key, maps in (("uidMappings", uid_maps), ("gidMappings", options.get("gid_maps") or uid_maps)):
             linux[key] = [{"containerID": m.container, "hostID": m.host, "size": m.size} for m in maps]
     for text in options.get("devices", ()):
-        node, rule = option_resources.device(text)
-        linux["devices"].append(node)
-        linux["resources"]["devices"].append(rule)  # after the denial of all
+        for node, rule in option_resources.devices(text):
+            linux["devices"].append(node)
+            linux["resources"]["devices"].append(rule)  # after the denial of all
+    if privileged:
+        linux["devices"] = option_privileges.host_devices() + linux["devices"]
+        linux["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
     if "cgroup_parent" in options:
         linux["cgroupsPath"] = f"{options['cgroup_parent'].rstrip('/')}/{ID}"
-    profile = options.get("seccomp", "default")
+    profile = options.get("seccomp", SCMP_UNCONFINED if privileged else "default")
     if isinstance(profile, Mapping):
         linux["seccomp"] = profile
     elif profile == "default":
@@ -429,7 +438,9 @@ def _linux(options: SandboxOptions) -> dict[str, Any]:
 
         release = os.uname().release.split(".")
         kernel = (int(release[0]), int(release[1].split("-")[0]))
-        linux["seccomp"] = seccomp.docker_profile(_capabilities(options), os.uname().machine, kernel)
+        linux["seccomp"] = seccomp.docker_profile(
+            option_privileges.capabilities_of(options), os.uname().machine, kernel
+        )
     return linux
 
 
@@ -449,7 +460,10 @@ def _namespaces(options: SandboxOptions) -> list[dict[str, Any]]:
     if options.get("uid_maps"):
         rows.append({"type": "user"})
     for kind, key in (("pid", "pid"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroupns")):
-        if options.get(key, "private") == "private":
+        value = str(options.get(key, "private"))
+        if value.startswith("/"):
+            rows.append({"type": kind, "path": value})
+        elif value != "host":
             rows.append({"type": kind})
     network = options.get("network", "none")
     if network == "none":
@@ -457,32 +471,3 @@ def _namespaces(options: SandboxOptions) -> list[dict[str, Any]]:
     elif network.startswith("/"):
         rows.append({"type": "network", "path": network})
     return rows
-
-
-def _etc_files(options: SandboxOptions, name: str) -> dict[str, str]:
-    """The three files that Docker makes for each container."""
-    if options.get("network") == "host":
-        hosts = _host_file("/etc/hosts")
-    else:
-        hosts = (
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-            "fe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
-        )
-    for host, address in options.get("hosts", {}).items():
-        if not host:
-            raise InvalidArgument("hosts: a name must not be empty")
-        hosts += f"{address}\t{host}\n"
-    if "dns" in options:
-        resolv = "".join(f"nameserver {address}\n" for address in options["dns"])
-    else:
-        resolv = _host_file("/etc/resolv.conf")
-    return {"/etc/hostname": name + "\n", "/etc/hosts": hosts, "/etc/resolv.conf": resolv}
-
-
-def _host_file(path: str) -> str:
-    """A small text file of the host's; "" where there is none. NULs would end it early in a plan."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(65536).replace("\0", "")
-    except OSError:
-        return ""

@@ -21,7 +21,7 @@ ID = "\x02" * 64
 SHORT_ID = "\x03" * 12
 
 _OPS = {name: number for number, name in enumerate(native.STEP_NAMES)}
-_HEADER = struct.Struct("=16IQ14I")
+_HEADER = struct.Struct("=16IQ14I")  # shim_off and the reserved ones are 0 here
 _STEP = struct.Struct("=HH7I4Q")
 _MARK = struct.Struct("=II")
 _ABSENT = native.ABSENT
@@ -32,6 +32,12 @@ STAGES = {
     9: "pivot", 10: "process", 13: "program", 14: "clean", 15: "reply",
 }  # fmt: skip
 STAGE_NUMBER = {name: number for number, name in STAGES.items()}
+
+
+SHIM_FLAGS = {
+    "listen": native.FLAG_LISTEN, "client": native.FLAG_CLIENT, "stdin": native.FLAG_STDIN,
+    "stdin_once": native.FLAG_STDIN_ONCE, "terminal": native.FLAG_TERMINAL,
+}  # fmt: skip
 
 
 class Step(NamedTuple):
@@ -61,6 +67,43 @@ class Step(NamedTuple):
         parts += [repr(text.replace("\0", " ")) for text in (self.s0, self.s1, self.s2) if text is not None]
         parts += [f"{label}={number:#x}" for label, number in zip("xyz", self[9:12], strict=True) if number]
         return " ".join(parts + names)
+
+
+class Shim(NamedTuple):
+    """What makes a container's supervisor its shim; as `_native/plan.pxd` has it.
+
+    *flags* are those of SHIM_FLAGS; *log* is the file's path, or "" for none; *log_bytes* how large it grows before
+    the next of *log_files* is begun (0: without end). *exit_argv* with *exit_env* takes note of the end where no owner
+    does. The shim itself moves to *cgroup*, unless that is "", in each of *hierarchies*. *uid* and *gid*, by the
+    host's numbers, own its pipes; *rows* and *columns* are the terminal's.
+    """
+
+    state_dir: str
+    flags: int = 0
+    log: str = ""
+    log_bytes: int = 0
+    log_files: int = 1
+    exit_argv: tuple[str, ...] = ()
+    exit_env: tuple[str, ...] = ()
+    cgroup: str = ""
+    hierarchies: tuple[str, ...] = ()
+    uid: int = 0
+    gid: int = 0
+    rows: int = 0
+    columns: int = 0
+
+    def describe(self) -> str:
+        """As lines of a printed plan."""
+        streams = " ".join(name for name, bit in SHIM_FLAGS.items() if self.flags & bit)
+        log = f"{self.log} max_bytes={self.log_bytes} max_files={self.log_files}" if self.log else "none"
+        lines = [
+            f"shim  state {self.state_dir}",
+            f"shim  streams {streams or 'pipes'} owner={self.uid}:{self.gid} window={self.rows}x{self.columns}",
+            f"shim  log {log}",
+            f"shim  exit {list(self.exit_argv)} env={list(self.exit_env)}",
+            f"shim  cgroup {self.cgroup or 'its own'} in {' '.join(self.hierarchies) or 'none'}",
+        ]
+        return "\n".join(lines)
 
 
 def _section(number: int) -> str:
@@ -171,14 +214,18 @@ class PlanTemplate:
         env: Sequence[str],
         candidates: Sequence[str],
         flags: int = 0,
+        shim: Shim | None = None,
     ) -> bytes:
         """The whole plan of one start.
 
-        *candidates* are the paths that execve tries in turn; *flags* are the header's.
+        *candidates* are the paths that execve tries in turn; *flags* are the header's. With *shim* the request's
+        further descriptors are those that its flags say, after the template's.
         Raises ValueError for text with a NUL or a plan beyond its bounds.
         """
         base = self._base or self.freeze()
-        return native.finish(base, self._marks, self._execve_off, container_id, argv, env, candidates, flags)
+        return native.finish(
+            base, self._marks, self._execve_off, container_id, argv, env, candidates, flags, shim
+        )
 
     def describe(self) -> str:
         """The plan as text, one step a line, in the order in which it happens."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
+_FAILED_SHIM = 0xFFFFFFFB
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _EINVAL, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 22, 36
 _SIGKILL, _SIGSYS = 9, 31
 _INFINITY = (1 << 64) - 1
@@ -172,6 +173,11 @@ class Supervised(held.Holder):
             return errors.StartError(
                 f"cannot make the chroot that this process is in the root of a mount namespace: {words}",
                 step="chroot", errno=error,
+            )  # fmt: skip
+        if index == _FAILED_SHIM:
+            return errors.StartError(
+                f"cannot make the streams, log or state files of the container's shim: {words}",
+                step="shim", errno=error,
             )  # fmt: skip
         if index == _FAILED_CLONE:
             return errors.StartError(f"cannot clone the container's init: {words}", step="clone", errno=error)

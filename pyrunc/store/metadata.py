@@ -252,12 +252,14 @@ class Metadata:
 
     # ---- containers
 
-    def use_image(self, container_id: str, image_id: str, *, snapshot: str | None = None) -> None:
+    def use_image(
+        self, container_id: str, image_id: str, *, snapshot: str | None = None, durable: bool = True
+    ) -> None:
         """Say that a container uses an image, and which snapshot is its own (None: one called like itself).
 
-        Raises NotFound for an image that is not there.
+        Without *durable* a loss of power may undo it. Raises NotFound for an image that is not there.
         """
-        with self.database.transaction() as connection:
+        with self.database.transaction(durable=durable) as connection:
             _need_image(connection, image_id)
             connection.execute(
                 "INSERT INTO users (container, image, snapshot) VALUES (?1, ?2, ?3)"
@@ -265,9 +267,9 @@ class Metadata:
                 (container_id, image_id, container_id if snapshot is None else snapshot),
             )
 
-    def unuse(self, container_id: str) -> None:
-        """Say that a container uses no image any more."""
-        with self.database.transaction(frees=True) as connection:
+    def unuse(self, container_id: str, *, durable: bool = True) -> None:
+        """Say that a container uses no image any more; without *durable* a loss of power may undo it."""
+        with self.database.transaction(durable=durable, frees=True) as connection:
             row = connection.execute(
                 "SELECT image FROM users WHERE container = ?", (container_id,)
             ).fetchone()

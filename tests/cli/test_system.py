@@ -88,7 +88,7 @@ def test_flipped_cut_and_missing_blobs_are_told_with_whom_they_concern_and_heale
 def test_lost_files_of_a_snapshot_are_told(root: Path, check: Callable[..., tuple[int, str]]) -> None:
     with Engine(root) as engine:
         driver = engine._parts.snapshotter.name
-        (container,) = engine.containers()
+        (container,) = engine.containers.list(all=True)
     numbers = sorted(
         int(path.name) for path in (root / "snapshots" / driver).iterdir() if path.name.isdigit()
     )

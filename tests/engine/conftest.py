@@ -23,6 +23,12 @@ def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs is told where nobody else looks."""
+    monkeypatch.setenv("PYRUNC_STATE", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def open_engine(tmp_path: Path, driver: str) -> Iterator[Callable[[], Engine]]:
     """Further engines on the root of `engine`, as another process would have them."""

@@ -23,17 +23,17 @@ for turn in range(100):
     try:
         engine.images.load("beta.tar")
         engine.run("beta", ["sh", "-c", "echo x > /x"], name="one", remove=False)
-        engine.commit("one", "made:1")
+        engine.containers.get("one").commit("made:1")
         engine.images.import_("root.tar", "root:1")
         engine.images.save(["made:1"], lambda data: None)
         engine.run("made:1", ["busybox", "cat", "/x"])
-        engine.remove("one", force=True)
+        engine.containers.get("one").remove(force=True)
         for name in ("made:1", "root:1", "beta", "beta:old", "example.org:5000/team/beta:v2"):
             engine.images.remove(name)
     except (errors.NotFound, errors.AlreadyExists):
         # What one that was killed has left; this one begins anew.
-        for container in engine.containers():
-            engine.remove(container.id, force=True)
+        for container in engine.containers.list(all=True):
+            engine.containers.get(container.id).remove(force=True)
         for image in engine.images.list(everything=True):
             try:
                 engine.images.remove(image.id, force=True)
@@ -65,9 +65,9 @@ def test_whoever_is_killed_whenever_the_store_is_whole(
             work.send_signal(signal.SIGKILL)
     engine = open_engine()
     assert _problems(engine) == []
-    for container in engine.containers():
+    for container in engine.containers.list(all=True):
         assert container.state != "running"
-        engine.remove(container.id)
+        engine.containers.get(container.id).remove()
     for image in engine.images.list(everything=True):
         if engine._parts.metadata.get_image(image.id):
             engine.images.remove(image.id, force=True)

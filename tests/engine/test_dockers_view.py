@@ -86,8 +86,8 @@ def test_a_container_sees_what_dockers_does(both: tuple[Engine, peers.Docker], c
     with pytest.raises(CommandNotFound):
         engine.run(f"case{case}:1", ["/program"], name=name, remove=False)
     written: list[bytes] = []
-    engine.export(name, lambda data: written.append(bytes(data)))
-    engine.remove(name)
+    engine.containers.get(name).export(lambda data: written.append(bytes(data)))
+    engine.containers.get(name).remove()
     # Of a directory that only a whiteout implies, dockerd's vfs makes one that nobody but root may enter.
     theirs = [
         (path, kind, 0o755 if mode == 0o600 and kind == tarfile.DIRTYPE else mode, *owner)

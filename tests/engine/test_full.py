@@ -30,10 +30,10 @@ def test_a_full_disk_refuses_what_is_new_and_breaks_nothing(
             # One that fills the disk itself ends as any other.
             write = "busybox dd if=/dev/zero of=/all bs=65536 2>/dev/null; exit 5"
             assert engine.run("beta", ["sh", "-c", write], name="two", remove=False).exit_code == 5
-            assert [found.exit_code for found in engine.containers()] == [5, 0]
-            engine.remove("two")
+            assert [found.exit_code for found in engine.containers.list(all=True)] == [5, 0]
+            engine.containers.get("two").remove()
             fill(root, step=4096)
-            refused(lambda: engine.commit("one", "made:1"))
+            refused(lambda: engine.containers.get("one").commit("made:1"))
             refused(lambda: engine.images.load(archives / "several.tar"))
             refused(lambda: engine.images.import_(archives / "alpha.tar", "made:2"))
             # What is ready for a run needs no space; the first one needs a few rows.
@@ -42,8 +42,10 @@ def test_a_full_disk_refuses_what_is_new_and_breaks_nothing(
                 refused(lambda: other.run("beta", ["true"]))
             assert [image.references[0] for image in engine.images.list()] == ["beta:latest"]
             assert engine.check() == []
-            assert [change for change in engine.diff("one") if change[1] == "/big"] == [("A", "/big")]
-            engine.remove("one")
+            assert [change for change in engine.containers.get("one").diff() if change[1] == "/big"] == [
+                ("A", "/big")
+            ]
+            engine.containers.get("one").remove()
             engine.images.remove(engine.images.get("beta").id, force=True)
             assert list(engine._parts.content.walk()) == []
             assert [info.key for info in engine._parts.snapshotter.walk()] == []

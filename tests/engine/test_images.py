@@ -45,14 +45,14 @@ def test_a_moment_is_a_time_or_so_long_ago(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_images_that_were_committed_have_parents_and_children(loaded: Engine) -> None:
     loaded.run("beta", ["touch", "/1"], name="one", remove=False)
-    first = loaded.commit("one", "first:1")
+    first = loaded.containers.get("one").commit("first:1")
     loaded.run("first:1", ["touch", "/2"], name="two", remove=False)
-    second = loaded.commit("two", "second:1")
+    second = loaded.containers.get("two").commit("second:1")
     beta = loaded.images.get("beta").id
     assert [loaded.images.get(name).parent for name in ("first:1", "second:1")] == [beta, first]
     assert [entry.id for entry in loaded.images.history("second:1")] == [second, first, beta]
     for name in ("one", "two"):
-        loaded.remove(name)
+        loaded.containers.get(name).remove()
     # Not by its only name either: what was committed from it needs it.
     with pytest.raises(
         errors.FailedPrecondition, match=r"\(cannot be forced\) - image has dependent child images"
@@ -74,11 +74,11 @@ def test_images_that_were_committed_have_parents_and_children(loaded: Engine) ->
 
 def test_parents_stay_if_that_is_asked_for(loaded: Engine) -> None:
     loaded.run("beta", ["touch", "/1"], name="one", remove=False)
-    first = loaded.commit("one")
+    first = loaded.containers.get("one").commit()
     loaded.run(first, ["touch", "/2"], name="two", remove=False)
-    second = loaded.commit("two", "second:1")
+    second = loaded.containers.get("two").commit("second:1")
     for name in ("one", "two"):
-        loaded.remove(name)
+        loaded.containers.get(name).remove()
     steps = loaded.images.remove("second:1", prune=False)
     assert ("deleted", second) in [(step.kind, step.name) for step in steps]
     assert loaded.images.get(first).dangling
@@ -87,7 +87,7 @@ def test_parents_stay_if_that_is_asked_for(loaded: Engine) -> None:
 
 def test_a_commit_without_a_change_has_no_layer(loaded: Engine) -> None:
     loaded.run("beta", ["true"], name="one", remove=False)
-    made = loaded.commit("one", changes=["LABEL a=b"])
+    made = loaded.containers.get("one").commit(changes=["LABEL a=b"])
     details = loaded.images.inspect(made)
     assert details.layers == loaded.images.inspect("beta").layers
     assert details.config["history"][-1]["empty_layer"] is True
@@ -97,10 +97,10 @@ def test_a_commit_without_a_change_has_no_layer(loaded: Engine) -> None:
 def test_a_running_container_is_committed_while_it_is_paused(loaded: Engine) -> None:
     script = "while true; do echo x >> /a; echo x >> /b; done"
     with loaded.start("beta", ["sh", "-c", script], name="one"):
-        while len(loaded.diff("one")) < 2:
+        while len(loaded.containers.get("one").diff()) < 2:
             pass
         for turn in range(3):
-            loaded.commit("one", f"made:{turn}")
+            loaded.containers.get("one").commit(f"made:{turn}")
     for turn in range(3):
         read = loaded.run(f"made:{turn}", ["busybox", "wc", "-l", "/a", "/b"])
         a, b = (int(line.split()[0]) for line in read.stdout.splitlines()[:2])

@@ -17,6 +17,7 @@ import pytest
 
 import pyrunc
 from pyrunc import Engine, errors
+from pyrunc.engine.container import Container
 from tests.image.archive import making
 
 _CHECKOUT = str(Path(__file__).parents[2])
@@ -35,6 +36,12 @@ def python(code: str, root: Path, driver: str) -> "subprocess.Popen[str]":
         [sys.executable, "-c", begin + code], env={**os.environ, "PYTHONPATH": _CHECKOUT}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def said(container: Container) -> str:
+    """What a container has written."""
+    path = Path(container.record().log_path)
+    return "".join(json.loads(line)["log"] for line in path.read_text().splitlines()) if path.exists() else ""
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -81,7 +88,7 @@ def test_a_throw_away_run_leaves_nothing(loaded: Engine, tmp_path: Path) -> None
     before = set(tmp_path.rglob("*"))
     shell(loaded, "echo x > /x", memory_bytes=64 << 20)
     assert set(tmp_path.rglob("*")) == before
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
 
 
 def test_an_image_can_be_named_in_every_way(loaded: Engine) -> None:
@@ -118,9 +125,9 @@ def test_volumes_begin_as_the_image_has_them_and_are_no_change(loaded: Engine, t
         name="one", remove=False,
     )  # fmt: skip
     assert result.stdout == b"seed\n1\n"
-    assert loaded.diff("one") == []
+    assert loaded.containers.get("one").diff() == []
     assert (tmp_path / "root/volumes" / result.container_id / "0/mine").read_text() == "mine\n"
-    loaded.remove("one")
+    loaded.containers.get("one").remove()
     assert list((tmp_path / "root/volumes").iterdir()) == []
     # Read-only, they are what can still be written.
     script = "echo x > /data/x && echo x > /etc/x"
@@ -132,17 +139,19 @@ def test_volumes_begin_as_the_image_has_them_and_are_no_change(loaded: Engine, t
 def test_what_is_kept_can_be_looked_at_committed_and_removed(loaded: Engine) -> None:
     result = loaded.run("beta", ["sh", "-c", "echo out; echo new > /new; exit 3"], name="one", remove=False)
     assert (result.exit_code, result.stdout, result.name) == (3, b"out\n", "one")
-    (found,) = loaded.containers()
+    (found,) = loaded.containers.list(all=True)
     assert (found.id, found.state, found.exit_code) == (result.container_id, "exited", 3)
-    assert loaded.diff("one") == [("A", "/new")]
-    loaded.commit("one", "made:1", changes=['CMD ["busybox", "cat", "/new"]'], author="me", message="words")
+    assert loaded.containers.get("one").diff() == [("A", "/new")]
+    loaded.containers.get("one").commit(
+        "made:1", changes=['CMD ["busybox", "cat", "/new"]'], author="me", message="words"
+    )
     assert loaded.run("made:1").stdout == b"new\n"
     with pytest.raises(errors.AlreadyExists, match='container name "/one" is already in use'):
         loaded.run("beta", ["true"], name="one", remove=False)
-    loaded.remove(result.container_id[:8])
-    assert loaded.containers() == []
+    loaded.containers.get(result.container_id[:8]).remove()
+    assert loaded.containers.list(all=True) == []
     with pytest.raises(errors.NotFound, match=r"^No such container: one$"):
-        loaded.remove("one")
+        loaded.containers.get("one").remove()
 
 
 def test_a_generated_name_looks_like_dockers(loaded: Engine) -> None:
@@ -156,7 +165,7 @@ def test_time_ends_a_run(loaded: Engine) -> None:
         with pytest.raises(errors.TimedOut, match=r"^sh: killed after 0\.3 s") as caught:
             loaded.run("beta", ["sh", "-c", "echo so far; sleep 60"], timeout_s=0.3, **options)  # type: ignore[arg-type]
         assert caught.value.stdout == b"so far\n"
-    (found,) = loaded.containers()
+    (found,) = loaded.containers.list(all=True)
     assert (found.state, found.exit_code) == ("exited", 137)
 
 
@@ -174,16 +183,13 @@ def test_the_images_stop_signal_stops(
     loaded: Engine, image: str, change: str, caught: str, code: int
 ) -> None:
     loaded.run(image, entrypoint=["/bin/sh"], argv=["-c", "true"], name="base", remove=False)
-    loaded.commit("base", "stops:1", changes=[change, "ENTRYPOINT []"])
+    loaded.containers.get("base").commit("stops:1", changes=[change, "ENTRYPOINT []"])
     script = f"trap '' USR2; trap 'exit 7' {caught}; echo; while true; do sleep 0.05; done"
-    reading, writing = os.pipe()
-    with loaded.start("stops:1", ["sh", "-c", script], stdout=writing) as process:
-        os.close(writing)
-        assert os.read(reading, 1) == b"\n"
-        assert process.stop(timeout_s=60 if code == 7 else 0.3) == code
-        assert process.stop() == code
-    os.close(reading)
-    assert loaded.inspect(process.id).exit_code == code
+    with loaded.start("stops:1", ["sh", "-c", script]) as container:
+        until(lambda: said(container) == "\n")
+        assert container.stop(timeout_s=60 if code == 7 else 0.3) == code
+        assert container.stop() is None
+        assert container.record().exit_code == code
 
 
 def test_an_image_of_128_layers_runs_and_is_kept(engine: Engine, driver: str, busybox: Path) -> None:
@@ -203,21 +209,21 @@ def test_an_image_of_128_layers_runs_and_is_kept(engine: Engine, driver: str, bu
     said = b"%d%d" % (count - 2, count - 1)
     assert engine.run("deep:1", argv).stdout == said
     assert engine.run("deep:1", argv, name="one", remove=False).stdout == said
-    assert engine.diff("one") == [("A", "/new")]
-    engine.commit("one", "deeper:1")
+    assert engine.containers.get("one").diff() == [("A", "/new")]
+    engine.containers.get("one").commit("deeper:1")
     assert engine.run("deeper:1", ["busybox", "cat", "/new"]).stdout == b"x\n"
 
 
 def test_what_cannot_start_is_kept_as_created_or_not_at_all(loaded: Engine) -> None:
     with pytest.raises(errors.CommandNotFound):
         loaded.run("beta", ["nothing"], name="one", remove=False)
-    (found,) = loaded.containers()
+    (found,) = loaded.containers.list(all=True)
     assert (found.name, found.state, found.exit_code) == ("one", "created", 127)
     with pytest.raises(errors.CommandNotFound):
         loaded.run("beta", ["nothing"], name="two")
     with pytest.raises(errors.NotFound, match="unable to find user"):
         loaded.run("beta", ["true"], name="three", user="nobody", remove=False)
-    assert [each.name for each in loaded.containers()] == ["one"]
+    assert [each.name for each in loaded.containers.list(all=True)] == ["three", "one"]
 
 
 def test_threads_share_an_engine(loaded: Engine) -> None:
@@ -267,29 +273,15 @@ def test_processes_that_need_the_same_layers_unpack_them_once(
 def test_an_image_that_is_removed_while_it_runs_is_there_to_the_end(
     loaded: Engine, open_engine: Callable[[], Engine]
 ) -> None:
-    results: list[Any] = []
-    script = "echo ready; read x; cat /data/seed; ls /bin/busybox"
-    reading, writing = os.pipe()
-
-    def work() -> None:
-        with loaded.start(
-            "beta", ["sh", "-c", script], remove=True, stdin=reading, stdout=writing_out
-        ) as process:
-            results.append(process.wait(60))
-
-    out, writing_out = os.pipe()
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert os.read(out, 100) == b"ready\n"
-    other = open_engine()
-    with pytest.raises(errors.FailedPrecondition, match="image is being used by running container"):
-        other.images.remove(other.images.get("beta").id, force=True)
-    os.write(writing, b"\n")
-    thread.join()
-    assert results == [0]
-    assert os.read(out, 100) == b"seed\n/bin/busybox\n"
-    for fd in (reading, writing, out, writing_out):
-        os.close(fd)
+    script = "echo ready; while [ ! -e /go ]; do busybox sleep 0.05; done; cat /data/seed; ls /bin/busybox"
+    with loaded.start("beta", ["sh", "-c", script]) as container:
+        until(lambda: said(container) == "ready\n")
+        other = open_engine()
+        with pytest.raises(errors.FailedPrecondition, match="image is being used by running container"):
+            other.images.remove(other.images.get("beta").id, force=True)
+        Path(f"/proc/{container.pid}/root/go").touch()
+        assert container.wait(60) == 0
+        assert said(container) == "ready\nseed\n/bin/busybox\n"
 
 
 def test_a_throw_away_run_keeps_its_image_while_another_removes_it(
@@ -313,31 +305,31 @@ def test_who_is_killed_leaves_a_container_that_has_ended(
     other = python(code, tmp_path / "root", driver)
 
     def running() -> bool:
-        return [each.state for each in loaded.containers()] == ["running"]
+        return [each.state for each in loaded.containers.list(all=True)] == ["running"]
 
     until(running)
-    (found,) = loaded.containers()
+    (found,) = loaded.containers.list(all=True)
     other.kill()
     other.communicate()
     until(lambda: not running())
     if remove:
-        assert loaded.containers() == []
+        assert loaded.containers.list(all=True) == []
         assert list((tmp_path / "root/volumes").iterdir()) == []
         assert found.id not in [info.key for info in loaded._parts.snapshotter.walk()]
     else:
-        (found,) = loaded.containers()
+        (found,) = loaded.containers.list(all=True)
         assert (found.state, found.exit_code) == ("exited", 137)
-        loaded.remove("one")
+        loaded.containers.get("one").remove()
 
 
 def test_who_removes_a_running_container_kills_it(loaded: Engine, open_engine: Callable[[], Engine]) -> None:
     with loaded.start("beta", ["sleep", "60"], name="one") as process:
         other = open_engine()
         with pytest.raises(errors.FailedPrecondition, match="You cannot remove a running container"):
-            other.remove("one")
-        other.remove("one", force=True)
+            other.containers.get("one").remove()
+        other.containers.get("one").remove(force=True)
         assert process.wait(30) == 137
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
 
 
 def test_the_hosts_root_is_an_image_for_who_allows_it(engine: Engine) -> None:
@@ -414,9 +406,9 @@ def test_a_volume_however_deep_goes_with_its_container(loaded: Engine, tmp_path:
     loaded.run(declaring(loaded, "deep:1", "/v"), ["sh", "-c", script], name="one", remove=remove)
     assert remove or any((tmp_path / "root/volumes").iterdir())
     if not remove:
-        loaded.remove("one")
+        loaded.containers.get("one").remove()
     assert list((tmp_path / "root/volumes").iterdir()) == []
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/../", "relative", "", "/proc", "//proc", "/x/../proc/self/fd"])
@@ -425,7 +417,7 @@ def test_a_volume_is_nowhere_that_docker_refuses(loaded: Engine, path: str) -> N
     for options in ({}, {"name": "one"}):
         with pytest.raises(errors.InvalidArgument, match=f"invalid volume specification: '{path}'"):
             loaded.run(image, ["true"], **options)  # type: ignore[arg-type]
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
 
 
 def test_a_volume_is_once_where_it_is_named_twice(loaded: Engine) -> None:
@@ -437,7 +429,7 @@ def test_more_volumes_than_a_start_can_have_are_refused(loaded: Engine, tmp_path
     image = declaring(loaded, "many:1", *(f"/v{number}" for number in range(600)))
     with pytest.raises(errors.Unsupported, match="too many mounts, volumes or layers"):
         loaded.run(image, ["true"], name="one")
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
     assert list((tmp_path / "root/volumes").iterdir()) == []
 
 
@@ -456,10 +448,10 @@ def test_a_scratch_on_disk_is_as_large_as_the_disk_and_goes_with_the_run(loaded:
     result = loaded.run("beta", ["sh", "-c", script], scratch="disk", memory_bytes=32 << 20, timeout_s=60)
     assert (result.exit_code, result.stdout, result.oom_killed) == (0, b"104857600\n", False)
     assert (result.name, result.container_id) == ("", "")
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
     with pytest.raises(errors.TimedOut):
         loaded.run("beta", ["sh", "-c", "echo x > /x; sleep 60"], scratch="disk", timeout_s=0.5)
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []
     left = [info.key for info in loaded._parts.snapshotter.walk()]
     assert [key for key in left if key not in before and not key.startswith("mount-points-")] == []
 
@@ -480,4 +472,4 @@ def test_a_scratch_where_there_is_none_is_refused(
 ) -> None:
     with pytest.raises(errors.InvalidArgument, match=f"scratch.*{words}"):
         loaded.run(**{"image": "beta", "argv": ["true"], **options})
-    assert loaded.containers() == []
+    assert loaded.containers.list(all=True) == []

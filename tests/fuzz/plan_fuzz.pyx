@@ -83,7 +83,9 @@ cdef inline uint32_t interesting(uint64_t *state, const mutant *m) noexcept nogi
 cdef inline uint32_t place(uint64_t *state, const mutant *m, uint32_t align) noexcept nogil:
     """Where to change something: half of the time among header and steps, where numbers are."""
     cdef uint32_t end = m.size
-    cdef uint32_t kind = below(state, 4)
+    cdef uint32_t kind = below(state, 5)
+    if kind == 4 and get32(m.data + 76) and m.size >= sizeof(plan_shim):
+        return m.size - sizeof(plan_shim) + below(state, sizeof(plan_shim) / align) * align   # where finish() puts it
     if kind == 0:
         end = sizeof(plan_header)
     elif kind == 1:
@@ -140,6 +142,15 @@ cdef inline void mutate(uint64_t *state, mutant *m, const corpus *seeds) noexcep
         m.data[m.size - 1] = <unsigned char>below(state, 2)
 
 
+cdef inline uint32_t carried(const mutant *m) noexcept nogil:
+    """How many descriptors a request with this plan says that it carries."""
+    cdef uint32_t offset = get32(m.data + 76)
+    cdef uint32_t flags = 0
+    if offset and m.size >= sizeof(plan_shim) and offset <= m.size - sizeof(plan_shim):
+        flags = get32(m.data + offset)
+    return get32(m.data + 56) + (flags & SHIM_LISTEN) + (flags & SHIM_CLIENT) / 2
+
+
 cdef inline uint64_t touch_text(const char *text, const char *end, uint64_t count) noexcept nogil:
     """Read *count* strings to their NULs; the sum keeps the compiler from leaving it out."""
     cdef uint64_t total = 0
@@ -163,6 +174,7 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
     cdef const char *end = strings + h.strings_size
     cdef const uint32_t *table
     cdef const plan_step *step
+    cdef const plan_shim *s
     cdef uint64_t total = 0
     cdef uint64_t j
     cdef uint32_t i
@@ -199,6 +211,16 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         elif step.op == OP_SECCOMP or step.op == OP_DEVICE_BPF:
             for j in range(step.n1 * 8):
                 total += data[h.blob_off + step.n0 + j]
+    if h.shim_off:
+        s = <const plan_shim *>(data + h.shim_off)
+        total += s.log_bytes + s.window + touch_text(strings + s.state_dir, end, 1)
+        if s.log != <uint32_t>NONE:
+            total += touch_text(strings + s.log, end, 1)
+        if s.cgroup != <uint32_t>NONE:
+            total += touch_text(strings + s.cgroup, end, 1)
+        total += touch_text(strings + s.exit_argv, end, s.exit_argc)
+        total += touch_text(strings + s.exit_env, end, s.exit_envc)
+        total += touch_text(strings + s.hierarchies, end, s.hierarchy_count)
     if h.cgroup_slot != <uint32_t>NONE:
         total += <uint64_t>slots[h.cgroup_slot]
     if h.memory_slot != <uint32_t>NONE:
@@ -259,7 +281,7 @@ cdef public int plan_fuzz_main(int argc, char **argv) noexcept nogil:
         chosen = below(&state, seeds.count)
         m.size = seeds.sizes[chosen]
         memcpy(m.data, seeds.plans[chosen], m.size)
-        m.fds = get32(m.data + 56)
+        m.fds = carried(&m)
         changes = 1 + below(&state, 6)
         while changes > 0:
             mutate(&state, &m, &seeds)
@@ -270,7 +292,7 @@ cdef public int plan_fuzz_main(int argc, char **argv) noexcept nogil:
             put32(m.data + 4, PLAN_VERSION)
             put32(m.data + 8, m.size)
         if below(&state, 8):
-            m.fds = get32(m.data + 56)
+            m.fds = carried(&m)
         if below(&state, 512) == 0:
             m.size = below(&state, sizeof(plan_header))     # not even a header
         block = <unsigned char *>malloc(m.size)

@@ -13,7 +13,7 @@ from typing import Any
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
 from pyrunc.runtime.joining import compile_join
-from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
+from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
 DIRECTORY = Path(__file__).parent / "seeds"
@@ -162,6 +162,18 @@ def joining(container: PlanTemplate) -> PlanTemplate:
     return template
 
 
+def shims() -> dict[str, Shim]:
+    """Shims of the plans with these names."""
+    hierarchies = ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified")
+    full = Shim(
+        "/run/pyrunc/x", native.FLAG_LISTEN | native.FLAG_CLIENT | native.FLAG_STDIN | native.FLAG_STDIN_ONCE,
+        "/var/log/x.json", 1 << 20, 3, ("/usr/bin/python3", "-I", "exit.py"), ("A=b", "C="), "/pyrunc/shims",
+        hierarchies, 1000, 1000,
+    )  # fmt: skip
+    terminal = Shim("/run/pyrunc/x", native.FLAG_TERMINAL | native.FLAG_STDIN, rows=24, columns=80)
+    return {"docker": full, "user": terminal, "exec-docker": full, "exec-user": terminal}
+
+
 def plans() -> dict[str, bytes]:
     """Every seed by its name."""
     templates = {"least": least(), "every-step": every_step()}
@@ -169,18 +181,17 @@ def plans() -> dict[str, bytes]:
     joins = {f"exec-{name}": joining(templates[name]) for name in ("docker", "user")}
     templates |= joins
     argvs = itertools.cycle((["true"], ["sh", "-c", "exit 3"], ["x"] * 40))
-    return {
-        name: bytes(
-            template.finish(
-                CONTAINER_ID,
-                argv,
-                ENV,
-                ("/bin/true", "/usr/bin/true"),
-                native.FLAG_QUIET | (native.FLAG_EXEC if name in joins else 0),
+    made = {}
+    for (name, template), argv in zip(templates.items(), argvs, strict=False):
+        kind = native.FLAG_EXEC if name in joins else 0
+        paths = ("/bin/true", "/usr/bin/true")
+        made[name] = bytes(template.finish(CONTAINER_ID, argv, ENV, paths, native.FLAG_QUIET | kind))
+        if name in shims():
+            flags = native.FLAG_KEEP_RUNNING | kind
+            made[f"shim-{name}"] = bytes(
+                template.finish(CONTAINER_ID, argv, ENV, paths, flags, shims()[name])
             )
-        )
-        for (name, template), argv in zip(templates.items(), argvs, strict=False)
-    }
+    return made
 
 
 if __name__ == "__main__":

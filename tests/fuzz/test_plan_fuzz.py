@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "pyrunc" / "_native"
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"}
 FD_COUNT = slice(56, 60)
+SHIM_OFF = slice(76, 80)
 STEPS = slice(16, 20)
 
 Fuzz = Callable[[int, int], dict[int, int]]
@@ -69,6 +70,10 @@ def test_the_kept_seeds_are_plans_of_today_and_have_every_step() -> None:
     assert kept.keys() == seeds.plans().keys()
     for name, plan in kept.items():
         count = int.from_bytes(plan[FD_COUNT], sys.byteorder)
+        if shim := int.from_bytes(plan[SHIM_OFF], sys.byteorder):
+            count += (plan[shim] & native.FLAG_LISTEN) + (
+                plan[shim] & native.FLAG_CLIENT
+            ) // native.FLAG_CLIENT
         assert native.validate(plan, count) == 0, f"{name} is out of date: run python -m tests.fuzz.seeds"
     assert {op for plan in kept.values() for op in ops(plan)} == {*native.STEP_NAMES}
 
@@ -107,6 +112,9 @@ CHECKS = {
     "the last NUL": ("data[<uint64_t>h.strings_off + h.strings_size - 1] != 0", "False"),
     "slots": ("(step.slot_a >= PLAN_MAX_SLOTS) and (needs & NEEDS_SLOT_A or step.slot_a != <uint32_t>NONE)", "False"),
     "lists of options": ("step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)", "True"),
+    "the shim's place": ("h.shim_off & 7 or not _inside(h.shim_off, sizeof(plan_shim), size)", "False"),
+    "the exit command": ("not _list_ends(strings, limit, s.exit_argv, s.exit_argc) or ", ""),
+    "where the shim goes": ("_list_ends(strings, limit, s.hierarchies, s.hierarchy_count)", "True"),
     "programs": ("return step.n1 * 8 <= h.blob_size - step.n0", "return True"),
 }  # fmt: skip
 

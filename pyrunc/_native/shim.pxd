@@ -1,0 +1,241 @@
+# cython: cdivision=True, boundscheck=False
+# The shim: a supervisor that outlives its requester. It holds the program's streams, writes the log, and serves
+# whoever attaches.
+#
+# An idle one must cost next to nothing: no heap, and a workspace whose pages are given back when all is quiet.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup cimport *
+from pyrunc._native.cgroup_home cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.hearing cimport *
+from pyrunc._native.killing cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.shim_log cimport *
+from pyrunc._native.steps cimport *
+
+cdef enum:
+    SHIM = 3                        # in the spawner's table, beside SPARE and SERVING
+    CHUNK = 32768                   # of the program's output, for one read(2)
+    QUIET_MS = 1000                 # without work, after which pages are given back
+
+# Pages that are there only while there is work.
+cdef struct workspace:
+    char before[8]                  # what the last read has cut comes here
+    char output[CHUNK]
+    char records[LOG_ROOM]
+
+cdef struct shim:
+    const plan_shim *plan
+    workspace *space
+    bint worked                     # since pages were last given back
+    bint owner                      # the requester is there
+    bint moved                      # to a cgroup of its own
+    int listener
+    int input                       # the program's, to write to; -1 without
+    shim_log log
+    shim_stream streams[2]
+
+
+cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept nogil:
+    """A pipe for the stream *slot*: the program's end goes there, *ours* never waits."""
+    cdef int pair[2]
+    cdef int own = 1 if slot == 0 else 0
+    if pipe2(pair, O_CLOEXEC) < 0:
+        return -errno
+    ours[0] = pair[own]
+    # Another user than root may open its pipes once more, as /dev/stdout.
+    if (s.plan.uid or s.plan.gid) and fchown(pair[1 - own], s.plan.uid, s.plan.gid) < 0:
+        return -errno
+    if fcntl(pair[own], F_SETFL, O_NONBLOCK) < 0:
+        return -errno
+    return put_slot(w, slot, pair[1 - own])
+
+
+cdef inline int open_log(shim_log *log, const char *path) noexcept nogil:
+    log.fd = <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o640))
+    if log.fd < 0:
+        return log.fd
+    log.end = log.whole = <uint64_t>lseek(log.fd, 0, SEEK_END)
+    return 0
+
+
+cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
+    """Part with the spawner and make what the program's streams lead to; 0 or -errno. *fds* are the request's for it."""
+    cdef int rc
+    memset(s, 0, sizeof(shim))
+    s.plan = plan_shim_of(w.data)
+    s.owner = True
+    s.listener = s.input = s.log.fd = s.streams[0].fd = s.streams[1].fd = -1
+    s.streams[0].name = b"stdout"
+    s.streams[1].name = b"stderr"
+    prctl(PR_SET_NAME, b"pyrunc-shim", 0, 0, 0)
+    setsid()
+    # From now on the spawner neither counts this process nor waits for it.
+    w.crew_state[0] = SHIM
+    close(w.channel)
+    close(w.sock)
+    w.channel = w.sock = -1
+    if s.plan.flags & SHIM_LISTEN:
+        s.listener = fds[0]
+    rc = <int>_rc(chdir(b"/"))
+    if rc == 0:
+        w.state_dir = <int>_rc(openat(AT_FDCWD, text(w, s.plan.state_dir), O_PATH | O_DIRECTORY | O_CLOEXEC))
+        rc = w.state_dir
+    if rc >= 0 and s.plan.log != <uint32_t>NONE:
+        rc = open_log(&s.log, text(w, s.plan.log))
+    if rc >= 0:
+        s.space = <workspace *>mmap(NULL, sizeof(workspace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if <void *>s.space == MAP_FAILED:
+            return -errno
+        s.log.room = s.space.records
+    if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
+        if s.plan.flags & SHIM_STDIN:
+            rc = make_pipe(w, s, 0, &s.input)
+        if rc >= 0:
+            rc = make_pipe(w, s, 1, &s.streams[0].fd)
+        if rc >= 0:
+            rc = make_pipe(w, s, 2, &s.streams[1].fd)
+    return 0 if rc >= 0 else rc
+
+
+cdef inline void enter_cgroup(walk *w, const char *hierarchy, const char *path) noexcept nogil:
+    """Move this process to the cgroup *path* of one hierarchy, which is made if need be; without it all works too."""
+    cdef int made
+    cdef int directory
+    cdef bint cpuset
+    cdef int attempt
+    cdef int rc
+    if c_join_path(hierarchy, b"/cpuset.cpus", w.path, sizeof(w.path)) < 0:
+        return
+    directory = openat(AT_FDCWD, w.path, O_PATH | O_CLOEXEC)
+    cpuset = directory >= 0         # v2 has no such file in its root
+    close(directory)
+    for attempt in range(4):
+        if c_cgroup_make(hierarchy, path, NULL, cpuset, cpuset, True, NULL, w.path, sizeof(w.path), &made) < 0:
+            return
+        directory = openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+        if made:
+            fsetxattr(directory, b"trusted.pyrunc", b"1", 1, 0)
+        rc = write_file_at(directory, b"tasks", b"0")
+        if rc == -ENOENT:
+            rc = write_file_at(directory, b"cgroup.procs", b"0")
+        if rc == -ENOSPC and c_seed_below(w.path) == 0:
+            rc = write_file_at(directory, b"tasks", b"0")
+        close(directory)
+        if rc != -ENODEV and rc != -ENOENT:
+            return                  # else the last one to leave has just removed it
+
+
+cdef inline const char *next_text(const char *at) noexcept nogil:
+    return at + strlen(at) + 1
+
+
+cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
+    """The container runs, and its requester knows: leave what is the requester's, or the container's."""
+    cdef const plan_step *step
+    cdef const char *hierarchy = text(w, s.plan.hierarchies)
+    cdef uint32_t i
+    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
+    signal(SIGPIPE, SIG_IGN)
+    signal(SIGXFSZ, SIG_IGN)
+    if host_net >= 0:
+        if w.lo_is_up:
+            setns(host_net, CLONE_NEWNET)
+        close(host_net)
+    c_leave_home(w.homes, -1)
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.section != SECTION_HOST:
+            break
+        if (step.op == OP_OPEN_TREE or step.op == OP_NEW_MOUNT or step.op == OP_OVERLAY or step.op == OP_USERNS
+                or (step.op == OP_OPEN and not step.flags & F_EXISTING and step.slot_a != w.header.cgroup_slot)):
+            close(w.slots[step.slot_a])
+            w.slots[step.slot_a] = -1
+    if s.plan.cgroup != <uint32_t>NONE:
+        s.moved = True
+        for i in range(s.plan.hierarchy_count):
+            enter_cgroup(w, hierarchy, text(w, s.plan.cgroup))
+            hierarchy = next_text(hierarchy)
+
+
+cdef inline bint take_output(shim *s, shim_stream *stream, size_t most) noexcept nogil:
+    """Pass on what one read(2) of *most* bytes gives; False when there was nothing."""
+    cdef ssize_t got
+    s.worked = True
+    got = read(stream.fd, s.space.output, most if most < CHUNK else CHUNK)
+    if got < 0 and (errno == EAGAIN or errno == EINTR):
+        return False
+    if got <= 0:
+        # EIO: the last process with the terminal open has gone, which is no end; another may open it.
+        if got == 0 or errno != EIO:
+            close(stream.fd)
+            stream.fd = -1
+        return False
+    if s.log.fd >= 0:
+        log_output(&s.log, stream, s.space.output, <size_t>got)
+    return True
+
+
+cdef inline void shim_drain(shim *s) noexcept nogil:
+    """Take what the dead program has left in its streams, and no more: whom it gave an end of them may go on to write."""
+    cdef shim_stream *stream
+    cdef int left
+    cdef int i
+    for i in range(2):
+        stream = &s.streams[i]
+        left = 0
+        if stream.fd < 0 or ioctl(stream.fd, FIONREAD, &left) < 0:
+            continue
+        while left > 0 and take_output(s, stream, <size_t>left):
+            left -= CHUNK
+
+
+cdef inline void rest(shim *s) noexcept nogil:
+    """Give back the pages of the workspace."""
+    if s.worked and s.log.held == 0:
+        madvise(s.space, sizeof(workspace), MADV_DONTNEED)
+        s.worked = False
+
+
+cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report, int host_net) noexcept nogil:
+    """Serve init until it ends, as `supervise` does, and its streams."""
+    cdef pollfd watch[5]
+    cdef int timeout
+    cdef int i
+    cdef int rc
+    watch[0].fd = w.progress_fd
+    watch[1].fd = reply_fd
+    watch[2].fd = pidfd
+    for i in range(5):
+        watch[i].events = POLLIN
+    while True:
+        watch[3].fd = s.streams[0].fd
+        watch[4].fd = s.streams[1].fd
+        for i in range(5):
+            watch[i].revents = 0
+        timeout = THAW_AGAIN_MS if w.dying else QUIET_MS if s.worked else -1
+        rc = poll(watch, 5, timeout)
+        if rc < 0 and errno != EINTR:
+            return
+        if rc == 0:
+            if w.dying:
+                thaw(w)
+            rest(s)
+        if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
+            watch[0].fd = -1
+            if w.running:
+                shim_settle(w, s, host_net)
+        if watch[1].revents and not obey(w, reply_fd, pidfd):
+            s.owner = False
+            watch[1].fd = -1
+            if not w.header.flags & PLAN_KEEP_RUNNING:
+                kill_container(w, pidfd)
+        for i in range(2):
+            if watch[3 + i].revents:
+                take_output(s, &s.streams[i], CHUNK)
+        if watch[2].revents:
+            while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
+                pass
+            shim_drain(s)
+            return

@@ -1,0 +1,98 @@
+# cython: cdivision=True, boundscheck=False
+# The end of a shim: the log is whole, `status` is written, the owner is told; and where no owner takes note of the
+# end, the plan's exit command does, exactly once.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.shim cimport *
+from pyrunc._native.shim_files cimport *
+from pyrunc._native.shim_log cimport *
+from pyrunc._native.steps cimport *
+
+
+cdef inline void put_words(char **words, const char *at, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        words[i] = <char *>at
+        at = next_text(at)
+    words[count] = NULL
+
+
+cdef inline void leave_cgroups(walk *w, shim *s) noexcept nogil:
+    """Go from the shims' cgroups to the hierarchies' roots, and remove them after the last one."""
+    cdef const char *hierarchy = text(w, s.plan.hierarchies)
+    cdef int directory
+    cdef uint32_t i
+    for i in range(s.plan.hierarchy_count if s.moved else 0):
+        directory = openat(AT_FDCWD, hierarchy, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        if write_file_at(directory, b"tasks", b"0") == -ENOENT:
+            write_file_at(directory, b"cgroup.procs", b"0")
+        close(directory)
+        if c_join_path(hierarchy, text(w, s.plan.cgroup), w.path, sizeof(w.path)) > 0:
+            unlinkat(AT_FDCWD, w.path, AT_REMOVEDIR)
+        c_cgroup_prune(hierarchy, text(w, s.plan.cgroup), w.path, sizeof(w.path))
+        hierarchy = next_text(hierarchy)
+
+
+cdef inline void exit_command(walk *w, shim *s, bint joined) noexcept nogil:
+    """Become the plan's exit command, of which nothing is the container's or the requester's.
+
+    *joined* says that the pid namespace of this process's children is another's.
+    """
+    cdef char *argv[SHIM_MAX_WORDS + 1]
+    cdef char *env[SHIM_MAX_WORDS + 1]
+    cdef int own
+    if s.plan.exit_argc == 0:
+        return
+    if joined:
+        own = openat(AT_FDCWD, b"/proc/self/ns/pid", O_RDONLY | O_CLOEXEC)
+        setns(own, CLONE_NEWPID)
+    put_words(argv, text(w, s.plan.exit_argv), s.plan.exit_argc)
+    put_words(env, text(w, s.plan.exit_env), s.plan.exit_envc)
+    syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
+    signal(SIGPIPE, SIG_DFL)
+    signal(SIGXFSZ, SIG_DFL)
+    execve(argv[0], argv, env)
+
+
+cdef inline void shim_never(walk *w, shim *s, int reply_fd, record *report, int host_net) noexcept nogil:
+    """The container could not be started; its requester says so, or if that is dead, the exit command."""
+    if send_with(reply_fd, report, sizeof(record), -1) < 0:
+        if host_net >= 0:
+            setns(host_net, CLONE_NEWNET)
+        exit_command(w, s, True)
+
+
+cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32_t made, bint joined) noexcept nogil:
+    """After the container is reaped and its cgroups are removed (*made*: the last step that made one)."""
+    cdef const plan_step *step
+    cdef line end
+    cdef command message
+    cdef ssize_t got
+    cdef uint32_t i
+    shim_drain(s)                   # what stragglers wrote before they were killed
+    for i in range(2):
+        if s.streams[i].cut and s.log.fd >= 0:
+            log_output(&s.log, &s.streams[i], s.space.output, 0)
+    for i in range(made):
+        step = &w.steps[i]
+        if step.op == OP_CGROUP_MKDIR and step.flags & F_KEEP_PARENTS:
+            # No spawner may be there any more to do so.
+            c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+    if w.running:
+        describe_end(&end, report, s.log.dropped)
+        replace_file(w.state_dir, b"status", b".status", &end)
+    if s.owner and send_with(reply_fd, report, sizeof(record), -1) == 0:
+        if not w.running:
+            return                  # the requester knows that nothing was started
+        while True:
+            got = recv(reply_fd, &message, sizeof(message), 0)
+            if got == sizeof(message) and message.kind == COMMAND_FINISHED:
+                leave_cgroups(w, s)
+                return
+            if got == 0 or (got < 0 and errno != EINTR):
+                break
+    leave_cgroups(w, s)
+    exit_command(w, s, joined)

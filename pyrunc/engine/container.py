@@ -1,0 +1,197 @@
+"""A container: a handle with its verbs, which knows no more than the id; what is so now is asked each time."""
+
+from pyrunc.api import CommitRequest
+from pyrunc.engine import (
+    container_events,
+    container_state,
+    finish,
+    pausing,
+    removal,
+    starting,
+    stopping,
+    updating,
+)  # fmt: skip
+from pyrunc.engine.container_rows import check_name
+from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from pyrunc.image.changes import check_signal
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Any, Self
+
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.engine import Engine
+    from pyrunc.engine.stopping import Condition
+
+_SIGKILL = 9
+
+
+class Container:
+    """A container of an engine, by its *id*; leaving its ``with`` block kills and removes it, volumes included.
+
+    Other processes may do with it what they like meanwhile: each verb sees what is so now. All of them raise NotFound
+    when it has been removed.
+    """
+
+    def __init__(self, engine: "Engine", container_id: str, name: str) -> None:
+        self.id = container_id
+        self.name = name
+        self._engine = engine
+        self._parts = engine._parts  # noqa: SLF001 - the other half of it
+        self._owners = engine._owners  # noqa: SLF001
+
+    def __repr__(self) -> str:
+        return f"<Container {self.name} {self.id[:12]}>"
+
+    def record(self) -> "ContainerRecord":
+        """What is known of it, in its true state."""
+        return stopping.current(self._parts, self.id)
+
+    @property
+    def pid(self) -> int:
+        """The process of its init, as the host numbers it; 0 while it does not run."""
+        return self.record().pid
+
+    def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
+        """Start it; False if it runs already.
+
+        *client* is the shim's end of an AttachClient.pair, which so misses nothing. Without *keep_running* the
+        container ends with this process. Raises StartError or one of its kind, which its record tells too;
+        FailedPrecondition in Docker's words, such as for a paused one.
+        """
+        with self._parts.lock(self.id):
+            record = self._settled()
+            if not container_state.check("start", record):
+                return False
+            process = starting.start(self._parts, record, client=client, keep_running=keep_running)
+            self._owners.add(self.id, process)
+        container_events.say(self._parts, record, "start")
+        return True
+
+    def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
+        """Ask its program to end, and kill what has not *timeout_s* seconds later: the exit code.
+
+        None if it did not run. The signal is the image's, or SIGTERM where it has none or no known one; the time is the
+        container's StopTimeout, or 10 s; -1 waits for ever. A restart policy does not start it again.
+        """
+        number = None if signal is None else _number(signal)
+        return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
+
+    def kill(self, signal: "int | str" = _SIGKILL) -> None:
+        """Send a signal, by number or name ("KILL", "SIGRTMIN+3"), to its init; after SIGKILL it has ended.
+
+        Raises FailedPrecondition if it does not run, InvalidArgument for a signal that there is not.
+        """
+        stopping.kill(self._parts, self._owners, self.id, _number(signal))
+
+    def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
+        """Stop it, if it runs, and start it; raises what `start` does."""
+        with self._parts.lock(self.id):
+            container_state.check("restart", self._settled())
+        self.stop(timeout_s, signal)
+        self.start()
+        container_events.say(self._parts, self.record(), "restart")
+
+    def pause(self) -> None:
+        """Stop all its processes where they are. Raises FailedPrecondition in Docker's words, or without a freezer."""
+        pausing.pause(self._parts, self.id)
+
+    def unpause(self) -> None:
+        """Let its processes go on. Raises FailedPrecondition in Docker's words."""
+        pausing.unpause(self._parts, self.id)
+
+    def wait(self, timeout_s: float | None = None, condition: "Condition" = "not-running") -> int:
+        """Wait until it does not run, until its "next-exit", or until it is "removed": the exit code.
+
+        Raises TimedOut after *timeout_s* seconds; the container goes on.
+        """
+        if condition not in stopping.CONDITIONS:
+            raise InvalidArgument(f"invalid condition: {condition!r}")
+        return stopping.wait(self._parts, self._owners, self.id, timeout_s, condition)
+
+    def remove(self, *, force: bool = False, volumes: bool = False) -> None:
+        """Remove it, and its anonymous *volumes*; *force* kills it first.
+
+        Raises FailedPrecondition, in Docker's words, for one that runs.
+        """
+        removal.remove(self._parts, self._owners, self.id, force=force, volumes=volumes)
+
+    def rename(self, name: str) -> None:
+        """Give it another name. Raises InvalidArgument, AlreadyExists in Docker's words."""
+        if not name:
+            raise InvalidArgument("Neither old nor new names may be empty")
+        with self._parts.lock(self.id):
+            record = self._settled()
+            bare = check_name(name)
+            if bare == record.name:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
+            try:
+                self._parts.containers.rename(self.id, bare)
+            except AlreadyExists as exc:
+                raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+        self.name = bare
+        container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
+
+    def update(self, **changes: "Any") -> None:
+        """Change limits and the restart policy, by their HostConfig names (``Memory=64 << 20``), at once if it runs.
+
+        Raises InvalidArgument, FailedPrecondition in Docker's words.
+        """
+        updating.update(self._parts, self.id, changes)
+
+    def commit(
+        self, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "", message: str = "",
+        pause: bool = True,
+    ) -> str:  # fmt: skip
+        """Make an image of what it changed; its id.
+
+        *changes* are instructions of a Dockerfile; *pause* stops a running container meanwhile.
+        Raises InvalidArgument, FailedPrecondition, StorageFull.
+        """
+        from pyrunc.engine import commit
+
+        request = CommitRequest(self.id, reference, changes, author, message, pause)
+        return commit.commit(self._parts, self._engine.images, request)
+
+    def diff(self) -> "list[tuple[str, str]]":
+        """What it changed: ("A", "C" or "D", path), sorted."""
+        from pyrunc.engine import commit
+
+        return commit.changes_of(self._parts, self.id)
+
+    def export(self, sink: "Callable[[memoryview], object]") -> None:
+        """Write its whole tree as a tar to *sink*, which takes bytes."""
+        from pyrunc.engine import commit
+
+        commit.export(self._parts, self.id, sink)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        try:
+            self.remove(force=True, volumes=True)
+        except (NotFound, FailedPrecondition):
+            pass  # somebody was faster
+
+    def _settled(self) -> "ContainerRecord":
+        record = finish.settled(self._parts, self.id)
+        if record is None:
+            raise NotFound(f"No such container: {self.id}")
+        return record
+
+
+def _number(signal: "int | str") -> int:
+    if isinstance(signal, bool) or not isinstance(signal, int | str):
+        raise InvalidArgument(f"Invalid signal: {signal!r}")
+    text = str(signal)
+    try:
+        return check_signal(text)
+    except InvalidArgument:
+        if text.isdigit():
+            raise InvalidArgument(f"The linux daemon does not support signal {text}") from None
+        raise

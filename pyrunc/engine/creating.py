@@ -1,0 +1,115 @@
+"""How a container is made: a row with Docker's documents, its use of an image, and a snapshot on disk."""
+
+import os
+import time
+
+from pyrunc.api import ContainerRecord
+from pyrunc.engine import (
+    container_events,
+    host_config,
+    mount_specs,
+    names,
+    namespaces,
+    observing,
+    removal,
+    request,
+    starting,
+)  # fmt: skip
+from pyrunc.engine.container_rows import check_name, log_path
+from pyrunc.errors import AlreadyExists, InvalidArgument
+from pyrunc.records import NamedTuple
+from pyrunc.runtime.options import checked
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pyrunc.engine.bases import Base
+    from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.options import SandboxOptions
+
+_ATTEMPTS = 20  # to find a name that no container has
+HOST = "host"  # the pseudo-image
+
+
+class Wanted(NamedTuple):
+    """What a container shall be: arguments of Engine.containers.create."""
+
+    image: str
+    argv: "Sequence[str] | None"
+    name: str | None
+    entrypoint: "Sequence[str] | None"
+    config: "Mapping[str, Any]"
+    host_config: "Mapping[str, Any]"
+    options: "SandboxOptions"
+
+
+def new_id() -> str:
+    """An id that no container has."""
+    return os.urandom(32).hex()
+
+
+def create(
+    parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False
+) -> "tuple[ContainerRecord, Rootfs | None]":
+    """Make a container of the image *base*; if it *starts* at once, with its lock held, its row says so already.
+
+    Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported; then nothing is left.
+    """
+    record = described(parts, base, container_id, wanted)
+    boot = ""
+    if starts:
+        record = record._replace(
+            state="running", started_ns=record.created_ns, state_dir=starting.state_dir(container_id)
+        )
+        boot = observing.boot()
+    record = _add(parts, record, None if wanted.name is None else check_name(wanted.name), boot)
+    rootfs = None
+    try:
+        if base.driver:
+            parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
+            rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
+        mount_specs.resolve(parts, container_id, record.config, record.host_config)
+    except BaseException:
+        removal.forget(parts, record, volumes=True)
+        raise
+    container_events.say(parts, record, "create")
+    return record, rootfs
+
+
+def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
+    """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
+    config, host, rest = host_config.documents_of(checked(wanted.options))
+    given = {**config, **wanted.config}
+    given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]
+    host = namespaces.normal(parts, host_config.filled({**host, **wanted.host_config}))
+    host_config.check(host, wanted.config)
+    covered = [mount[0] for mount in rest.get("mounts", ())] + list(host.get("Tmpfs") or ())
+    merged = request.configured(base.config, wanted.argv, wanted.entrypoint, given, covered)
+    if rest.get("writable") == "direct":
+        raise InvalidArgument("writable: an image is never written directly; it must be 'scratch' or 'no'")
+    if rest.get("scratch_bytes") and base.driver:
+        raise InvalidArgument("scratch_bytes bounds a scratch in memory, and this container is on disk")
+    if not base.driver and not host.get("AutoRemove"):
+        raise InvalidArgument("a container of the host's root is always thrown away: it needs --rm")
+    # What cannot be started is refused before anything is made.
+    checked(host_config.options_of(merged, {**host, **dict.fromkeys(namespaces.joined(host), "")}, rest=rest))
+    return ContainerRecord(
+        container_id, "", wanted.image, base.image_id, base.driver, merged, host, rest, time.time_ns(), "created",
+        log_path=log_path(parts.root, container_id, host),
+    )  # fmt: skip
+
+
+def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -> ContainerRecord:
+    for attempt in range(_ATTEMPTS):
+        found = record._replace(name=name or names.make())
+        try:
+            parts.containers.add(found, boot)
+        except AlreadyExists:
+            if name is not None or attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return found
+    raise AssertionError("unreachable")

@@ -1,0 +1,188 @@
+"""What is due when a container has ended, whoever notices it first; whoever comes later finds it done.
+
+The owner of a container does it, or the exit command of its shim, or, where both were killed, whoever looks at the
+container next: its row, its cgroups, its state directory, the restart policy, and its removal.
+"""
+
+import os
+import sys
+import time
+
+from pyrunc.engine import container_events, observing, restart_policy
+from pyrunc.engine.observing import Ending
+from pyrunc.runtime import shim
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.container_rows import Row
+    from pyrunc.engine.parts import Parts
+
+_BEGUN_S = 60.0  # how long a start may take whose starter was killed
+
+
+def settle(parts: "Parts", container_id: str, *, timeout_s: float | None = None) -> "ContainerRecord | None":
+    """Take note of the end of a container, if it has come: its record, None if it is gone.
+
+    Raises TimedOut if others hold its lock for *timeout_s* seconds.
+    """
+    with parts.lock(container_id, timeout_s):
+        return settled(parts, container_id)
+
+
+def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
+    """The same with the container's lock held."""
+    row = parts.containers.by_id(container_id)
+    if row is None:
+        return None
+    record = row.record
+    if record.state == "removing":
+        from pyrunc.engine import removal
+
+        removal.forget(parts, record, volumes=False)
+        return None
+    if record.state == "restarting":
+        _see_to_restart(parts, row)
+        return record
+    if not record.running:
+        return record
+    ending = _ending(row)
+    if ending is None:
+        return observing.seen(row)
+    return _note(parts, row, ending)
+
+
+def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
+    """The argv that does what is due at a container's end, in a process of its own."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
+    return (
+        sys.executable or "python3",
+        "-I",
+        script,
+        parts.root,
+        state_root(),
+        parts.graph or "",
+        container_id,
+    )
+
+
+def state_root() -> str:
+    """Where the state of what runs is."""
+    return os.environ.get("PYRUNC_STATE") or "/run/pyrunc"
+
+
+def drop_state(state_dir: str) -> None:
+    """Remove a container's state directory."""
+    if not state_dir:
+        return
+    from pyrunc.drivers.graph import trees
+
+    try:
+        with trees.opened(os.path.dirname(state_dir)) as home:
+            trees.remove(home, os.path.basename(state_dir))
+    except OSError:
+        pass
+
+
+def cgroup_of(record: "ContainerRecord") -> str:
+    """The path of a container's cgroup."""
+    parent = record.host_config.get("CgroupParent") or "/pyrunc"
+    return f"{parent.rstrip('/')}/{record.id}"
+
+
+def end_cgroups(record: "ContainerRecord") -> None:
+    """Kill what is left in a container's cgroups, and remove them."""
+    from pyrunc.runtime import cgroup_control, cgroup_layout
+
+    layout, path = cgroup_layout.detect(), cgroup_of(record)
+    cgroup_control.kill(layout, path)
+    cgroup_control.remove(layout, path)
+    cgroup_control.prune(layout, path)
+
+
+def _ending(row: "Row") -> Ending | None:
+    """How the run of a row ended; None if it goes on. What a killed shim has left is ended here."""
+    record = row.record
+    if row.boot != observing.boot():
+        return Ending(observing.REBOOT, False, record.started_ns, time.time_ns())
+    deadline = time.monotonic() + _BEGUN_S
+    while True:
+        running = shim.running(record.state_dir)
+        if running is not None and shim.is_alive(running.shim, running.shim_started):
+            break
+        if not observing.listens(record.state_dir) or time.monotonic() > deadline:
+            running = shim.running(record.state_dir)  # it may have begun, and ended, since we looked
+            break
+        time.sleep(0.002)  # its starter was killed, the start goes on
+    status = shim.status(record.state_dir)
+    if status is not None:
+        return Ending(
+            status.exit_code, status.oom_kills > 0, running.started_ns if running else record.started_ns,
+            status.finished_ns, True, *((running.shim, running.shim_started) if running else (0, 0)),
+        )  # fmt: skip
+    if running is not None and (
+        shim.is_alive(running.shim, running.shim_started) or observing.listens(record.state_dir)
+    ):
+        return None
+    end_cgroups(record)
+    if running is None:
+        return Ending(128, False, record.started_ns, record.finished_ns, ran=False)
+    return Ending(observing.KILLED, False, running.started_ns, time.time_ns())
+
+
+def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None":
+    record = row.record
+    if ending.ran:
+        if ending.oom_killed:
+            container_events.say(parts, record, "oom")
+        seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9
+        container_events.say(parts, record, "die", execDuration=seconds, exitCode=ending.exit_code)
+    if record.auto_remove:
+        from pyrunc.engine import removal
+
+        removal.forget(parts, record, volumes=True)
+        return None
+    pause = restart_policy.pause_ms(
+        record.host_config, ending.exit_code, stopped=record.stopped,
+        ran_ns=ending.finished_ns - ending.started_ns, count=record.restart_count, before_ms=row.backoff_ms,
+    )  # fmt: skip
+    never = not ending.ran and not record.finished_ns
+    state = "restarting" if pause is not None and ending.ran else "created" if never else "exited"
+    fields: dict[str, object] = {
+        "state": state, "started_ns": ending.started_ns if ending.ran else 0, "finished_ns": ending.finished_ns,
+        "exit_code": ending.exit_code, "oom_killed": ending.oom_killed,
+        "error": record.error if ending.ran else "the process that started it was killed",
+    }  # fmt: skip
+    if state == "restarting":
+        fields |= {"backoff_ms": pause, "restarter": ending.shim, "restarter_started": ending.shim_started}
+    # It may have filled the disk itself, and is what can be removed.
+    parts.containers.change(record.id, frees=True, **fields)
+    drop_state(record.state_dir)
+    found = parts.containers.by_id(record.id)
+    assert found is not None  # its lock is held
+    if state == "restarting":
+        _see_to_restart(parts, found)
+    return found.record
+
+
+def _see_to_restart(parts: "Parts", row: "Row") -> None:
+    """See that a process waits to start a container again; it is the exit command of the shim that was there before."""
+    if row.boot == observing.boot() and shim.is_alive(row.restarter, row.restarter_started):
+        return
+    from pyrunc.engine import restarting
+
+    restarting.delegate(parts, row.record)
+
+
+def note_failure(parts: "Parts", record: "ContainerRecord", exit_code: int, error: str) -> None:
+    """Say that a start came to nothing: a container that never ran stays "created", or goes, as with Docker."""
+    if record.auto_remove:
+        from pyrunc.engine import removal
+
+        removal.forget(parts, record, volumes=True)
+        return
+    drop_state(record.state_dir)
+    parts.containers.change(
+        record.id, frees=True, state="exited" if record.finished_ns else "created", exit_code=exit_code, error=error,
+        started_ns=0 if not record.finished_ns else record.started_ns,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What a container that a row calls running really does, as its shim's files and processes tell.
+
+state_dir has       and the shim                            then it
+(nothing)           listens on `attach`                     is being started
+(nothing)           does not                                never ran: its starter was killed
+running             lives                                   runs
+running             is dead                                 was killed with its shim
+running, status     lives: the owner or the exit command    has ended; they are about to take note of it
+running, status     is dead                                 has ended; nobody has taken note of it
+
+After a reboot none of that counts: the row names another boot.
+"""
+
+import _socket
+import os
+
+from pyrunc.records import NamedTuple, lru_cache
+from pyrunc.runtime import shim
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.container_rows import Row
+
+REBOOT, KILLED = 255, 137
+
+
+class Ending(NamedTuple):
+    """How a run ended; *ran* is False for a start that came to nothing, *shim* and *shim_started* who noted it."""
+
+    exit_code: int
+    oom_killed: bool
+    started_ns: int
+    finished_ns: int
+    ran: bool = True
+    shim: int = 0
+    shim_started: int = 0
+
+
+@lru_cache(maxsize=1)
+def boot() -> str:
+    """The id of this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def listens(state_dir: str) -> bool:
+    """Whether a shim, or one that is about to be, holds the socket of *state_dir*."""
+    try:
+        directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    probe = _socket.socket(
+        _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+    )
+    try:
+        probe.connect(f"/proc/self/fd/{directory}/attach")
+    except BlockingIOError:
+        return True  # its queue is full
+    except OSError:
+        return False
+    finally:
+        probe.close()
+        os.close(directory)
+    return True
+
+
+def seen(row: "Row") -> "ContainerRecord":
+    """The record of *row* in its true state, without waiting for anybody: what ends just now may be either."""
+    record = row.record
+    if not record.running:
+        return record
+    if row.boot == boot():
+        running = shim.running(record.state_dir)
+        status = shim.status(record.state_dir)
+        if running is None and status is None:
+            return record._replace(state="created")
+        if status is None and running is not None:
+            return record._replace(
+                pid=running.pid, shim_pid=running.shim, started_ns=running.started_ns or record.started_ns
+            )
+        if status is not None:
+            return record._replace(
+                state="exited", exit_code=status.exit_code, finished_ns=status.finished_ns,
+                oom_killed=status.oom_kills > 0,
+            )  # fmt: skip
+    return record._replace(state="exited", exit_code=REBOOT)
+
+
+def is_settled(row: "Row") -> bool:
+    """Whether nobody needs to do anything about *row* now, as far as can be seen without its lock."""
+    record = row.record
+    if record.state == "restarting":
+        return row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
+    if record.state == "removing":
+        return False
+    if not record.running:
+        return True
+    if row.boot != boot():
+        return False
+    running = shim.running(record.state_dir)
+    return running is not None and shim.is_alive(running.shim, running.shim_started)

@@ -1,0 +1,163 @@
+"""The containers that this process has started and that go on: a thread takes note of their ends.
+
+So an end costs no process of its own as long as their starter lives. Whoever waits for a container here takes it from
+the thread meanwhile, and takes note himself.
+"""
+
+import os
+import select
+from _thread import allocate_lock, start_new_thread
+
+from pyrunc.engine import finish
+from pyrunc.engine.parts import lock
+from pyrunc.errors import PyruncError, TimedOut
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.shim import ShimProcess
+
+_REMEMBERED = 1024  # ends; a number each
+_ONCE = select.EPOLLIN | select.EPOLLONESHOT
+
+
+class _Owned:
+    """A container of ours: the owner's end of its shim, and who waits for it."""
+
+    __slots__ = ("code", "guard", "process")
+
+    def __init__(self, process: "ShimProcess") -> None:
+        self.process = process
+        self.guard = allocate_lock()  # of whoever takes the record of the end
+        self.code: int | None = None
+
+
+class Owners:
+    """Those of one engine on *parts*."""
+
+    def __init__(self, parts: "Parts") -> None:
+        self._parts = parts
+        self._pid = 0
+        self._owned: dict[str, _Owned] = {}
+        self._by_fd: dict[int, str] = {}
+        self._epoll: select.epoll | None = None
+        self._over = -1
+        self._codes: dict[str, int] = {}
+
+    def code(self, container_id: str) -> int | None:
+        """How a container ended of which this process took note, also of one that is gone since."""
+        return self._codes.get(container_id)
+
+    def add(self, container_id: str, process: "ShimProcess") -> None:
+        """Take note of the end of a container that has just been started."""
+        with lock:
+            if self._pid != os.getpid():
+                # A process that was forked has none of the containers, and no thread yet.
+                self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
+                self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
+                self._epoll.register(self._over, select.EPOLLIN)
+                start_new_thread(self._watch, (self._epoll, self._over))
+            assert self._epoll is not None
+            self._owned[container_id] = _Owned(process)
+            self._by_fd[process.fileno()] = container_id
+            self._epoll.register(process.fileno(), _ONCE)
+
+    def wait(self, container_id: str, timeout_s: float | None) -> int | None:
+        """Wait for the end of a container of ours and take note of it: its exit code; None if it is not ours.
+
+        Raises TimedOut.
+        """
+        with lock:
+            owned = self._owned.get(container_id) if self._pid == os.getpid() else None
+            fd = -1 if owned is None else self._watched(owned, 0)
+            if owned is None or fd < 0:
+                return None if owned is None else owned.code
+            ours = os.dup(fd)
+        try:
+            poller = select.poll()
+            poller.register(ours, select.POLLIN)
+            if not poller.poll(None if timeout_s is None else timeout_s * 1000):
+                raise TimedOut(f"the container still runs after {timeout_s} s")
+            return self._end(container_id, owned)
+        finally:
+            os.close(ours)
+            with lock:
+                self._watched(owned, _ONCE)
+
+    def forget(self, container_id: str) -> None:
+        """A container is removed, or goes on without us: its shim does what is due."""
+        with lock:
+            owned = self._owned.pop(container_id, None) if self._pid == os.getpid() else None
+        if owned is None:
+            return
+        with owned.guard:
+            if owned.code is None:
+                self._let_go(owned)
+                owned.process.release()
+
+    def close(self) -> None:
+        """Let all go on without us."""
+        with lock:
+            mine = list(self._owned) if self._pid == os.getpid() else []
+        for container_id in mine:
+            self.forget(container_id)
+        with lock:
+            if self._pid == os.getpid():
+                os.eventfd_write(self._over, 1)
+            self._epoll, self._pid = None, 0
+
+    def _watch(self, epoll: select.epoll, over: int) -> None:
+        while True:
+            for fd, _ in epoll.poll():
+                if fd == over:
+                    epoll.close()
+                    os.close(over)
+                    return
+                with lock:
+                    container_id = self._by_fd.get(fd, "")
+                    owned = self._owned.get(container_id)
+                if owned is not None:
+                    self._end(container_id, owned)
+
+    def _end(self, container_id: str, owned: _Owned) -> int:
+        """Take the record of the end, unless somebody has, and do what is due."""
+        with owned.guard:
+            if owned.code is not None:
+                return owned.code
+            try:
+                code = int(owned.process.wait(0).exit_code)
+            except PyruncError:
+                code = 137  # the shim was killed, and the container with it
+            try:
+                found = finish.settle(self._parts, container_id)
+                over = found is None or found.state != "restarting"
+            except PyruncError:
+                over = False  # such as a full disk: the exit command may have more luck
+            self._let_go(owned)
+            if over:
+                owned.process.finished()
+            else:
+                owned.process.release()
+            owned.code = code
+        with lock:
+            if self._owned.get(container_id) is owned:
+                del self._owned[container_id]
+            self._codes.pop(container_id, None)
+            self._codes[container_id] = code
+            if len(self._codes) > _REMEMBERED:
+                self._codes.pop(next(iter(self._codes)))
+        return code
+
+    def _watched(self, owned: _Owned, events: int) -> int:
+        """Change for which events the thread looks at a container: its descriptor; -1 if it is over."""
+        fd = owned.process.fileno()
+        if fd < 0 or self._epoll is None or fd not in self._by_fd:
+            return -1
+        self._epoll.modify(fd, events)
+        return fd
+
+    def _let_go(self, owned: _Owned) -> None:
+        with lock:
+            fd = owned.process.fileno()
+            if fd >= 0 and self._by_fd.pop(fd, None) is not None and self._epoll is not None:
+                self._epoll.unregister(fd)

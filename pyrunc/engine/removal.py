@@ -1,0 +1,92 @@
+"""How containers are removed, and what removal means: all that one has, its row last, whoever is killed meanwhile."""
+
+import os
+
+from pyrunc.api import Pruned, Removed
+from pyrunc.engine import container_events, container_filters, container_state, finish, mount_specs, stopping
+from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.owners import Owners
+    from pyrunc.engine.parts import Parts
+
+_ATTEMPTS = 10  # to remove one that a restart policy starts again and again
+
+
+def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, volumes: bool) -> None:
+    """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition in Docker's words."""
+    record = None
+    for attempt in range(_ATTEMPTS):
+        with parts.lock(container_id):
+            found = finish.settled(parts, container_id)
+            if found is None:
+                if record is None:
+                    raise NotFound(f"No such container: {container_id}")
+                break  # it went with its end
+            record = found
+            try:
+                container_state.check("remove", record)
+            except FailedPrecondition:
+                if not force or attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                parts.containers.change(record.id, frees=True, state="removing")
+                forget(parts, record, volumes=volumes)
+                break
+        try:
+            stopping.kill(parts, owners, container_id, 9)
+        except (FailedPrecondition, NotFound):
+            pass  # it has just ended
+    owners.forget(container_id)
+    if record is not None:
+        collect_for(parts, record)
+
+
+def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
+    """Remove all that a container has, with its lock held; what is gone already is no error."""
+    from pyrunc.drivers.graph import trees
+
+    mount_specs.release(parts, record.id, anonymous=volumes)
+    if record.driver:
+        try:
+            parts.snapshotter.remove(record.id)
+        except NotFound:
+            pass
+        parts.metadata.unuse(record.id, durable=not record.auto_remove)
+    try:
+        with trees.opened(os.path.join(parts.root, "containers")) as home:
+            trees.remove(home, record.id)
+    except OSError:
+        pass
+    finish.drop_state(record.state_dir)
+    parts.containers.remove(record.id)
+    container_events.say(parts, record, "destroy")
+
+
+def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
+    """Collect what only a removed container kept: the layers of an image that was removed before it."""
+    if record.image_id and parts.metadata.get_image(record.image_id) is None:
+        parts.collect()
+
+
+def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
+    """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+    passes = container_filters.for_prune(filters)
+    removed, freed = [], 0
+    for row in parts.containers.all():
+        if row.record.state in ("running", "paused", "restarting") or not passes(row.record):
+            continue
+        try:
+            size = parts.snapshotter.usage(row.record.id).bytes if row.record.driver else 0
+            remove(parts, owners, row.record.id, force=False, volumes=False)
+        except (FailedPrecondition, NotFound):
+            continue  # it was started, or removed, meanwhile
+        except PyruncError:
+            continue
+        removed.append(Removed("deleted", row.record.id))
+        freed += size
+    return Pruned(tuple(removed), freed)

@@ -1,0 +1,125 @@
+"""How a container is started from its row: its documents become options, these a plan, and a shim takes it."""
+
+import os
+
+from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
+from pyrunc.errors import AlreadyExists, PyruncError
+from pyrunc.runtime import shim
+from pyrunc.runtime.sandbox import ATTEMPTS
+from pyrunc.runtime.supervised import NotTaken
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.launcher import Launcher
+    from pyrunc.runtime.options import SandboxOptions
+
+
+def state_dir(container_id: str) -> str:
+    """Where the state of a container that starts now is."""
+    return os.path.join(finish.state_root(), container_id)
+
+
+def start(
+    parts: "Parts", record: "ContainerRecord", *, client: "int | None" = None, again: bool = False,
+    keep_running: bool = True,
+) -> shim.ShimProcess:  # fmt: skip
+    """Start a container that does not run, with its lock held; *again* is by its restart policy.
+
+    *client* is attached from the first byte on. Without *keep_running* it ends with this process.
+    Raises StartError, InvalidArgument, NotFound, Unsupported; then its row says why.
+    """
+    place = state_dir(record.id)
+    parts.containers.starting(record.id, observing.boot(), place, again=again)
+    return launch(parts, record._replace(state_dir=place), None, client, keep_running)
+
+
+def launch(
+    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: "int | None",
+    keep_running: bool,
+) -> shim.ShimProcess:  # fmt: skip
+    """Start a container whose row says that it is being started."""
+    try:
+        if rootfs is None:
+            rootfs = root_of(parts, record)
+        _make_place(record.state_dir)
+        with namespaces.joined_by(parts, record) as joined:
+            options = options_of(parts, record, joined)
+            launcher = throwaway.launcher(rootfs, options)
+            return _start(parts, record, launcher, client, keep_running)
+    except BaseException as exc:
+        code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
+        finish.note_failure(parts, record, code, str(exc))
+        raise
+
+
+def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":
+    """What a container's root is made of."""
+    if record.driver:
+        return parts.snapshotter.rootfs(record.id)
+    from pyrunc.engine import host
+
+    return host.rootfs(parts.root)
+
+
+def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, str]") -> "SandboxOptions":
+    """The options that a container's documents mean, *joined* as in host_config.options_of. Raises InvalidArgument."""
+    options = host_config.options_of(record.config, record.host_config, rest=record.options, joined=joined)
+    mounts = [
+        *mount_specs.resolve(parts, record.id, record.config, record.host_config),
+        *options.get("mounts", ()),
+    ]
+    if not record.driver:
+        from pyrunc.engine import host as host_image
+
+        mounts = [*host_image.mounts(parts.root), *mounts]
+    if mounts:
+        options["mounts"] = mounts
+    return options
+
+
+def log_file(record: "ContainerRecord") -> shim.LogFile | None:
+    """Where a container's shim writes its log. Raises InvalidArgument in Docker's words."""
+    log = host_config.log_of(record.host_config)
+    return None if log is None else shim.LogFile(record.log_path, *log)
+
+
+def _start(
+    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: "int | None",
+    keep_running: bool,
+) -> shim.ShimProcess:  # fmt: skip
+    log = log_file(record)
+    if log is not None:
+        os.makedirs(os.path.dirname(log.path), mode=0o700, exist_ok=True)
+    config = record.config
+    rows, columns = record.host_config.get("ConsoleSize") or (0, 0)
+    settings = shim.ShimSettings(
+        record.state_dir, log, finish.exit_command(parts, record.id), _environment(),
+        terminal=bool(config.get("Tty")), rows=rows, columns=columns, stdin_open=bool(config.get("OpenStdin")),
+        stdin_once=bool(config.get("StdinOnce")), keep_running=keep_running,
+    )  # fmt: skip
+    for attempt in range(ATTEMPTS):
+        try:
+            return shim.start(launcher, record.argv, None, settings, record.id, client)
+        except NotTaken:
+            if attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _make_place(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError as exc:
+        raise AlreadyExists(f"{path} is another's") from exc
+
+
+def _environment() -> tuple[str, ...]:
+    return tuple(f"{name}={os.environ[name]}" for name in ("PATH", "LANG", "TZ") if name in os.environ)

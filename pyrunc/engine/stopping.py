@@ -1,0 +1,206 @@
+"""How containers are signalled, stopped and waited for, whoever started them."""
+
+import select
+import time
+
+from pyrunc.engine import container_events, container_state, finish, pausing, restarting
+from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
+from pyrunc.image.changes import check_signal
+from pyrunc.runtime import shim
+from pyrunc.runtime.attach import AttachClient
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.owners import Owners
+    from pyrunc.engine.parts import Parts
+
+    Condition = Literal["not-running", "next-exit", "removed"]
+
+_SIGKILL, _SIGTERM = 9, 15
+_STOP_S = 10.0  # Docker's
+_KILL_S = 10.0  # what SIGKILL may take; then there is a process that cannot be killed
+_STEP_S = 0.01
+CONDITIONS = ("not-running", "next-exit", "removed")
+
+
+def kill(parts: "Parts", owners: "Owners", container_id: str, number: int) -> None:
+    """Send a signal to a container's init; after SIGKILL it has ended. Raises FailedPrecondition, NotFound."""
+    record = send(parts, container_id, number, "kill")
+    if record is not None and number == _SIGKILL:
+        try:
+            ended(parts, owners, record, _KILL_S)
+        except TimedOut:
+            finish.end_cgroups(record)
+            ended(parts, owners, record, _KILL_S)
+
+
+def stop(
+    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, number: int | None
+) -> int | None:
+    """Stop a container: its stop signal, or *number*, and SIGKILL *timeout_s* seconds later (-1: never).
+
+    The exit code; None for one that did not run. Raises NotFound.
+    """
+    record = parts.containers.get(container_id)
+    if timeout_s is None:
+        given = record.config.get("StopTimeout")
+        timeout_s = _STOP_S if given is None else float(given)
+    signal = stop_signal(record) if number is None else number
+    told = send(parts, container_id, signal, "stop")
+    if told is None:
+        return None
+    try:
+        code = ended(parts, owners, told, None if timeout_s < 0 else timeout_s)
+    except TimedOut:
+        try:
+            kill(parts, owners, container_id, _SIGKILL)
+        except (FailedPrecondition, NotFound):
+            pass  # it has just ended
+        code = _code_of(parts, container_id)
+    container_events.say(parts, record, "stop")
+    return code
+
+
+def send(
+    parts: "Parts", container_id: str, number: int, verb: "Literal['kill', 'stop']"
+) -> "ContainerRecord | None":
+    """Send a signal to a container's init, and note that a user ends it, if the signal says so.
+
+    Its record, None if there was nothing to end.
+    """
+    with parts.lock(container_id):
+        record = finish.settled(parts, container_id)
+        if record is None:
+            raise NotFound(f"No such container: {container_id}")
+        if not container_state.check(verb, record):
+            return None
+        if record.state == "restarting":
+            row = parts.containers.by_id(container_id)
+            assert row is not None  # its lock is held
+            restarting.cancel(parts, row)
+            return None
+        ends = verb == "stop" or number == _SIGKILL or number == stop_signal(record)
+        ends = ends or not record.config.get("StopSignal")
+        if ends and not record.stopped:
+            parts.containers.change(record.id, stopped=True)
+        running = shim.running(record.state_dir)
+        if running is not None:
+            shim.signal(running, number)
+        if ends and record.state == "paused":
+            pausing.thaw(record)
+    if verb == "kill":
+        container_events.say(parts, record, "kill", signal=number)
+    return record
+
+
+def ended(parts: "Parts", owners: "Owners", record: "ContainerRecord", timeout_s: float | None) -> int:
+    """Wait for the end of the run that *record* is about, and until somebody has taken note of it: the exit code.
+
+    Raises TimedOut.
+    """
+    code = owners.wait(record.id, timeout_s)
+    if code is not None:
+        return code
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        code = _told(record, deadline)
+        found = finish.settle(parts, record.id)
+        if found is None or not found.running or found.started_ns != record.started_ns:
+            if code is not None:
+                return code
+            return found.exit_code if found is not None and not found.running else 128 + _SIGKILL
+        _sleep(deadline)
+
+
+def wait(
+    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, condition: "Condition"
+) -> int:
+    """Wait until a container does not run, until its next end, or until it is removed: the exit code.
+
+    Raises TimedOut, NotFound.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    code = None
+    try:
+        record: ContainerRecord | None = current(parts, container_id)
+    except NotFound:
+        code = owners.code(container_id)
+        if code is None:
+            raise
+        return code
+    while record is not None:
+        if record.running:
+            code = ended(
+                parts, owners, record, None if deadline is None else max(0.0, deadline - time.monotonic())
+            )
+            if condition != "removed":
+                return code
+        elif record.state != "restarting" and condition == "not-running":
+            return record.exit_code
+        else:
+            _sleep(deadline)
+        try:
+            before, record = record, current(parts, container_id)
+        except NotFound:
+            record = None
+        else:
+            if condition != "removed" and not record.running and record.finished_ns > before.finished_ns:
+                return record.exit_code  # it was started, and ended, between two looks
+            code = record.exit_code if not record.running else code
+    return 128 + _SIGKILL if code is None else code
+
+
+def current(parts: "Parts", container_id: str) -> "ContainerRecord":
+    """The record of a container in its true state. Raises NotFound."""
+    from pyrunc.engine import observing
+
+    row = parts.containers.find(container_id)
+    if not observing.is_settled(row):
+        found = finish.settle(parts, row.record.id)
+        if found is None:
+            raise NotFound(f"No such container: {container_id}")
+        return found
+    return observing.seen(row)
+
+
+def stop_signal(record: "ContainerRecord") -> int:
+    """What asks a container's program to end: the image's signal, or SIGTERM where it has none or no known one."""
+    from pyrunc.errors import InvalidArgument
+
+    try:
+        return check_signal(record.config["StopSignal"])
+    except (KeyError, InvalidArgument):
+        return _SIGTERM
+
+
+def _told(record: "ContainerRecord", deadline: float | None) -> int | None:
+    """Wait for the end as the shim tells it: the exit code; None if it does not listen (any more)."""
+    try:
+        client = AttachClient.connect(record.state_dir, stdin=False, stdout=False, stderr=False)
+    except (PyruncError, OSError):
+        return None
+    try:
+        poller = select.poll()
+        poller.register(client.fileno(), select.POLLIN)
+        while not client.closed:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poller.poll(left):
+                raise TimedOut("the container still runs")
+            client.receive()
+        return client.exit_status.exit_code if client.exit_status else None
+    finally:
+        client.close()
+
+
+def _sleep(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() >= deadline:
+        raise TimedOut("the container still runs")
+    time.sleep(_STEP_S)
+
+
+def _code_of(parts: "Parts", container_id: str) -> int:
+    row = parts.containers.by_id(container_id)
+    return 128 + _SIGKILL if row is None else row.record.exit_code

@@ -1,0 +1,354 @@
+"""Whoever is killed at whatever moment, containers, logs and exit codes live on, and nothing is left in the end."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyrunc import Engine
+from pyrunc.engine import finish, observing
+from pyrunc.engine.container import Container
+from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.runtime import shim
+from tests.engine.test_life import SLEEP, catching, left, state
+from tests.engine.test_run import python, said, until
+
+
+@pytest.fixture
+def driver() -> str:
+    return "overlay2"
+
+
+def settled_row(engine: Engine, container: Container) -> str:
+    """The state that the row says, without looking after the container as `record` does."""
+    row = engine._parts.containers.by_id(container.id)
+    return "gone" if row is None else row.record.state
+
+
+def elsewhere(code: str, tmp_path: Path, *, dies: bool = True) -> "subprocess.Popen[str]":
+    """Run *code* in another process until it says that it is ready, then kill it."""
+    other = python(code + "\nprint('ready', flush=True)\ntime.sleep(100)\n", tmp_path / "root", "overlay2")
+    assert other.stdout is not None
+    line = other.stdout.readline()
+    assert line == "ready\n", other.communicate()
+    if dies:
+        other.kill()
+        other.communicate()
+    return other
+
+
+def kill_shim(container: Container) -> None:
+    os.kill(container.record().shim_pid, signal.SIGKILL)
+
+
+# --- the owner
+
+
+def test_a_container_outlives_its_starter_and_the_next_command_finds_it(
+    loaded: Engine, tmp_path: Path
+) -> None:
+    script = "while [ ! -e /go ]; do busybox sleep 0.02; done; echo done; exit 6"
+    elsewhere(f"engine.start('beta', ['sh', '-c', {script!r}], name='one')", tmp_path)
+    container = loaded.containers.get("one")
+    assert state(container) == "running"
+    Path(f"/proc/{container.pid}/root/go").touch()
+    assert container.wait(60) == 6
+    assert said(container) == "done\n"
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_an_end_that_nobody_sees_is_taken_note_of(loaded: Engine, tmp_path: Path, remove: bool) -> None:
+    elsewhere(
+        f"engine.start('beta', ['sh', '-c', 'busybox sleep 0.5; exit 6'], name='one', remove={remove})",
+        tmp_path,
+    )
+    container = loaded.containers.get("one")
+    wanted = "gone" if remove else "exited"
+    until(lambda: settled_row(loaded, container) == wanted)  # by the exit command, since nobody has asked
+    until(lambda: left(tmp_path / "state", container.id) == [])
+    if not remove:
+        assert container.record().exit_code == 6
+        container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_a_run_ends_with_its_owner(loaded: Engine, tmp_path: Path, remove: bool) -> None:
+    code = f"engine.run('beta', ['sh', '-c', 'echo x > /x; sleep 100'], name='one', remove={remove})"
+    other = python(code, tmp_path / "root", "overlay2")
+    until(lambda: [each.name for each in loaded.containers.list()] == ["one"])
+    container = loaded.containers.get("one")
+    other.kill()
+    other.communicate()
+    until(lambda: settled_row(loaded, container) == ("gone" if remove else "exited"))
+    if not remove:
+        assert container.record().exit_code == 137
+        container.remove()
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
+    loaded: Engine, tmp_path: Path, remove: bool, again: bool
+) -> None:
+    code = (
+        "import os\nfrom pyrunc.engine import starting\n"
+        "starting._start = lambda *_: os.kill(os.getpid(), 9)\n"
+        f"engine.start('beta', ['true'], name='one', remove={remove})"
+    )
+    if again:
+        code = f"engine.start('beta', ['true'], name='one').wait()\n{code}".replace(
+            f"start('beta', ['true'], name='one', remove={remove})", "containers.get('one').start()"
+        )
+    other = python(code, tmp_path / "root", "overlay2")
+    assert other.communicate(timeout=60)[1] == ""
+    found = loaded.containers.list(all=True)
+    if remove and not again:
+        assert found == []
+        assert [each for each in os.listdir(tmp_path / "state") if len(each) == 64] == []
+        return
+    (record,) = found
+    assert record.state == ("exited" if again else "created")
+    assert record.error == "the process that started it was killed"
+    container = loaded.containers.get("one")
+    assert container.start() and container.wait(60) == 0
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+# --- the shim, and its exit command
+
+
+@pytest.mark.usefixtures("host_unchanged")
+def test_a_shim_that_is_killed_takes_its_container_with_it(loaded: Engine, tmp_path: Path) -> None:
+    container = catching(loaded)
+    pid = container.pid
+    kill_shim(container)
+    until(lambda: state(container) != "running")
+    record = container.record()
+    assert (record.state, record.exit_code) == ("exited", 137)
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+    assert container.start() and state(container) == "running"
+    container.remove(force=True)
+    assert left(tmp_path, container.id) == []
+
+
+def test_a_killed_shim_of_one_that_goes_with_its_end(loaded: Engine, tmp_path: Path) -> None:
+    elsewhere("engine.start('beta', ['sleep', '100'], name='one', remove=True)", tmp_path)
+    container = loaded.containers.get("one")
+    kill_shim(container)
+    until(lambda: loaded.containers.list(all=True) == [])
+    assert left(tmp_path, container.id) == []
+
+
+@pytest.mark.parametrize("command", ["('/bin/false',)", "('/nothing',)"])
+@pytest.mark.parametrize("remove", [False, True])
+def test_an_exit_command_that_fails_is_made_up_for(
+    loaded: Engine, tmp_path: Path, command: str, remove: bool
+) -> None:
+    code = f"from pyrunc.engine import finish\nfinish.exit_command = lambda *_: {command}\n"
+    elsewhere(f"{code}engine.start('beta', ['sh', '-c', 'exit 6'], name='one', remove={remove})", tmp_path)
+    row = loaded._parts.containers.find("one")
+    until(lambda: shim.status(row.record.state_dir) is not None)
+    until(lambda: not observing.is_settled(row))
+    if remove:
+        assert loaded.containers.list(all=True) == []
+    else:
+        (record,) = loaded.containers.list(all=True)
+        assert (record.state, record.exit_code) == ("exited", 6)
+        loaded.containers.get("one").remove()
+    assert left(tmp_path, row.record.id) == []
+
+
+def test_after_a_reboot_nothing_runs_and_no_stranger_is_harmed(loaded: Engine, tmp_path: Path) -> None:
+    container = loaded.containers.create("beta", ["sh", "-c", "exit 2"], name="one")
+    place = tmp_path / "state" / container.id
+    place.mkdir(parents=True)
+    born = int(Path("/proc/self/stat").read_text().rpartition(") ")[2].split()[19])
+    stranger = {
+        "pid": os.getpid(),
+        "pid_started": born,
+        "shim": os.getpid(),
+        "shim_started": born,
+        "started_ns": 5,
+    }
+    (place / "running").write_text(json.dumps(stranger))
+    loaded._parts.containers.starting(container.id, "another boot", str(place), again=False)
+    (record,) = loaded.containers.list(all=True)
+    assert (record.state, record.exit_code) == ("exited", 255)
+    assert container.start() and container.wait(60) == 2
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+def test_a_removal_that_was_killed_is_ended_by_who_looks_next(loaded: Engine, tmp_path: Path) -> None:
+    container = loaded.start("beta", ["true"], name="one")
+    container.wait(60)
+    loaded._parts.containers.change(container.id, state="removing")
+    loaded._parts.snapshotter.remove(container.id)
+    assert loaded.containers.list(all=True) == []
+    assert left(tmp_path, container.id) == []
+    with pytest.raises(NotFound):
+        container.record()
+
+
+# --- restart policies
+
+
+def policy(name: str, most: int = 0) -> dict[str, object]:
+    return {"RestartPolicy": {"Name": name, "MaximumRetryCount": most}}
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+def test_on_failure_it_is_started_again_so_often(loaded: Engine, tmp_path: Path, orphan: bool) -> None:
+    code = "engine.start('beta', ['sh', '-c', 'echo x; exit 3'], name='one', host_config={})"
+    if orphan:
+        elsewhere(code.format(policy("on-failure", 2)), tmp_path)
+    else:
+        loaded.start("beta", ["sh", "-c", "echo x; exit 3"], name="one", host_config=policy("on-failure", 2))
+    container = loaded.containers.get("one")
+    until(lambda: settled_row(loaded, container) == "exited")
+    record = container.record()
+    assert (record.exit_code, record.restart_count, said(container)) == (3, 2, "x\n" * 3)
+    container.start()  # by hand: it counts from the beginning
+    until(lambda: container.record().restart_count == 2 and settled_row(loaded, container) == "exited")
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+def test_who_stops_it_ends_its_restarts(loaded: Engine, tmp_path: Path) -> None:
+    container = loaded.start("beta", SLEEP, host_config=policy("always"))
+    kill_shim(container)
+    until(lambda: state(container) == "running" and container.record().restart_count == 1)
+    container.stop(0)
+    time.sleep(0.3)
+    assert state(container) == "exited"
+    container.start()
+    container.kill()
+    time.sleep(0.3)
+    assert state(container) == "exited"
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+def test_what_waits_for_its_restart_is_stopped_at_once(loaded: Engine, tmp_path: Path) -> None:
+    container = loaded.start("beta", ["sh", "-c", "exit 1"], host_config=policy("always"))
+    rows = loaded._parts.containers
+    until(lambda: container.record().restart_count >= 3 and state(container) == "restarting")
+    with pytest.raises(FailedPrecondition, match="You cannot remove a restarting container"):
+        container.remove()
+    with pytest.raises(FailedPrecondition, match="is restarting, wait until the container is running"):
+        container.pause()
+    row = rows.find(container.id)
+    assert shim.is_alive(row.restarter, row.restarter_started)
+    container.stop()
+    assert state(container) == "exited"
+    until(lambda: not shim.is_alive(row.restarter, row.restarter_started))
+    container.start()
+    until(lambda: state(container) == "restarting")
+    container.remove(force=True)
+    assert left(tmp_path, container.id) == []
+
+
+def test_who_was_to_restart_it_is_killed_and_another_takes_over(loaded: Engine) -> None:
+    container = loaded.start("beta", ["sh", "-c", "exit 1"], host_config=policy("always"))
+    until(lambda: container.record().restart_count >= 3 and state(container) == "restarting")
+    row = loaded._parts.containers.find(container.id)
+    os.kill(row.restarter, signal.SIGKILL)
+    until(lambda: not shim.is_alive(row.restarter, row.restarter_started))
+    count = row.record.restart_count
+    until(lambda: container.record().restart_count > count)
+    container.remove(force=True)
+
+
+# --- several at once
+
+_WORK = """
+import random, sys
+from pyrunc import Engine, errors
+engine = Engine(sys.argv[1], graph="overlay2")
+chance = random.Random(int(sys.argv[2]))
+names = ["one", "two"]
+acts = {
+    "start": lambda c: c.start(), "stop": lambda c: c.stop(chance.choice([0, 0.05])), "kill": lambda c: c.kill(),
+    "remove": lambda c: c.remove(force=chance.random() < 0.5), "pause": lambda c: c.pause(),
+    "unpause": lambda c: c.unpause(), "restart": lambda c: c.restart(0), "wait": lambda c: c.wait(0.05),
+    "rename": lambda c: c.rename(chance.choice(names)), "update": lambda c: c.update(PidsLimit=50),
+}
+print("ready", flush=True)
+for turn in range(int(sys.argv[3])):
+    name = chance.choice(names)
+    try:
+        if chance.random() < 0.3:
+            engine.start("beta", chance.choice([["sleep", "100"], ["true"]]), name=name,
+                         remove=chance.random() < 0.3, exist_ok=True)
+        elif chance.random() < 0.1:
+            engine.containers.list(all=True)
+        else:
+            acts[chance.choice(list(acts))](engine.containers.get(name))
+    except (errors.NotFound, errors.AlreadyExists, errors.FailedPrecondition, errors.TimedOut, errors.InvalidArgument):
+        pass
+"""
+
+
+@pytest.mark.parametrize("kills", [False, True])
+@pytest.mark.parametrize("turns", [60, pytest.param(2000, marks=pytest.mark.soak)])
+def test_several_processes_do_all_at_once_and_the_rows_are_true(
+    loaded: Engine, open_engine: Callable[[], Engine], tmp_path: Path, kills: bool, turns: int
+) -> None:
+    loaded.close()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    chance = random.Random(turns)
+    rounds = 4 if kills else 1
+    for number in range(rounds):
+        said = [tmp_path / f"worker-{each}" for each in range(3)]
+        workers = []
+        for each, path in enumerate(said):
+            command = [
+                sys.executable,
+                "-c",
+                _WORK,
+                str(tmp_path / "root"),
+                str(number * 10 + each),
+                str(turns),
+            ]
+            with open(path, "w") as file:
+                workers.append(subprocess.Popen(command, env=environment, stdout=file, stderr=file))
+        until(lambda said=said: all(path.read_text() for path in said))  # type: ignore[misc]
+        if kills:
+            time.sleep(chance.uniform(0.1, 1.0))
+            for worker in workers:
+                worker.kill()
+        for worker in workers:
+            worker.wait(500)
+        assert [path.read_text() for path in said] == ["ready\n"] * 3
+    engine = open_engine()
+
+    def true() -> bool:
+        """Every row has its processes, or an exit code; no state is left but of what runs."""
+        records = engine.containers.list(all=True)
+        running = {each.id for each in records if each.state in ("running", "paused")}
+        for each in records:
+            assert each.state in ("created", "running", "paused", "exited"), each
+            if each.id in running:
+                assert Path(f"/proc/{each.pid}").exists()
+        states = {each for each in os.listdir(tmp_path / "state") if len(each) == 64}
+        locks = [each for each in os.listdir(tmp_path / "root/locks") if each.endswith(".container")]
+        return states == running and not locks
+
+    until(true)
+    for record in engine.containers.list(all=True):
+        engine.containers.get(record.id).remove(force=True)
+    assert [info.key for info in engine._parts.snapshotter.walk() if len(info.key) == 64] == []
+    assert not list((tmp_path / "root/containers").iterdir())
+    assert finish.state_root() == str(tmp_path / "state")
