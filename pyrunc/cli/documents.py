@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pyrunc.api import ContainerRecord, ImageDetails
+from pyrunc.api import ImageDetails
 from pyrunc.cli.values import NilMap, NilSlice, Struct
 from pyrunc.spec.image import timestamp
 
@@ -41,31 +41,56 @@ def image(details: ImageDetails) -> Struct:
     )
 
 
-def container(found: ContainerRecord) -> Struct:
-    """What `container inspect` shows."""
-    running = found.state == "running"
-    state = Struct(
-        Status=found.state, Running=running, Paused=False, Restarting=False, OOMKilled=False, Dead=False, Pid=found.pid,
-        ExitCode=found.exit_code, Error="", StartedAt=_time(found.started_ns), FinishedAt=_time(found.finished_ns),
-    )  # fmt: skip
-    return Named(
-        Id=found.id,
-        Created=_time(found.created_ns),
-        Path=found.argv[0],
-        Args=list(found.argv[1:]),
-        State=state,
-        Image=found.image_id,
-        Name=f"/{found.name}",
-        RestartCount=0,
-        Driver=found.driver,
-        Platform="linux",
-        HostConfig=Struct(NetworkMode="none", AutoRemove=found.auto_remove),
-        Config=_container_config(found),
-    )
+# What Go has as a map, and as a slice, in a container's document: they print otherwise, nil above all.
+_MAPS = frozenset(
+    ("Labels", "Volumes", "ExposedPorts", "Sysctls", "Tmpfs", "Config", "PortBindings", "StorageOpt", "Annotations",
+     "Data", "Ports", "Networks", "DriverOpts", "Options")
+)  # fmt: skip
+_SLICES = frozenset(
+    ("Binds", "VolumesFrom", "CapAdd", "CapDrop", "ExtraHosts", "GroupAdd", "Links", "SecurityOpt",
+     "DeviceCgroupRules", "DeviceRequests", "Ulimits", "MaskedPaths", "ReadonlyPaths", "Env", "Cmd", "Entrypoint",
+     "OnBuild", "ExecIDs", "SecondaryIPAddresses", "SecondaryIPv6Addresses", "Aliases", "DNSNames")
+)  # fmt: skip
+# Fields that JSON leaves out where they are empty, and a template may name all the same.
+_UNSET: Mapping[str, Mapping[str, Any]] = {
+    "": {"SizeRw": None, "SizeRootFs": None},
+    "State": {"Health": None},
+    "HostConfig": {
+        "Mounts": NilSlice(), "Tmpfs": NilMap(), "Sysctls": NilMap(), "StorageOpt": NilMap(), "Annotations": NilMap(),
+        "Init": None,
+    },
+    "Config": {
+        "ExposedPorts": NilMap(), "Healthcheck": None, "StopSignal": "", "StopTimeout": None, "Shell": NilSlice(),
+        "NetworkDisabled": False, "MacAddress": "", "ArgsEscaped": False,
+    },
+}  # fmt: skip
 
 
-def _time(time_ns: int) -> str:
-    return timestamp(time_ns) if time_ns else _ZERO_TIME
+def container(document: Mapping[str, Any]) -> Struct:
+    """What `container inspect` shows of Docker's *document*."""
+    found = Named(_fields(document))
+    found.missing = _UNSET[""]
+    return found
+
+
+def _fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _typed(key, value, document) for key, value in document.items()}
+
+
+def _typed(key: str, value: Any, parent: Mapping[str, Any]) -> Any:
+    """*value* as the Go type that the field *key* of *parent* has."""
+    is_map = key in _MAPS and not (key == "Config" and "HostConfig" in parent)
+    if isinstance(value, Mapping):
+        if is_map:
+            return {name: _typed("", each, value) for name, each in value.items()}
+        found = Struct(_fields(value))
+        found.missing = _UNSET.get(key, {})
+        return found
+    if isinstance(value, list):
+        return [_typed("", each, {}) for each in value]
+    if value is None and (is_map or key in _SLICES):
+        return NilMap() if is_map else NilSlice()
+    return value
 
 
 def _image_config(config: Mapping[str, Any]) -> Struct:
@@ -88,21 +113,6 @@ def _image_config(config: Mapping[str, Any]) -> Struct:
             found[key] = _value(key, config[key])
     # Templates ask for these whether they are set or not.
     found.missing = _NIL
-    return found
-
-
-def _container_config(container: ContainerRecord) -> Struct:
-    config = container.config
-    found = Struct(
-        Hostname=config.get("Hostname") or container.id[:12], Domainname=config.get("Domainname") or "",
-        User=config.get("User") or "", Env=list(config.get("Env") or ()), Cmd=config.get("Cmd") or NilSlice(),
-        Image=container.image, Volumes=_value("Volumes", config["Volumes"]) if config.get("Volumes") else NilMap(),
-        WorkingDir=config.get("WorkingDir") or "", Entrypoint=config.get("Entrypoint") or NilSlice(),
-        Labels=dict(config.get("Labels") or {}),
-    )  # fmt: skip
-    for key in ("ExposedPorts", "StopSignal", "Healthcheck"):
-        if config.get(key):
-            found[key] = _value(key, config[key])
     return found
 
 

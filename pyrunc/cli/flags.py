@@ -33,12 +33,15 @@ class Flag(click.Option):
     """One flag. *names* are such as ``-f --filter``; *kind* is Docker's word for its value, "" for a bool.
 
     Kinds whose value is a list collect every use. *refused* is the reason why pyrunc does not do what it asks for.
+    *reader* takes the place of what reads values of that kind.
     """
 
     def __init__(
-        self, names: str, kind: str = "", text: str = "", *, default: Any = None, refused: str = "", shown: bool = True
+        self, names: str, kind: str = "", text: str = "", *, default: Any = None, refused: str = "", shown: bool = True,
+        reader: Callable[[str], Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(names.split(), expose_value=True, help=text)
+        self._reader = reader or _READERS.get(kind, str)
         self.kind = kind
         self.refused = refused
         self.shown = shown
@@ -74,9 +77,10 @@ class Flag(click.Option):
     def read(self, text: str) -> Any:
         """The value of *text*. Raises UsageError with Docker's words."""
         try:
-            return _READERS.get(self.kind, str)(text)
+            return self._reader(text)
         except ValueError as exc:
-            raise UsageError(f'invalid argument "{text}" for "{self.label}" flag: {exc}') from exc
+            quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+            raise UsageError(f'invalid argument "{quoted}" for "{self.label}" flag: {exc}') from exc
 
 
 def parse(
@@ -202,9 +206,15 @@ def _map(text: str) -> tuple[str, str]:
     return name, value if equals else ""
 
 
+def _mount(text: str) -> dict[str, Any]:
+    from pyrunc.cli import mount_flags
+
+    return mount_flags.mount(text)
+
+
 _LISTS = frozenset(("list", "strings", "filter", "map", "ulimit", "mount", "network", "gpu-request"))
 _READERS: dict[str, Callable[[str], Any]] = {
-    "": _bool, "bytes": _bytes, "decimal": _decimal, "filter": _filter, "map": _map,
+    "": _bool, "bytes": _bytes, "decimal": _decimal, "filter": _filter, "map": _map, "mount": _mount,
     "int": _integer("ParseInt", -(1 << 63), (1 << 63) - 1), "uint": _integer("ParseUint", 0, (1 << 64) - 1),
     "uint16": _integer("ParseUint", 0, 65535), "strings": lambda text: text.split(","),
 }  # fmt: skip

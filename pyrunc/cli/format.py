@@ -1,6 +1,7 @@
 """What --format makes of rows: a table, a template for each row, or JSON."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from pyrunc.cli.table import align
 from pyrunc.cli.template import Template, TemplateError
@@ -19,7 +20,7 @@ class Row(Struct):
     """One line of a list, whose type Docker's errors name; in JSON its keys are sorted and its text safe in HTML."""
 
 
-def rows(template: str, lines: Sequence[Row], headers: Mapping[str, str], type_name: str) -> str:
+def rows(template: str, lines: Sequence[Row], headers: Mapping[str, Any], type_name: str) -> str:
     """All *lines* as *template* wants them: ``table …``, ``json``, or a template for each.
 
     *headers* are the titles of a table's columns by field. *type_name* is what errors call a line.
@@ -31,11 +32,17 @@ def rows(template: str, lines: Sequence[Row], headers: Mapping[str, str], type_n
         text = JSON
     kind = type("Line", (Row,), {"type_name": type_name})
     compiled = Template(text, {"json": _json})
-    out = [compiled.execute(kind(line)) for line in lines]
+    out = [compiled.execute(_typed(kind, line)) for line in lines]
     if not table:
         return "".join(f"{line}\n" for line in out)
     header = Template(text, _PLAIN).execute(dict(headers), strict=False)
     return align("".join(f"{line}\n" for line in [header, *out]))
+
+
+def _typed(kind: type[Row], line: Row) -> Row:
+    found = kind(line)
+    found.missing = line.missing
+    return found
 
 
 def _json(value: object) -> str:

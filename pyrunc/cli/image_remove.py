@@ -1,11 +1,9 @@
 """`pyrunc rmi`, `pyrunc image prune`, `pyrunc tag`."""
 
-import sys
-
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.platforms import PLATFORMS
-from pyrunc.cli.session import ERROR, CommandError, complain, engine, say
+from pyrunc.cli.session import ERROR, CommandError, complain, confirmed, engine, say
 from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 
@@ -42,7 +40,7 @@ def prune(all: bool, filter: list[tuple[str, str]], force: bool, arguments: list
     """Remove images that nothing needs, after asking."""
     del arguments
     which = "all images without at least one container associated to them" if all else "all dangling images"
-    if not force and not _asked(
+    if not force and not confirmed(
         f"WARNING! This will remove {which}.\nAre you sure you want to continue? [y/N] "
     ):
         say("")
@@ -51,12 +49,6 @@ def prune(all: bool, filter: list[tuple[str, str]], force: bool, arguments: list
     if found.removed:
         say("Deleted Images:\n" + "".join(f"{step.kind}: {step.name}\n" for step in found.removed) + "\n")
     say(f"Total reclaimed space: {units.size(found.reclaimed_bytes)}\n")
-
-
-def _asked(question: str) -> bool:
-    say(question)
-    sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @verb(

@@ -13,7 +13,8 @@ from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 
 _FORMAT = Flag("-f --format", "string", "Format output: 'json', or a Go template")
-_OTHERS = ("config", "network", "node", "plugin", "secret", "service", "task", "volume")
+_OTHERS = ("config", "network", "node", "plugin", "secret", "service", "task")
+_KNOWN = ("container", "image", "volume")
 
 
 @verb(
@@ -31,18 +32,17 @@ def image_inspect(format: str, platform: str, arguments: list[str]) -> int:
         check_image(name, platform)
         return _image(name)
 
-    return _show(format, arguments, find)
+    return show(format, arguments, find)
 
 
 @verb(
     "inspect CONTAINER [CONTAINER...]", "Display detailed information on one or more containers", _FORMAT,
-    Flag("-s --size", refused="sizes of containers are not counted yet"),
+    Flag("-s --size", "", "Display total file sizes"),
     low=1, high=None,
 )  # fmt: skip
 def container_inspect(format: str, size: bool, arguments: list[str]) -> int:
     """Show containers as documents."""
-    del size
-    return _show(format, arguments, _container)
+    return show(format, arguments, lambda name: _container(name, size))
 
 
 @verb(
@@ -52,44 +52,50 @@ def container_inspect(format: str, size: bool, arguments: list[str]) -> int:
     low=1, high=None,
 )  # fmt: skip
 def inspect(format: str, size: bool, type: str, arguments: list[str]) -> int:
-    """Show containers and images, whichever has the name."""
+    """Show containers, images and volumes, whichever has the name."""
     if type in _OTHERS:
         raise CommandError(
-            f'--type: there are no objects of type "{type}" yet; "container" and "image" exist'
+            f'--type: there are no objects of type "{type}" yet; "container", "image" and "volume" exist'
         )
-    if type not in ("", "container", "image"):
-        known = ", ".join(f'"{each}"' for each in sorted((*_OTHERS, "container", "image")))
+    if type not in ("", *_KNOWN):
+        known = ", ".join(f'"{each}"' for each in sorted((*_OTHERS, *_KNOWN)))
         raise CommandError(f'unknown type: "{type}": must be one of {known}')
 
-    def find(name: str) -> Struct:
-        if type != "image":
-            try:
-                return _container(name)
-            except NotFound:
-                if type == "container":
-                    raise
-        try:
-            found = _image(name)
-        except (NotFound, InvalidArgument) as exc:
-            if type == "image":
-                raise
-            raise NotFound(f"No such object: {name}") from exc
-        if size:
-            complain("WARNING: --size ignored for image")
-        return found
+    finders = {"container": lambda name: _container(name, size), "image": _image, "volume": _volume}
 
-    return _show(format, arguments, find)
+    def find(name: str) -> Struct:
+        for each in [type] if type else _KNOWN:
+            try:
+                found = finders[each](name)
+            except (NotFound, InvalidArgument) as exc:
+                if type or (each == "container" and not isinstance(exc, NotFound)):
+                    raise
+                continue
+            if size and each != "container":
+                complain(f"WARNING: --size ignored for {each}")
+            return found
+        raise NotFound(f"No such object: {name}")
+
+    return show(format, arguments, find)
 
 
 def _image(name: str) -> Struct:
     return documents.image(engine().images.inspect(name))
 
 
-def _container(name: str) -> Struct:
-    return documents.container(engine().containers.get(name).record())
+def _container(name: str, size: bool) -> Struct:
+    from pyrunc.engine.inspecting import inspect as document
+
+    return documents.container(document(engine(), engine().containers.get(name).record(), size=size))
 
 
-def _show(template: str, names: Sequence[str], find: Callable[[str], Struct]) -> int:
+def _volume(name: str) -> Struct:
+    from pyrunc.cli.volume import document
+
+    return document(engine().volumes.get(name))
+
+
+def show(template: str, names: Sequence[str], find: Callable[[str], Struct]) -> int:
     """Print what is found, then complain about what is not."""
     if template not in ("", "json"):
         try:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import click
 
+from pyrunc.cli import missing
 from pyrunc.cli.flags import Flag, Refused, UsageError
 from pyrunc.cli.session import ERROR, CommandError, Session, harmless, what_went_wrong
-from pyrunc.cli.verb import Group, Place, UnknownCommand
+from pyrunc.cli.verb import MANAGEMENT, Group, Place, UnknownCommand
 from pyrunc.errors import PyruncError
 
-_COMMON, _MANAGEMENT = "Common Commands", "Management Commands"
+_COMMON = "Common Commands"
 _SIGINT, _SIGPIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
@@ -39,53 +40,87 @@ _IMAGE = {
 }  # fmt: skip
 _CONTAINER = {
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
+    "create": _in("create", "create", "Create a new container"),
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
+    "kill": _in("container_life", "kill", "Kill one or more running containers"),
     "ls": _in("container_list", "ps", "List containers"),
     "list": _in("container_list", "ps", "", hidden=True),
     "ps": _in("container_list", "ps", "List containers", hidden=True),
-    "rm": _in("container_list", "rm", "Remove one or more containers"),
-    "remove": _in("container_list", "rm", "", hidden=True),
+    "pause": _in("container_life", "pause", "Pause all processes within one or more containers"),
+    "prune": _in("container_life", "prune", "Remove all stopped containers"),
+    "rename": _in("container_life", "rename", "Rename a container"),
+    "restart": _in("container_life", "restart", "Restart one or more containers"),
+    "rm": _in("container_life", "rm", "Remove one or more containers"),
+    "remove": _in("container_life", "rm", "", hidden=True),
     "run": _in("run", "run", "Create and run a new container from an image"),
+    "start": _in("container_start", "start", "Start one or more stopped containers"),
+    "stop": _in("container_life", "stop", "Stop one or more running containers"),
+    "unpause": _in("container_life", "unpause", "Unpause all processes within one or more containers"),
+    "update": _in("container_update", "update", "Update configuration of one or more containers"),
+    "wait": _in("container_life", "wait", "Block until one or more containers stop, then print their exit codes"),
 }  # fmt: skip
+_VOLUME = {
+    "create": _in("volume", "create", "Create a volume"),
+    "inspect": _in("volume", "inspect", "Display detailed information on one or more volumes"),
+    "ls": _in("volume", "ls", "List volumes"),
+    "list": _in("volume", "ls", "", hidden=True),
+    "prune": _in("volume", "prune", "Remove unused local volumes"),
+    "rm": _in("volume", "rm", "Remove one or more volumes"),
+    "remove": _in("volume", "rm", "", hidden=True),
+    "update": _in("volume", "update", "", hidden=True),
+}
 _SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
-    "container": Place("pyrunc.cli.main", "container", "Manage containers", _MANAGEMENT),
-    "image": Place("pyrunc.cli.main", "image", "Manage images", _MANAGEMENT),
-    "system": Place("pyrunc.cli.main", "system", "Manage the store", _MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "diff", "export")},
+    "container": Place("pyrunc.cli.main", "container", "Manage containers", MANAGEMENT),
+    "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
+    "system": Place("pyrunc.cli.main", "system", "Manage the store", MANAGEMENT),
+    "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
+    **{name: _CONTAINER[name] for name in ("commit", "create", "diff", "export")},
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
-    "load": _IMAGE["load"],
-    "rm": _CONTAINER["rm"], "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "tag": _IMAGE["tag"],
+    "kill": _CONTAINER["kill"], "load": _IMAGE["load"],
+    **{name: _CONTAINER[name] for name in ("pause", "rename", "restart", "rm")},
+    "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "start": _CONTAINER["start"], "stop": _CONTAINER["stop"],
+    "tag": _IMAGE["tag"], **{name: _CONTAINER[name] for name in ("unpause", "update", "wait")},
 }  # fmt: skip
 
 
-image = Group("image", "Manage images", _IMAGE)
-container = Group("container", "Manage containers", _CONTAINER)
-system = Group("system", "Manage the store", _SYSTEM)
+image = Group("image", "Manage images", _IMAGE, missing=missing.IMAGE)
+container = Group("container", "Manage containers", _CONTAINER, missing=missing.CONTAINER)
+system = Group("system", "Manage the store", _SYSTEM, missing=missing.SYSTEM)
+volume = Group("volume", "Manage volumes", _VOLUME)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
     [
+        Flag("--config", "string", refused="nothing is configured by a file yet"),
+        Flag("-c --context", "string", refused=missing.NO_DAEMON),
         Flag("-D --debug", "", "Show where an error comes from"),
         Flag("--graph", "string", "Snapshot driver: overlay2 or vfs (default the best that works here)"),
-        Flag("-H --host", "list", refused="there is no daemon to connect to yet; every command works by itself"),
+        Flag("-H --host", "list", refused=missing.NO_DAEMON),
+        Flag("-l --log-level", "string", refused=missing.NO_DAEMON),
         Flag("--root", "string", "Durable state", default=""),
         Flag("--state", "string", "State that is gone after a reboot", default=""),
+        Flag("--tls", refused=missing.NO_DAEMON),
+        Flag("--tlscacert", "string", refused=missing.NO_DAEMON),
+        Flag("--tlscert", "string", refused=missing.NO_DAEMON),
+        Flag("--tlskey", "string", refused=missing.NO_DAEMON),
+        Flag("--tlsverify", refused=missing.NO_DAEMON),
         Flag("-v --version", "", "Print version information and quit"),
     ],
+    missing=missing.ROOT,
 )  # fmt: skip
 
 
-def _begin(debug: bool, graph: str, host: list[str], root: str, state: str, version: bool) -> int | None:
+def _begin(debug: bool, graph: str, root: str, state: str, version: bool, **refused: object) -> int | None:
     if version:
         click.echo(f"pyrunc version {_version()}")
         return 0
-    del host
+    del refused
     session = Session(root, state, graph, debug)
     context = click.get_current_context()
     context.obj = session

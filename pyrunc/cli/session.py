@@ -105,6 +105,13 @@ def each(names: Iterable[str], act: Callable[[str], Any]) -> int:
     return code
 
 
+def confirmed(question: str) -> bool:
+    """Ask on stdout; whether stdin says yes."""
+    say(question)
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def formatted(make: Callable[[], str]) -> str:
     """What a template makes. Raises CommandError in Docker's words."""
     try:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pyrunc.cli.printf import printf, spaced
 from pyrunc.cli.template_parse import Node, TemplateError, parse
-from pyrunc.cli.values import Struct, encode, shown, truth
+from pyrunc.cli.values import Method, Struct, encode, shown, truth
 
 __all__ = ["Template", "TemplateError"]
 
@@ -173,11 +173,23 @@ class _Run:
         if rest or final is not _MISSING:
             if first.kind in ("field", "var", "chain", "pipe"):
                 value = self.value(first, dot)
+                if isinstance(value, Method):
+                    given = [self.value(node, dot) for node in rest] + ([] if final is _MISSING else [final])
+                    return self.method(first, value, given)
                 raise self.fail(
                     first, f"{first.text.split('.')[-1]} is not a method but has arguments: {shown(value)}"
                 )
             raise self.fail(first, f"can't give argument to non-function {first.text}")
-        return self.value(first, dot)
+        value = self.value(first, dot)
+        return self.method(first, value, []) if isinstance(value, Method) else value
+
+    def method(self, node: Node, method: Method, given: list[Any]) -> str:
+        name = node.text.split(".")[-1]
+        if len(given) != 1:
+            raise self.fail(node, f"wrong number of args for {name}: want 1 got {len(given)}")
+        if not isinstance(given[0], str):
+            raise self.fail(node, f"expected string; found {shown(given[0])}")
+        return method.call(given[0])
 
     def value(self, node: Node, dot: Any) -> Any:
         if node.kind == "dot":

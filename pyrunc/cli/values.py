@@ -6,7 +6,7 @@ nil prints as an empty one but is `null` in JSON.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -19,6 +19,13 @@ class Struct(dict[str, Any]):
     type_name = ""
     aliases: Mapping[str, str] = {}
     missing: Mapping[str, Any] = {}
+
+
+class Method:
+    """What a template calls with one argument: ``{{.Label "tier"}}``."""
+
+    def __init__(self, call: Callable[[str], str]) -> None:
+        self.call = call
 
 
 class NilSlice(list[Any]):

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from pyrunc.cli.flags import Flag, UsageError, parse
+from pyrunc.cli.flags import Flag, Refused, UsageError, parse
 
+MANAGEMENT = "Management Commands"  # the section of the groups in a help
 USED = "pyrunc.used"  # in a context's meta: the names of the flags that were given
 _HELP = Flag("--help", "", "Print usage", shown=False)
 
@@ -88,8 +89,11 @@ class Verb(click.Command):
 
     def get_help(self, ctx: click.Context) -> str:
         """Usage, purpose and flags."""
-        lines = [f"Usage:  {self.usage_line(ctx)}", "", str(self.help), *_options(self.flags)]
-        return "\n".join(lines)
+        lines = [f"Usage:  {self.usage_line(ctx)}", "", str(self.help)]
+        names = _aliases(ctx)
+        if len(names) > 1:
+            lines += ["", "Aliases:", f"  {', '.join(names)}"]
+        return "\n".join([*lines, *_options(self.flags)])
 
     def hint(self, ctx: click.Context, error: UsageError) -> str:
         """What follows a usage error."""
@@ -119,13 +123,20 @@ class Place(NamedTuple):
 
 
 class Group(click.Group):
-    """A group whose commands are imported when they are used; *places* has them by name."""
+    """A group whose commands are imported when they are used; *places* has them by name.
 
-    def __init__(self, name: str, text: str, places: Mapping[str, Place], flags: Sequence[Flag] = ()) -> None:
+    *missing* are those that do not exist yet, with the reason.
+    """
+
+    def __init__(
+        self, name: str, text: str, places: Mapping[str, Place], flags: Sequence[Flag] = (),
+        missing: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
             name, help=text, params=list(flags), add_help_option=False, invoke_without_command=True
         )
         self.places = places
+        self.missing = missing or {}
         self.flags = [*flags, _HELP]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -166,6 +177,8 @@ class Group(click.Group):
             return 0
         name, *rest = ctx.args
         command = self.get_command(ctx, name)
+        if command is None and name in self.missing:
+            raise Refused(f"{ctx.command_path} {name} does not exist yet: {self.missing[name]}")
         if command is None:
             raise UnknownCommand(self.unknown(ctx, name))
         with command.make_context(name, rest, parent=ctx) as below:
@@ -197,7 +210,7 @@ class Group(click.Group):
         for section, names in sections.items():
             lines += ["", f"{section}:"]
             lines += [f"  {name:<11} {self.places[name].text}" for name in names]
-        lines += _options(self.flags)
+        lines += _options(self.flags, "Options" if ctx.parent else "Global Options")
         lines += ["", f"Run '{ctx.command_path} COMMAND --help' for more information on a command."]
         return "\n".join(lines)
 
@@ -208,12 +221,32 @@ class UnknownCommand(Exception):
     exit_code = 1
 
 
+def _aliases(ctx: click.Context) -> list[str]:
+    """All names of the command of *ctx*, those in groups first."""
+    root, parent = ctx.find_root().command, ctx.parent
+    if not isinstance(root, Group) or parent is None or not isinstance(parent.command, Group):
+        return []
+    wanted = parent.command.places[str(ctx.info_name)][:2]
+    name = program(ctx)
+    grouped, plain = [], []
+    for first, place in root.places.items():
+        if place[:2] == wanted:
+            plain.append(f"{name} {first}")
+        elif place.section == MANAGEMENT:
+            group = root.get_command(ctx, first)
+            assert isinstance(group, Group)
+            grouped += [
+                f"{name} {first} {second}" for second, below in group.places.items() if below[:2] == wanted
+            ]
+    return grouped + plain
+
+
 def program(ctx: click.Context) -> str:
     """The name that errors begin with."""
     return str(ctx.find_root().info_name)
 
 
-def _options(flags: Sequence[Flag]) -> list[str]:
+def _options(flags: Sequence[Flag], title: str = "Options") -> list[str]:
     """The flags as Docker lists them, folded to the terminal."""
     shown = [flag for flag in sorted(flags, key=lambda flag: flag.long) if flag.shown and not flag.refused]
     if not shown:
@@ -223,7 +256,7 @@ def _options(flags: Sequence[Flag]) -> list[str]:
     ]
     margin = max(map(len, left)) + 3
     width = max(_columns() - margin, 24)
-    lines = ["", "Options:"]
+    lines = ["", f"{title}:"]
     for begin, flag in zip(left, shown, strict=True):
         text = flag.text
         if flag.fallback not in (None, False, "", []):

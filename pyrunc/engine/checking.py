@@ -34,6 +34,11 @@ def check(parts: "Parts", progress: "Callable[[int], None] | None") -> list[Prob
         problems += parts.containers.damage()
     except DataLoss as exc:
         problems.append(Problem("database", os.path.join(parts.root, "containers.db"), str(exc)))
+    try:
+        if os.path.exists(os.path.join(parts.root, "volumes.db")):
+            problems += parts.volumes.damage()
+    except DataLoss as exc:
+        problems.append(Problem("database", os.path.join(parts.root, "volumes.db"), str(exc)))
     content = ContentStore(parts.root) if metadata is None else parts.content
     try:
         problems += check_store(content, metadata, [snapshotter] if snapshotter else (), progress=progress)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from pyrunc.engine.container import Container
+    from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
@@ -41,6 +42,11 @@ class Engine:
         self.images = Images(self._parts)
         self._bases = Bases(self._parts, self.images)
         self.containers = Containers(self)
+
+    @property
+    def volumes(self) -> "Volumes":
+        """Data that outlives containers."""
+        return self._parts.volumes
 
     def run(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = True,

@@ -133,9 +133,9 @@ def options_of(
     """The options that a container's documents mean.
 
     Not among them is what needs the engine: Binds, Mounts, VolumesFrom and the image's volumes. *joined* has what the
-    modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode; for "Shm" the
-    host's directory that is to be /dev/shm (of IpcMode container:NAME and shareable); for "Hostname" the name of the
-    container whose network is shared. Raises InvalidArgument, Unsupported.
+    modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode, which may also
+    stand in the place of the mode itself; for "Shm" the host's directory that is to be /dev/shm; for "Hostname" the
+    name of the container whose network is shared. Raises InvalidArgument, Unsupported.
     """
     found: dict[str, Any] = _from_json(rest or {})
     found.update(_process(config, host_config))
@@ -251,7 +251,7 @@ def _isolate(found: "dict[str, Any]", host_config: "Mapping[str, Any]", joined: 
             if key not in joined:
                 raise Unsupported(f"{key}: {mode}: nobody says which namespace that is")
             found[option] = joined[key]
-        elif mode == "host" or (key, mode) == ("IpcMode", "none"):
+        elif mode == "host" or mode.startswith("/") or (key, mode) == ("IpcMode", "none"):
             found[option] = mode
         elif key == "NetworkMode" and mode not in ("", "none", "default"):
             raise Unsupported(f"NetworkMode: {mode}: {NO_NETWORKS}; there are none, host and container:NAME")

@@ -3,7 +3,7 @@
 import os
 from _thread import RLock
 
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
 from pyrunc.store.files import Lock, check_private
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import ContainerRows
     from pyrunc.engine.layer_sizes import LayerSizes
     from pyrunc.engine.unpack import Unpacker
+    from pyrunc.engine.volumes import Volumes
     from pyrunc.image.images import ImageStore
     from pyrunc.store.content import ContentStore
     from pyrunc.store.metadata import Metadata
@@ -124,6 +125,18 @@ class Parts:
         )
 
     @property
+    def volumes(self) -> "Volumes":
+        """volumes.db, and the data of volumes."""
+
+        def make() -> "Volumes":
+            from pyrunc.engine.volumes import Volumes
+
+            return Volumes(self.root, lambda container_id: _is_there(self.containers, container_id))
+
+        part: Volumes = self._part("volumes", make)
+        return part
+
+    @property
     def sizes(self) -> "LayerSizes":
         """layers.db."""
 
@@ -159,11 +172,19 @@ class Parts:
         """Close what was opened; none of it can be used again."""
         with lock:
             self._closed = True
-            for name in ("snapshotter", "containers", "sizes", "images"):
+            for name in ("snapshotter", "volumes", "containers", "sizes", "images"):
                 part = self._made.pop(name, None)
                 if part is not None:
                     part.close()
             self._made.clear()
+
+
+def _is_there(containers: "Containers", container_id: str) -> bool:
+    try:
+        containers.get(container_id)
+    except NotFound:
+        return False
+    return True
 
 
 def _nothing(_image_id: str) -> None:

@@ -2,8 +2,8 @@
 
 A scenario is a file of tests/fixtures/docker with lines of `argument... [< file] [> file]`, split as a shell does, to
 be run where the archives of samples.py are; `{id:beta}` and `{short:beta}` stand for an image's id. `&` before a line:
-run in the background. Each scenario gets a dockerd of its own, which tests/dockerd.py keeps away from the host; the
-answers become a file of the same name.
+run in the background. In the answers `{work}` stands for that directory, and `{root}` for the daemon's. Each scenario
+gets a dockerd of its own, which tests/dockerd.py keeps away from the host; the answers become a file of the same name.
 """
 
 import json
@@ -74,7 +74,7 @@ def _record(name: str) -> dict[str, Any]:
                     )  # fmt: skip
                     if not found.returncode:
                         ids[reference] = found.stdout.strip()
-                steps.append(_step(line, ids, environment, work))
+                steps.append(_step(line, ids, environment, work, Path(top) / "d/data"))
                 print(name, line, steps[-1].get("code"), flush=True)
             versions = subprocess.run(
                 ["docker", "version", "--format", "{{.Client.Version}} {{.Server.Version}}"],
@@ -87,7 +87,14 @@ def _record(name: str) -> dict[str, Any]:
     return {"client": client, "server": server, "steps": steps}
 
 
-def _step(line: str, ids: dict[str, str], environment: dict[str, str], work: Path) -> dict[str, Any]:
+def placed(text: str, work: Path, root: Path) -> str:
+    """*text* without the directories that this run happens in."""
+    return text.replace(str(work), "{work}").replace(str(root), "{root}")
+
+
+def _step(
+    line: str, ids: dict[str, str], environment: dict[str, str], work: Path, root: Path
+) -> dict[str, Any]:
     argv, source, target = split(filled(line.removeprefix("&"), ids))
     if line.startswith("&"):  # in the background: docker's way is -d
         argv.insert(1, "-d")
@@ -101,7 +108,8 @@ def _step(line: str, ids: dict[str, str], environment: dict[str, str], work: Pat
         stdout = b""
     return {
         "line": line, "now": time.time(), "code": done.returncode,
-        "stdout": stdout.decode("utf-8", "backslashreplace"), "stderr": done.stderr.decode(),
+        "stdout": placed(stdout.decode("utf-8", "backslashreplace"), work, root),
+        "stderr": placed(done.stderr.decode(), work, root),
     }  # fmt: skip
 
 

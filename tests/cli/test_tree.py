@@ -1,4 +1,4 @@
-"""Every flag that docker 28.2.2 has for a command of ours works, or is refused by name with a reason."""
+"""Every command and flag that docker 28.2.2 has works, or is refused by name with a reason."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import click
 import pytest
 
-from pyrunc.cli import mount_flags, run, run_options
+from pyrunc.cli import create_documents
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.main import main, root
-from pyrunc.cli.run_flags import FLAGS
+from pyrunc.cli.run_flags import CREATE, RUN
 from pyrunc.cli.verb import Group, Verb
 
 _TREE: dict[str, Any] = json.loads(
@@ -21,25 +21,54 @@ _VALUES = {
     "duration": "1s",
 }  # fmt: skip
 # What has nothing to do here, and may be said all the same.
+_OF_THE_COMMAND = {"allow_host_image", "cidfile", "detach_keys", "name", "platform", "sig_proxy"}
 _WITHOUT_EFFECT = {"quiet": "nothing is pulled", "disable_content_trust": "signatures are never asked for"}
 
 
-def _find(path: str) -> Verb:
+_NO_COMMAND = "docker"
+
+
+def _find(path: str) -> click.Command | None:
+    """The command *path*; None if it does not exist yet."""
     command: click.Command = root
     for name in path.split():
-        assert isinstance(command, Group)
+        assert isinstance(command, Group), path
         found = command.get_command(click.Context(command), name)
-        assert found is not None, f"there is no command {path}"
+        if found is None:
+            return None
         command = found
-    assert isinstance(command, Verb)
     return command
 
 
+def _exists(path: str) -> bool:
+    return path != _NO_COMMAND and isinstance(_find(path), Verb)
+
+
+_PATHS = [path for path in _TREE if _exists(path)]
+# What other parts of pyrunc bring.
+_COMING = {"attach", "cp", "events", "exec", "info", "logs", "top", "version", "volume"}
+_MISSING = [
+    path
+    for path in _TREE
+    if path != _NO_COMMAND and _find(path) is None and not _COMING.intersection(path.split())
+]
+
+
 def _flags(path: str) -> dict[str, Flag]:
-    return {flag.long: flag for flag in _find(path).flags}
+    found = _find(path)
+    assert isinstance(found, Verb)
+    return {flag.long: flag for flag in found.flags}
 
 
-@pytest.mark.parametrize("path", _TREE)
+@pytest.mark.parametrize("path", _MISSING)
+def test_what_does_not_exist_says_why_in_one_line(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a group that does not exist its commands do not either."""
+    assert main([*path.split(), "--help"]) == 125
+    told = capsys.readouterr().err
+    assert told.startswith("pyrunc ") and " does not exist yet: " in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", _PATHS)
 def test_every_flag_of_dockers_is_known(path: str) -> None:
     known = _flags(path)
     for short, long, kind in _TREE[path]["flags"]:
@@ -47,27 +76,34 @@ def test_every_flag_of_dockers_is_known(path: str) -> None:
         assert (known[long].short, known[long].kind) == (short, kind), f"{path} {long}"
 
 
-@pytest.mark.parametrize("path", _TREE)
+@pytest.mark.parametrize("path", _PATHS)
 def test_the_usage_line_is_dockers(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*path.split(), "--help"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == f"Usage:  {_TREE[path]['usage']}".replace("docker", "pyrunc")
 
 
-@pytest.mark.parametrize("path", _TREE)
+@pytest.mark.parametrize("path", _PATHS)
 def test_what_is_refused_is_refused_by_name(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    refused = [flag for flag in _find(path).flags if flag.refused]
-    for flag in refused:
+    for flag in (flag for flag in _flags(path).values() if flag.refused):
         value = _VALUES.get(flag.kind, "x")
         code = main([*path.split(), f"{flag.long}={value}" if value else flag.long, "x", "y"])
         assert (code, capsys.readouterr().err) == (125, f"{flag.long}: {flag.refused}\n")
 
 
-def test_help_shows_what_works_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", "--help"]) == 0
+@pytest.mark.parametrize(("verb", "flags"), [("run", RUN), ("create", CREATE)])
+def test_help_shows_what_works_and_nothing_else(
+    verb: str, flags: tuple[Flag, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--help"]) == 0
     text = capsys.readouterr().out
-    for flag in FLAGS:
+    for flag in flags:
         assert (f" {flag.long} " in text) == (not flag.refused), flag.long
+
+
+def test_help_names_a_commands_other_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rm", "--help"]) == 0
+    assert "Aliases:\n  pyrunc container rm, pyrunc container remove, pyrunc rm\n" in capsys.readouterr().out
 
 
 class _Watched(dict[str, Any]):
@@ -81,22 +117,13 @@ class _Watched(dict[str, Any]):
         self.seen.add(key)
         return super().__getitem__(key)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        self.seen.add(key)
+        return super().get(key, default)
 
-def test_every_flag_of_run_that_is_not_refused_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = _Watched({str(flag.name): flag.begin() for flag in FLAGS})
 
-    class Stopped(Exception):
-        pass
-
-    class Nothing:
-        def start(self, *_: object, **__: object) -> None:
-            raise Stopped
-
-    monkeypatch.setattr(run, "engine", Nothing)
-    monkeypatch.setattr(run, "check_image", lambda *_: None)
-    wanted = {str(flag.name) for flag in FLAGS if not flag.refused}
-    with pytest.raises(Stopped):
-        run._run("image", [], values, wanted - {"shm_size"})
-    used = values.seen | {"sig_proxy"} | set(_WITHOUT_EFFECT)  # signals are passed on once it runs
-    assert wanted - used - {"shm_size"} == set()
-    assert set(run_options._SAME) <= wanted and mount_flags.mounts([], []) == []
+def test_every_flag_of_run_that_is_not_refused_is_used() -> None:
+    values = _Watched({str(flag.name): flag.begin() for flag in RUN})
+    wanted = {str(flag.name) for flag in RUN if not flag.refused}
+    create_documents.documents("image", [], values, wanted)
+    assert wanted - values.seen - set(_WITHOUT_EFFECT) - _OF_THE_COMMAND == set()

@@ -126,8 +126,9 @@ def test_volumes_begin_as_the_image_has_them_and_are_no_change(loaded: Engine, t
     )  # fmt: skip
     assert result.stdout == b"seed\n1\n"
     assert loaded.containers.get("one").diff() == []
-    assert (tmp_path / "root/volumes" / result.container_id / "0/mine").read_text() == "mine\n"
-    loaded.containers.get("one").remove()
+    (volume,) = loaded.volumes.list()
+    assert Path(volume.mountpoint, "mine").read_text() == "mine\n"
+    loaded.containers.get("one").remove(volumes=True)
     assert list((tmp_path / "root/volumes").iterdir()) == []
     # Read-only, they are what can still be written.
     script = "echo x > /data/x && echo x > /etc/x"

@@ -144,6 +144,19 @@ def measure(root: int) -> tuple[int, int]:
     """
     status = os.fstat(root)
     size, inodes = status.st_blocks * 512, 1
+    for status in _entries(root):
+        size += status.st_blocks * 512
+        inodes += 1
+    return size, inodes
+
+
+def content_bytes(root: int) -> int:
+    """The lengths of all files below the open directory *root*; a hard link counts once, and directories not at all."""
+    return sum(status.st_size for status in _entries(root) if not stat.S_ISDIR(status.st_mode))
+
+
+def _entries(root: int) -> Iterator[os.stat_result]:
+    """The status of everything below *root*, of each file once."""
     seen: set[int] = set()
     with _Walk(root) as walk:
         waiting: list[list[str]] = []
@@ -161,11 +174,10 @@ def measure(root: int) -> tuple[int, int]:
                         if status.st_ino in seen:
                             continue
                         seen.add(status.st_ino)
-                    size += status.st_blocks * 512
-                    inodes += 1
+                    yield status
             waiting.append(below)
             if not _next(walk, waiting):
-                return size, inodes
+                return
 
 
 def _next(walk: _Walk, waiting: list[list[str]]) -> bool:

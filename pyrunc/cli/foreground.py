@@ -1,0 +1,113 @@
+"""A container in the foreground: its streams are this process's, and so are the signals that this process gets."""
+
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.runtime.attach import AttachClient
+
+if TYPE_CHECKING:
+    from pyrunc.engine.container import Container
+
+_NOT_PASSED_ON = frozenset(
+    (signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG, signal.SIGTSTP, signal.SIGTTIN,
+     signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
+     signal.SIGSYS, signal.SIGWINCH)
+)  # fmt: skip
+_ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
+_CHUNK = 65536
+
+
+def pump(client: AttachClient, *, stdin: bool) -> None:
+    """Write what *client* brings to stdout and stderr, and with *stdin* pass on what is read, until it is closed."""
+    poller = select.poll()
+    poller.register(client.fileno(), select.POLLIN)
+    left = b""
+    if stdin:
+        poller.register(0, select.POLLIN)
+    while not client.closed:
+        for fd, _ in poller.poll():
+            if fd == 0:
+                left = os.read(0, _CHUNK)
+                poller.unregister(0)
+                if not left:
+                    client.close_stdin()
+                    continue
+                poller.modify(client.fileno(), select.POLLIN | select.POLLOUT)
+            else:
+                for kind, data in client.receive():
+                    if kind in (1, 2):
+                        _write(kind, data)
+        if left and not client.closed:
+            left = left[client.send(left) :]
+            if not left:
+                poller.modify(client.fileno(), select.POLLIN)
+                poller.register(0, select.POLLIN)
+
+
+def _write(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]
+
+
+def code_of(container: "Container", client: AttachClient) -> int:
+    """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
+    try:
+        return container.wait()
+    except NotFound:
+        if client.exit_status is None:
+            raise
+        return client.exit_status.exit_code
+
+
+class Signals:
+    """Passes signals that this process gets on to a container; what comes before it runs waits for it.
+
+    What asks a program to end ends this one as long as there is none.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._kill: Callable[[int], None] | None = None
+        self._waiting: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def go_to(self, kill: Callable[[int], None]) -> None:
+        """The container runs, and *kill* sends it a signal."""
+        self._kill = kill
+        self._take(_ENDING)
+        for number in self._waiting:
+            self._send(number)
+
+    def __enter__(self) -> "Signals":
+        self._take(
+            {number for number in signal.valid_signals() if number < signal.SIGRTMIN}
+            - _NOT_PASSED_ON
+            - _ENDING
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, numbers: Iterable[int]) -> None:
+        for number in numbers if self._wanted else ():
+            self._before[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self._kill is None:
+            self._waiting.append(number)
+        else:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        assert self._kill is not None
+        try:
+            self._kill(number)
+        except (FailedPrecondition, NotFound):
+            pass  # it has just ended
