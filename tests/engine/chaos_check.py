@@ -5,7 +5,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +43,8 @@ def parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
-def descendants(pid: int) -> list[int]:
-    """All that live below *pid*; zombies do not."""
+def descendants(pid: int, without: Collection[int] = ()) -> list[int]:
+    """All that live below *pid*, but *without* some and what is below these; zombies do not."""
     table: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         fields = _stat(int(name)) if name.isdigit() else []
@@ -53,7 +53,7 @@ def descendants(pid: int) -> list[int]:
     found: list[int] = []
     queue = [pid]
     while queue:
-        below = table.get(queue.pop(), [])
+        below = [each for each in table.get(queue.pop(), []) if each not in without]
         found += below
         queue += below
     return found
@@ -144,32 +144,30 @@ def _held_locks(place: Path) -> Iterator[str]:
 def invariants(place: Path, before: Host, kills: bool) -> list[str]:
     """What is wrong after one `ps`, in words."""
     from pyrunc import Engine
+    from pyrunc.engine.inspecting import inspect
 
     with Engine() as opened:
         engine: Any = opened
-        documents = {
-            record.id: engine.containers.get(record.id).inspect()
-            for record in engine.containers.list(all=True)
-        }
+        documents = {record.id: inspect(engine, record) for record in engine.containers.list(all=True)}
         snapshots = {info.key for info in engine._parts.snapshotter.walk()}
-        volumes = {volume.name for volume in engine.volumes.list()}
+        volumes = {volume.name for volume in engine._parts.volumes.list()}
     found: list[str] = []
-    processes: set[int] = set()
+    shims: set[int] = set()
     files = running_files(place)
     for key, document in documents.items():
         who = f"{document['Name']} {key[:12]} {document['State']['Status']}"
         alive = document["State"]["Status"] in ("running", "paused")
-        wrong = _running(document, files.get(key), processes) if alive else _ended(place, document)
+        wrong = _running(document, files.get(key), shims) if alive else _ended(place, document)
         wrong += _log(place, document)
         if key not in snapshots:
             wrong.append("has no snapshot")
         found += [f"{who}: {each}" for each in wrong]
-    found += _without_a_row(place, before, documents, snapshots, volumes, processes)
+    found += _without_a_row(place, before, documents, snapshots, volumes, shims)
     found += _events(place, documents, kills)
     return found
 
 
-def _running(document: Document, file: Document | None, processes: set[int]) -> list[str]:
+def _running(document: Document, file: Document | None, shims: set[int]) -> list[str]:
     if file is None:
         return ["runs, and no shim says so"]
     wrong = [
@@ -179,8 +177,7 @@ def _running(document: Document, file: Document | None, processes: set[int]) -> 
     ]
     if document["State"]["Pid"] != file["pid"]:
         wrong.append(f"its pid is {file['pid']}, and it says {document['State']['Pid']}")
-    processes.add(file["shim"])
-    processes.update(descendants(file["shim"]))
+    shims.add(file["shim"])
     if document["Id"] not in _read(f"/proc/{file['pid']}/cgroup"):
         wrong.append("its init is in no cgroup of its own")
     return wrong
@@ -212,7 +209,7 @@ def _ended(place: Path, document: Document) -> list[str]:
 
 def _without_a_row(
     place: Path, before: Host, documents: dict[str, Document], snapshots: set[str], volumes: set[str],
-    processes: set[int],
+    shims: set[int],
 ) -> Iterator[str]:  # fmt: skip
     for key in snapshots:
         if len(key) == 64 and set(key) <= set("0123456789abcdef") and key not in documents:
@@ -229,7 +226,7 @@ def _without_a_row(
         inside = set(group.split("/")) & known_ids(place)
         if inside and not inside & running:
             yield f"cgroup {group} of no running container"
-    for pid in set(descendants(os.getpid())) - processes:
+    for pid in descendants(os.getpid(), shims):
         yield f"{_described(pid)}, of no running container"
     yield from _held_locks(place)
     yield from _host(before)

@@ -36,6 +36,8 @@ class Worker:
         self.number = number
         self.rng = random.Random(f"{seed}/{number}/{life}")
         self.journal = open(place / "journal" / f"{number}-{life}", "a", buffering=1)  # noqa: SIM115 - for good
+        without = (place / "without").read_text().split(",")
+        self.verbs = [verb for verb in _WEIGHTS if verb not in without]
         self.last = ""  # an id that was seen
         self.serial = 0
 
@@ -73,7 +75,7 @@ class Worker:
         return self.rng.choice(words.SHARED) if self.rng.random() < 0.75 else f"own{self.number}"
 
     def choose(self) -> list[str]:
-        verb = self.rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+        verb = self.rng.choices(self.verbs, [_WEIGHTS[verb] for verb in self.verbs])[0]
         rng, name = self.rng, self.name()
         if verb in ("create", "run", "run -d"):
             return self.creation(verb, name)
@@ -212,6 +214,8 @@ class CommandWorker(Worker):
                     return "finding", f"not even a signal ends it\n{err}"
                 if bound == words.BOUND_S:
                     return "finding", f"hung for {bound} s\n{err}"
+                if "KeyboardInterrupt" in err:
+                    return "ok", "interrupted before it was there"
                 if process.returncode not in (0, 130, -signal.SIGINT, 137, -signal.SIGKILL, 3, 143):
                     return self.judge(argv, process.returncode, "", err)
                 return "ok", "interrupted"
@@ -400,7 +404,7 @@ class EngineWorker(Worker):
         self.engine.containers.prune()
 
     def do_volume(self, argv: list[str]) -> None:
-        volumes = self.engine.volumes
+        volumes = self.engine._parts.volumes
         if argv[0] == "create":
             volumes.create(argv[1])
         elif argv[0] == "rm":
@@ -408,7 +412,7 @@ class EngineWorker(Worker):
         elif argv[0] == "ls":
             volumes.list()
         else:
-            volumes.prune(all=True)
+            volumes.prune(everything=True)
 
 
 _WEIGHTS = {
