@@ -15,8 +15,8 @@ PAGE = README.parent / "docs/images.md"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to start containers")
 
 
-def section() -> str:
-    return README.read_text().partition("\n## Images\n")[2].partition("\n## ")[0]
+def section(name: str = "Images") -> str:
+    return README.read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]
 
 
 def block(language: str, section: str) -> str:
@@ -55,6 +55,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, busybox: Path) -> Path:
 def run(place: Path, *command: str) -> str:
     root = place / f"root-{Path(command[0]).name}"
     environment = {**os.environ, "PYTHONPATH": str(README.parent), "PYRUNC_ROOT": str(root)}
+    environment["PYRUNC_STATE"] = str(place / "state")
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
@@ -68,6 +69,13 @@ def test_the_shell_session(checkout: Path) -> None:
     assert re.search(r"^flat:1 [0-9.]+MB$", told, re.MULTILINE)
     assert '["busybox","cat","/greeting"]\nfirst\nUntagged: greeting:1\n' in told
     assert (checkout / "both.tar.gz").stat().st_size > 1000
+
+
+def test_the_session_about_containers(place: Path) -> None:
+    program = f'pyrunc() {{ {sys.executable} -m pyrunc "$@"; }}; pyrunc load -q -i images.tar > /dev/null\n'
+    told = run(place, "sh", "-euc", program + block("sh", section("Containers"))).splitlines()
+    said = ["web running", "web", "134217728", "web", "web", "web", "web exited", "web", "web", "137"]
+    assert told[1:-4] == said and told[-4] == "Deleted Containers:"
 
 
 def test_the_python_session(checkout: Path) -> None:

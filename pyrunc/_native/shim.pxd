@@ -1,8 +1,6 @@
 # cython: cdivision=True, boundscheck=False
 # The shim: a supervisor that outlives its requester. It holds the program's streams, writes the log, and serves
 # whoever attaches.
-#
-# An idle one must cost next to nothing: no heap, and a workspace whose pages are given back when all is quiet.
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup cimport *
@@ -11,30 +9,13 @@ from pyrunc._native.channel cimport *
 from pyrunc._native.hearing cimport *
 from pyrunc._native.killing cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.shim_attach cimport *
 from pyrunc._native.shim_log cimport *
+from pyrunc._native.shim_state cimport *
 from pyrunc._native.steps cimport *
 
 cdef enum:
-    SHIM = 3                        # in the spawner's table, beside SPARE and SERVING
-    CHUNK = 32768                   # of the program's output, for one read(2)
-    QUIET_MS = 1000                 # without work, after which pages are given back
-
-# Pages that are there only while there is work.
-cdef struct workspace:
-    char before[8]                  # what the last read has cut comes here
-    char output[CHUNK]
-    char records[LOG_ROOM]
-
-cdef struct shim:
-    const plan_shim *plan
-    workspace *space
-    bint worked                     # since pages were last given back
-    bint owner                      # the requester is there
-    bint moved                      # to a cgroup of its own
-    int listener
-    int input                       # the program's, to write to; -1 without
-    shim_log log
-    shim_stream streams[2]
+    DRAIN_MOST = 1 << 22            # of a terminal that somebody outside goes on to write to
 
 
 cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept nogil:
@@ -78,6 +59,7 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
     w.channel = w.sock = -1
     if s.plan.flags & SHIM_LISTEN:
         s.listener = fds[0]
+        fcntl(s.listener, F_SETFL, O_NONBLOCK)
     rc = <int>_rc(chdir(b"/"))
     if rc == 0:
         w.state_dir = <int>_rc(openat(AT_FDCWD, text(w, s.plan.state_dir), O_PATH | O_DIRECTORY | O_CLOEXEC))
@@ -89,6 +71,8 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
         if <void *>s.space == MAP_FAILED:
             return -errno
         s.log.room = s.space.records
+    if rc >= 0 and s.plan.flags & SHIM_CLIENT:
+        add_client(s, fds[s.plan.flags & SHIM_LISTEN])
     if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
         if s.plan.flags & SHIM_STDIN:
             rc = make_pipe(w, s, 0, &s.input)
@@ -159,83 +143,149 @@ cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
             hierarchy = next_text(hierarchy)
 
 
-cdef inline bint take_output(shim *s, shim_stream *stream, size_t most) noexcept nogil:
-    """Pass on what one read(2) of *most* bytes gives; False when there was nothing."""
+cdef inline void take_terminal(walk *w, shim *s) noexcept nogil:
+    """The terminal that init has made is both of the program's streams."""
+    cdef uint16_t size[4]
+    if w.terminal < 0 or s.streams[0].fd >= 0 or not s.plan.flags & SHIM_TERMINAL:
+        return
+    fcntl(w.terminal, F_SETFL, O_NONBLOCK)
+    s.streams[0].fd = w.terminal
+    if s.plan.flags & SHIM_STDIN:
+        s.input = w.terminal
+    if s.plan.window:
+        size[0] = <uint16_t>(s.plan.window >> 16)
+        size[1] = <uint16_t>s.plan.window
+        size[2] = size[3] = 0
+        ioctl(w.terminal, TIOCSWINSZ, size)
+
+
+cdef inline ssize_t take_output(walk *w, shim *s, int number, size_t most) noexcept nogil:
+    """Pass on what one read(2) of *most* bytes gives; how much that was."""
+    cdef shim_stream *stream = &s.streams[number]
     cdef ssize_t got
     s.worked = True
     got = read(stream.fd, s.space.output, most if most < CHUNK else CHUNK)
     if got < 0 and (errno == EAGAIN or errno == EINTR):
-        return False
+        return 0
     if got <= 0:
-        # EIO: the last process with the terminal open has gone, which is no end; another may open it.
-        if got == 0 or errno != EIO:
+        if s.plan.flags & SHIM_TERMINAL:
+            s.hung = True           # no process has it open; that is no end, for another may open it
+        else:
             close(stream.fd)
             stream.fd = -1
-        return False
+        return 0
+    to_clients(w, s, <uint8_t>(FRAME_STDOUT + number), s.space.output, <size_t>got)
     if s.log.fd >= 0:
         log_output(&s.log, stream, s.space.output, <size_t>got)
-    return True
+    return got
 
 
-cdef inline void shim_drain(shim *s) noexcept nogil:
+cdef inline void shim_drain(walk *w, shim *s) noexcept nogil:
     """Take what the dead program has left in its streams, and no more: whom it gave an end of them may go on to write."""
-    cdef shim_stream *stream
     cdef int left
     cdef int i
+    cdef ssize_t got
     for i in range(2):
-        stream = &s.streams[i]
         left = 0
-        if stream.fd < 0 or ioctl(stream.fd, FIONREAD, &left) < 0:
+        if s.streams[i].fd < 0:
             continue
-        while left > 0 and take_output(s, stream, <size_t>left):
-            left -= CHUNK
+        if s.plan.flags & SHIM_TERMINAL:
+            left = DRAIN_MOST       # a terminal does not know
+        elif ioctl(s.streams[i].fd, FIONREAD, &left) < 0:
+            continue
+        while left > 0:
+            got = take_output(w, s, i, <size_t>left)
+            if got <= 0:
+                break
+            left -= <int>got
 
 
-cdef inline void rest(shim *s) noexcept nogil:
+cdef inline void quiet(shim *s) noexcept nogil:
     """Give back the pages of the workspace."""
-    if s.worked and s.log.held == 0:
+    if s.worked and s.input_done == s.input_held:
         madvise(s.space, sizeof(workspace), MADV_DONTNEED)
         s.worked = False
 
 
+cdef inline int patience(walk *w, shim *s) noexcept nogil:
+    """After how many milliseconds there is something to do though nothing happens; -1: never."""
+    if w.dying:
+        return THAW_AGAIN_MS
+    if s.hung:
+        return TERMINAL_MS
+    return QUIET_MS if s.worked or s.full else -1
+
+
+cdef inline void serve_program(walk *w, shim *s, pollfd *watch) noexcept nogil:
+    """Do what *watch* has found: two streams, the input, the listening socket, then clients."""
+    cdef int i
+    for i in range(2):
+        if watch[i].revents and s.streams[i].fd >= 0:
+            take_output(w, s, i, CHUNK)
+    if watch[2].revents and s.input >= 0 and s.input_done < s.input_held:
+        write_input(s)
+    if watch[3].revents:
+        accept_clients(s)
+
+
+cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
+    cdef bint wait = held_up(s) or s.hung
+    cdef int i
+    for i in range(2):
+        watch[i].fd = -1 if wait else s.streams[i].fd
+        watch[i].events = POLLIN
+    watch[2].fd = s.input if s.input_done < s.input_held else -1
+    watch[2].events = POLLOUT
+    watch[3].fd = -1 if s.full else s.listener
+    watch[3].events = POLLIN
+    for i in range(4):
+        watch[i].revents = 0
+
+
 cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report, int host_net) noexcept nogil:
-    """Serve init until it ends, as `supervise` does, and its streams."""
-    cdef pollfd watch[5]
-    cdef int timeout
+    """Serve init until it ends, as `supervise` does, the program's streams, and whoever is attached."""
+    cdef pollfd watch[7 + MAX_CLIENTS]
+    cdef int clients
     cdef int i
     cdef int rc
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd
-    for i in range(5):
+    for i in range(3):
         watch[i].events = POLLIN
     while True:
-        watch[3].fd = s.streams[0].fd
-        watch[4].fd = s.streams[1].fd
-        for i in range(5):
+        for i in range(3):
             watch[i].revents = 0
-        timeout = THAW_AGAIN_MS if w.dying else QUIET_MS if s.worked else -1
-        rc = poll(watch, 5, timeout)
+        watch_program(s, watch + 3)
+        clients = watch_clients(s, watch + 7)
+        rc = poll(watch, <unsigned long>(7 + clients), patience(w, s))
         if rc < 0 and errno != EINTR:
             return
-        if rc == 0:
-            if w.dying:
-                thaw(w)
-            rest(s)
-        if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
-            watch[0].fd = -1
-            if w.running:
-                shim_settle(w, s, host_net)
+        if rc <= 0:
+            if rc == 0:
+                if w.dying:
+                    thaw(w)
+                quiet(s)
+                s.hung = s.full = False
+            continue
+        if watch[0].revents:
+            i = hear(w, reply_fd, pid, pidfd, report)
+            take_terminal(w, s)
+            if not i:
+                watch[0].fd = -1
+                if w.running:
+                    shim_settle(w, s, host_net)
         if watch[1].revents and not obey(w, reply_fd, pidfd):
             s.owner = False
             watch[1].fd = -1
             if not w.header.flags & PLAN_KEEP_RUNNING:
                 kill_container(w, pidfd)
-        for i in range(2):
-            if watch[3 + i].revents:
-                take_output(s, &s.streams[i], CHUNK)
+        # Clients before newcomers: their entries are where they were.
+        serve_clients(w, s, watch + 7, clients)
+        serve_program(w, s, watch + 3)
         if watch[2].revents:
             while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
                 pass
-            shim_drain(s)
+            take_terminal(w, s)
+            shim_drain(w, s)
             return

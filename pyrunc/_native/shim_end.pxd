@@ -7,9 +7,14 @@ from pyrunc._native.cgroup cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.shim cimport *
+from pyrunc._native.shim_attach cimport *
 from pyrunc._native.shim_files cimport *
 from pyrunc._native.shim_log cimport *
+from pyrunc._native.shim_state cimport *
 from pyrunc._native.steps cimport *
+
+cdef enum:
+    LINGER_MS = 60000               # how long a client may take nothing before it is given up
 
 
 cdef inline void put_words(char **words, const char *at, uint32_t count) noexcept nogil:
@@ -34,6 +39,58 @@ cdef inline void leave_cgroups(walk *w, shim *s) noexcept nogil:
             unlinkat(AT_FDCWD, w.path, AT_REMOVEDIR)
         c_cgroup_prune(hierarchy, text(w, s.plan.cgroup), w.path, sizeof(w.path))
         hierarchy = next_text(hierarchy)
+
+
+cdef inline void end_clients(walk *w, shim *s, const line *end) noexcept nogil:
+    """Tell whoever is attached how it ended. Who is slow gets the rest from a process for this alone: nobody waits for it."""
+    cdef pollfd watch[MAX_CLIENTS]
+    cdef int count
+    cdef int i
+    if s.listener >= 0:
+        accept_clients(s)
+        close(s.listener)
+        s.listener = -1
+    i = s.client_count
+    while i > 0:
+        i -= 1
+        hear_client(w, s, &s.clients[i])        # its HELLO may just have come
+        send_frame(w, s, &s.clients[i], FRAME_EXIT, end.text, end.size)
+        if behind(&s.clients[i]) == 0:
+            drop_client(s, i)
+    if s.client_count == 0:
+        return
+    if fork() == 0:
+        leave_cgroups(w, s)
+        # Descriptors but those of clients: the owner's end, the log.
+        close_but_clients(s)
+        while s.client_count > 0:
+            count = watch_clients(s, watch)
+            for i in range(count):
+                watch[i].events = POLLOUT
+            if poll(watch, <unsigned long>count, LINGER_MS) == 0:
+                break
+            i = count
+            while i > 0:
+                i -= 1
+                if watch[i].revents:
+                    send_spooled(s, &s.clients[i])
+                    if behind(&s.clients[i]) == 0:
+                        drop_client(s, i)
+        _exit(0)
+    while s.client_count > 0:
+        drop_client(s, s.client_count - 1)
+
+
+cdef inline void close_but_clients(shim *s) noexcept nogil:
+    cdef int keep[3 + 2 * MAX_CLIENTS]
+    cdef int i
+    for i in range(3):
+        keep[i] = i
+    for i in range(s.client_count):
+        keep[3 + 2 * i] = s.clients[i].fd
+        keep[4 + 2 * i] = s.clients[i].spool
+    s.input = -1
+    close_all_but(keep, 3 + 2 * s.client_count)
 
 
 cdef inline void exit_command(walk *w, shim *s, bint joined) noexcept nogil:
@@ -72,7 +129,7 @@ cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32
     cdef command message
     cdef ssize_t got
     cdef uint32_t i
-    shim_drain(s)                   # what stragglers wrote before they were killed
+    shim_drain(w, s)                # what stragglers wrote before they were killed
     for i in range(2):
         if s.streams[i].cut and s.log.fd >= 0:
             log_output(&s.log, &s.streams[i], s.space.output, 0)
@@ -84,6 +141,7 @@ cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32
     if w.running:
         describe_end(&end, report, s.log.dropped)
         replace_file(w.state_dir, b"status", b".status", &end)
+        end_clients(w, s, &end)
     if s.owner and send_with(reply_fd, report, sizeof(record), -1) == 0:
         if not w.running:
             return                  # the requester knows that nothing was started

@@ -7,7 +7,7 @@ from pyrunc.cli import format as formats
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.session import ellipsis, engine, formatted, say, short
-from pyrunc.cli.values import Method
+from pyrunc.cli.values import NIL, Method
 from pyrunc.cli.verb import verb
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _line(
         CreatedAt=units.stamp(record.created_ns), ID=short(record.id) if cut else record.id,
         Image=_image(record, names), Labels=",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         LocalVolumes=str(sum(not name.startswith("/") for name in mounts)), Mounts=",".join(listed),
-        Names=record.name, Networks=_network(record), Platform=None, Ports="",
+        Names=record.name, Networks=_network(record), Platform=NIL, Ports="",
         RunningFor=units.ago(record.created_ns), Size=_size(record) if sized else "0B", State=record.state,
         Status=status(record),
     )  # fmt: skip

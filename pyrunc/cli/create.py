@@ -13,6 +13,8 @@ from pyrunc.cli.session import ERROR, CommandError, engine, say, what_went_wrong
 from pyrunc.cli.verb import USED, verb
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 
+_REFERENCE = "invalid reference format"  # what the client says itself
+
 
 @verb(
     "create IMAGE [COMMAND] [ARG...]", "Create a new container", *CREATE, low=1, high=None, interspersed=False
@@ -28,7 +30,8 @@ def create(arguments: list[str], **flags: Any) -> int:
     try:
         container = wanted.make(engine().containers.create)
     except (PyruncError, OSError) as exc:
-        raise CommandError(f"{ERROR}{what_went_wrong(exc)}") from exc
+        words = what_went_wrong(exc)
+        raise CommandError(words if words.startswith(_REFERENCE) else f"{ERROR}{words}") from exc
     write_cidfile(flags["cidfile"], container.id)
     say(f"{container.id}\n")
     return 0

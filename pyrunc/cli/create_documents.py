@@ -3,7 +3,6 @@
 What was not asked for is left out, where the client sends it empty. tests/cli/test_requests.py compares the two.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -220,6 +219,8 @@ def _security(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _profile(path: str) -> str:
+    import json
+
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyrunc.api import ImageDetails
-from pyrunc.cli.values import NilMap, NilSlice, Struct
+from pyrunc.cli.values import NIL, NilMap, NilSlice, Struct
 from pyrunc.spec.image import timestamp
 
 _ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -53,14 +53,14 @@ _SLICES = frozenset(
 )  # fmt: skip
 # Fields that JSON leaves out where they are empty, and a template may name all the same.
 _UNSET: Mapping[str, Mapping[str, Any]] = {
-    "": {"SizeRw": None, "SizeRootFs": None},
-    "State": {"Health": None},
+    "": {"SizeRw": NIL, "SizeRootFs": NIL},
+    "State": {"Health": NIL},
     "HostConfig": {
         "Mounts": NilSlice(), "Tmpfs": NilMap(), "Sysctls": NilMap(), "StorageOpt": NilMap(), "Annotations": NilMap(),
-        "Init": None,
+        "Init": NIL,
     },
     "Config": {
-        "ExposedPorts": NilMap(), "Healthcheck": None, "StopSignal": "", "StopTimeout": None, "Shell": NilSlice(),
+        "ExposedPorts": NilMap(), "Healthcheck": NIL, "StopSignal": "", "StopTimeout": NIL, "Shell": NilSlice(),
         "NetworkDisabled": False, "MacAddress": "", "ArgsEscaped": False,
     },
 }  # fmt: skip
@@ -88,8 +88,8 @@ def _typed(key: str, value: Any, parent: Mapping[str, Any]) -> Any:
         return found
     if isinstance(value, list):
         return [_typed("", each, {}) for each in value]
-    if value is None and (is_map or key in _SLICES):
-        return NilMap() if is_map else NilSlice()
+    if value is None:
+        return NilMap() if is_map else NilSlice() if key in _SLICES else NIL
     return value
 
 

@@ -1,6 +1,5 @@
 """-v and --mount as Docker's client reads them: Binds, Volumes and Mounts of the documents of a container."""
 
-import csv
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -38,6 +37,8 @@ def volumes(texts: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
 
 def mount(text: str) -> dict[str, Any]:
     """One --mount as one of Mounts. Raises ValueError in Docker's words."""
+    import csv
+
     found: dict[str, Any] = {"Type": "volume"}
     bind: dict[str, Any] = {}
     volume: dict[str, Any] = {}

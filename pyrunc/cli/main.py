@@ -18,8 +18,8 @@ _COMMON = "Common Commands"
 _SIGINT, _SIGPIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
-def _in(module: str, attribute: str, text: str, *, hidden: bool = False) -> Place:
-    return Place(f"pyrunc.cli.{module}", attribute, text, hidden=hidden)
+def _in(module: str, attribute: str, text: str, *, section: str = "Commands", hidden: bool = False) -> Place:
+    return Place(f"pyrunc.cli.{module}", attribute, text, section, hidden)
 
 
 _IMAGE = {
@@ -45,6 +45,7 @@ _CONTAINER = {
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
     "kill": _in("container_life", "kill", "Kill one or more running containers"),
+    "logs": _in("container_logs", "logs", "Fetch the logs of a container"),
     "ls": _in("container_list", "ps", "List containers"),
     "list": _in("container_list", "ps", "", hidden=True),
     "ps": _in("container_list", "ps", "List containers", hidden=True),
@@ -70,20 +71,29 @@ _VOLUME = {
     "rm": _in("volume", "rm", "Remove one or more volumes"),
     "remove": _in("volume", "rm", "", hidden=True),
     "update": _in("volume", "update", "", hidden=True),
-}
-_SYSTEM = {"check": _in("system_check", "check", "Tell what of the store is damaged or missing")}
+}  # fmt: skip
+_SYSTEM = {
+    "check": _in("system_check", "check", "Tell what of the store is damaged or missing"),
+    "df": _in("system_disk", "df", "Show disk usage", hidden=True),
+    "events": _in("system_events", "events", "Get real time events"),
+    "info": _in("system_info", "info", "Display system-wide information"),
+    "prune": _in("system_disk", "prune", "Remove unused data", hidden=True),
+}  # fmt: skip
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
+    "version": _in("system_info", "version", "Show the pyrunc version information", section=_COMMON),
+    "info": _SYSTEM["info"]._replace(section=_COMMON),
     "container": Place("pyrunc.cli.main", "container", "Manage containers", MANAGEMENT),
     "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
-    "system": Place("pyrunc.cli.main", "system", "Manage the store", MANAGEMENT),
+    "system": Place("pyrunc.cli.main", "system", "Manage pyrunc", MANAGEMENT),
     "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "create", "diff", "export")},
+    **{name: _CONTAINER[name] for name in ("commit", "create", "diff")},
+    "events": _SYSTEM["events"], "export": _CONTAINER["export"],
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
-    "kill": _CONTAINER["kill"], "load": _IMAGE["load"],
+    "kill": _CONTAINER["kill"], "load": _IMAGE["load"], "logs": _CONTAINER["logs"],
     **{name: _CONTAINER[name] for name in ("pause", "rename", "restart", "rm")},
     "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "start": _CONTAINER["start"], "stop": _CONTAINER["stop"],
     "tag": _IMAGE["tag"], **{name: _CONTAINER[name] for name in ("unpause", "update", "wait")},
@@ -92,7 +102,7 @@ _ROOT = {
 
 image = Group("image", "Manage images", _IMAGE, missing=missing.IMAGE)
 container = Group("container", "Manage containers", _CONTAINER, missing=missing.CONTAINER)
-system = Group("system", "Manage the store", _SYSTEM, missing=missing.SYSTEM)
+system = Group("system", "Manage pyrunc", _SYSTEM, missing=missing.SYSTEM)
 volume = Group("volume", "Manage volumes", _VOLUME)
 root = Group(
     "pyrunc", "A container engine for Linux, without a daemon", _ROOT,
@@ -118,7 +128,9 @@ root = Group(
 
 def _begin(debug: bool, graph: str, root: str, state: str, version: bool, **refused: object) -> int | None:
     if version:
-        click.echo(f"pyrunc version {_version()}")
+        from pyrunc.engine.info import own_version
+
+        click.echo(f"pyrunc version {own_version()}")
         return 0
     del refused
     session = Session(root, state, graph, debug)
@@ -126,18 +138,6 @@ def _begin(debug: bool, graph: str, root: str, state: str, version: bool, **refu
     context.obj = session
     context.call_on_close(session.close)
     return None
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("pyrunc")
-    except PackageNotFoundError:  # a checkout, which pip has not seen
-        import tomllib
-
-        with open(os.path.join(os.path.dirname(__file__), "../../pyproject.toml"), "rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
 
 
 root.callback = _begin

@@ -9,11 +9,7 @@ _NO_STATS = "what containers use is not measured yet"
 
 IMAGE = {"build": _NO_BUILD, "pull": _NO_REGISTRY, "push": _NO_REGISTRY}
 CONTAINER = {"port": "ports cannot be published: networks do not exist yet", "stats": _NO_STATS}
-SYSTEM = {
-    "df": "what the store takes is not told yet",
-    "dial-stdio": NO_DAEMON,
-    "prune": "there is no prune of everything yet; container prune and image prune each remove a part",
-}
+SYSTEM = {"dial-stdio": NO_DAEMON}
 VOLUME = {"update": _NO_SWARM}
 ROOT = {
     "build": _NO_BUILD, "builder": _NO_BUILD, "buildx": _NO_BUILD,

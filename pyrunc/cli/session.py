@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from pyrunc.cli.format import TemplateError
 from pyrunc.errors import PyruncError
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ def confirmed(question: str) -> bool:
 
 def formatted(make: Callable[[], str]) -> str:
     """What a template makes. Raises CommandError in Docker's words."""
+    from pyrunc.cli.format import TemplateError
+
     try:
         return make()
     except TemplateError as exc:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pyrunc.cli.printf import printf, spaced
 from pyrunc.cli.template_parse import Node, TemplateError, parse
-from pyrunc.cli.values import Method, Struct, encode, shown, truth
+from pyrunc.cli.values import NIL, Method, Struct, encode, shown, truth
 
 __all__ = ["Template", "TemplateError"]
 
@@ -231,7 +231,7 @@ class _Run:
             if self.strict:
                 raise self.fail(node, f'map has no entry for key "{name}"')
             return None
-        if value is None:
+        if value is None or value is NIL:
             raise self.fail(node, f"nil pointer evaluating interface {{}}.{name}")
         raise self.fail(node, f"can't evaluate field {name} in type interface {{}}")
 

@@ -2,7 +2,10 @@
 
 import re
 import time
-from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)*|\.\d+) ?(?P<unit>[kmgtpKMGTP])?[iI]?[bB]?")
@@ -60,10 +63,15 @@ def ago(created_ns: int) -> str:
 
 def stamp(time_ns: int) -> str:
     """``2022-03-04 00:00:00 +0000 UTC`` in the local zone."""
-    return datetime.fromtimestamp(time_ns // 10**9, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %z %Z")
+    return _local(time_ns).strftime("%Y-%m-%d %H:%M:%S %z %Z")
 
 
 def rfc3339(time_ns: int) -> str:
     """``2022-03-04T00:00:00Z`` in the local zone."""
-    local = datetime.fromtimestamp(time_ns // 10**9, UTC).astimezone()
-    return local.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return _local(time_ns).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _local(time_ns: int) -> "datetime":
+    from datetime import UTC, datetime  # slow, and few commands show a date
+
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).astimezone()

@@ -28,6 +28,16 @@ class Method:
         self.call = call
 
 
+class _Nil:
+    """A pointer that is nil: prints otherwise than what is not there."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+NIL = _Nil()
+
+
 class NilSlice(list[Any]):
     """A slice that is nil."""
 
@@ -40,7 +50,7 @@ def shown(value: Any) -> str:
     """*value* as Go's %v prints it."""
     if isinstance(value, str):
         return value
-    if value is None:
+    if value is None or value is NIL:
         return "<nil>"
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -65,7 +75,7 @@ def encode(value: Any, *, escape: bool = False, indent: int = 0, level: int = 0)
 
     *escape* writes <, > and & by their numbers, as Go does for HTML. *indent* is the number of spaces.
     """
-    if isinstance(value, NilSlice | NilMap) or value is None:
+    if isinstance(value, NilSlice | NilMap | _Nil) or value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -1,5 +1,7 @@
 """A container: a handle with its verbs, which knows no more than the id; what is so now is asked each time."""
 
+import time
+
 from pyrunc.api import CommitRequest
 from pyrunc.engine import (
     container_events,
@@ -12,17 +14,19 @@ from pyrunc.engine import (
     updating,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name
-from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from pyrunc.image.changes import check_signal
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import Any, Self
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
 
 _SIGKILL = 9
@@ -54,7 +58,7 @@ class Container:
         """The process of its init, as the host numbers it; 0 while it does not run."""
         return self.record().pid
 
-    def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
+    def start(self, *, client: "socket | int | None" = None, keep_running: bool = True) -> bool:
         """Start it; False if it runs already.
 
         *client* is the shim's end of an AttachClient.pair, which so misses nothing. Without *keep_running* the
@@ -66,8 +70,8 @@ class Container:
             if not container_state.check("start", record):
                 return False
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
+            container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
-        container_events.say(self._parts, record, "start")
         return True
 
     def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
@@ -89,8 +93,14 @@ class Container:
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
         with self._parts.lock(self.id):
-            container_state.check("restart", self._settled())
+            record = self._settled()
+            container_state.check("restart", record)
+            if record.auto_remove:  # this is no end with which it goes
+                self._parts.containers.write_documents(_kept(record, True))
         self.stop(timeout_s, signal)
+        if record.auto_remove:
+            with self._parts.lock(self.id):
+                self._parts.containers.write_documents(_kept(self._settled(), False))
         self.start()
         container_events.say(self._parts, self.record(), "restart")
 
@@ -141,6 +151,31 @@ class Container:
         """
         updating.update(self._parts, self.id, changes)
 
+    def logs(
+        self, *, follow: bool = False, tail: int | None = None, since_ns: int = 0, until_ns: int | None = None,
+        note: "Callable[[str], object] | None" = None, sleep: "Callable[[float], object]" = time.sleep,
+    ) -> "Iterator[LogEntry]":  # fmt: skip
+        """What it has written, in its order; the arguments are those of pyrunc.engine.logs.read.
+
+        Raises Unsupported, in Docker's words, for one whose log driver is none.
+        """
+        from pyrunc.engine import logs
+
+        record = self.record()
+        if not record.log_path:
+            raise Unsupported("configured logging driver does not support reading")
+
+        def ended() -> bool:
+            try:
+                return self.record().state not in ("running", "paused", "restarting")
+            except NotFound:
+                return True
+
+        return logs.read(
+            record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
+            sleep=sleep,
+        )  # fmt: skip
+
     def commit(
         self, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "", message: str = "",
         pause: bool = True,
@@ -183,6 +218,10 @@ class Container:
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record
+
+
+def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
+    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
 
 
 def _number(signal: "int | str") -> int:

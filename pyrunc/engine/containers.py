@@ -2,7 +2,7 @@
 
 import json
 
-from pyrunc.engine import container_filters, creating, finish, observing, removal, starting
+from pyrunc.engine import container_events, container_filters, creating, finish, observing, removal, starting
 from pyrunc.engine.container import Container
 from pyrunc.engine.creating import Wanted
 from pyrunc.errors import AlreadyExists, TimedOut
@@ -10,6 +10,7 @@ from pyrunc.errors import AlreadyExists, TimedOut
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from socket import socket
     from typing import Any, Unpack
 
     from pyrunc.api import ContainerRecord, Pruned
@@ -46,7 +47,13 @@ class Containers:
         return Container(self._engine, record.id, record.name)
 
     def start(
-        self, wanted: Wanted, *, exist_ok: bool, allow_host: bool, client: int | None, keep_running: bool
+        self,
+        wanted: Wanted,
+        *,
+        exist_ok: bool,
+        allow_host: bool,
+        client: "socket | int | None",
+        keep_running: bool,
     ) -> Container:
         """Make and start one in as few steps as possible; see Engine.start."""
         base = self._engine._base(wanted.image, allow_host)  # noqa: SLF001
@@ -61,6 +68,7 @@ class Containers:
                 record, rootfs = found, None
             else:
                 process = starting.launch(self._parts, record, rootfs, client, keep_running)
+                container_events.say(self._parts, record, "start")
                 self._engine._owners.add(record.id, process)  # noqa: SLF001
         container = Container(self._engine, record.id, record.name)
         if record.id != container_id:
@@ -101,15 +109,17 @@ class Containers:
 
     def prune(self, filters: "Iterable[tuple[str, str]]" = ()) -> "Pruned":
         """Remove those that do not run. Raises InvalidArgument for a filter that there is not."""
+        self.list(all=True)  # which ends what has ended
         return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
     def _look(self, row: "Row") -> "ContainerRecord | None":
-        if observing.is_settled(row):
-            return observing.seen(row)
-        try:
-            return finish.settle(self._parts, row.record.id, timeout_s=0)
-        except TimedOut:
-            return observing.seen(row)  # somebody is at it
+        record, settled = observing.look(row)
+        if not settled:
+            try:
+                return finish.settle(self._parts, record.id, timeout_s=0)
+            except TimedOut:
+                pass  # somebody is at it
+        return record
 
     def _create(
         self, base: "Base", wanted: Wanted, exist_ok: bool, starts: bool

@@ -15,11 +15,13 @@ from pyrunc.image import reference as references
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
     from pyrunc.engine.container import Container
+    from pyrunc.engine.events import Event
     from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
@@ -97,7 +99,7 @@ class Engine:
     def start(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, exist_ok: bool = False,
         remove: bool = False, entrypoint: "Sequence[str] | None" = None, config: "Mapping[str, Any] | None" = None,
-        host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: int | None = None,
+        host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: "socket | int | None" = None,
         keep_running: bool = True, **options: "Unpack[SandboxOptions]",
     ) -> "Container":  # fmt: skip
         """Make a container and start it; it goes on when this process ends.
@@ -123,6 +125,29 @@ class Engine:
         from pyrunc.engine import checking
 
         return checking.check(self._parts, progress)
+
+    def events(
+        self, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False,
+        filters: "Iterable[tuple[str, str]]" = (),
+    ) -> "Iterator[Event]":  # fmt: skip
+        """What happened to containers, images and volumes; see pyrunc.engine.events.read. Raises InvalidArgument."""
+        from pyrunc.engine import events
+
+        return events.read(
+            self._parts.root, since_ns=since_ns, until_ns=until_ns, follow=follow, filters=filters
+        )
+
+    def info(self) -> "dict[str, Any]":
+        """What this engine and its host are and can: Docker's document (Engine API v1.51, SystemInfo)."""
+        from pyrunc.engine import info
+
+        return info.info(self._parts, [each.state for each in self.containers.list(all=True)])
+
+    def version(self) -> "dict[str, Any]":
+        """The versions of pyrunc and what it stands on: Docker's document (Engine API v1.51, SystemVersion)."""
+        from pyrunc.engine import info
+
+        return info.version()
 
     def close(self) -> None:
         """Let go of what was opened; containers that run go on."""

@@ -182,7 +182,7 @@ def _filter(filters: "Filters") -> "Callable[[Event], bool]":
     by: dict[str, list[str]] = {}
     for name, value in filters:
         if name not in ("type", "event", "scope", "label", "image", *_NAMES):
-            raise InvalidArgument(f"invalid filter '{name}'")
+            raise InvalidArgument(f"Invalid filter '{name}'")
         by.setdefault(name, []).append(value)
 
     def passes(event: Event) -> bool:
@@ -210,10 +210,14 @@ def _is_named(event: Event, wanted: "Sequence[str]") -> bool:
 
 
 def _image_names(event: Event) -> set[str]:
-    """What the image of an event is called: its id, and its name with and without the tag."""
+    """What the image of an event is called: its id and its name, and both without what follows a colon."""
     name = event.attributes.get("name" if event.type == "image" else "image", "")
+    return {event.id, _bare(event.id), name, _bare(name)} - {""}
+
+
+def _bare(name: str) -> str:
     bare, colon, tag = name.rpartition(":")
-    return {event.id, name, bare if colon and "/" not in tag else name} - {""}
+    return bare if colon and "/" not in tag else name
 
 
 def _has(labels: "Mapping[str, str]", wanted: str) -> bool:

@@ -68,7 +68,7 @@ def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
 
 def state_root() -> str:
     """Where the state of what runs is."""
-    return os.environ.get("PYRUNC_STATE") or "/run/pyrunc"
+    return os.path.abspath(os.environ.get("PYRUNC_STATE") or "/run/pyrunc")
 
 
 def drop_state(state_dir: str) -> None:

@@ -3,6 +3,8 @@
 import os
 
 from pyrunc.errors import InvalidArgument, Unsupported
+from pyrunc.image.changes import check_signal
+from pyrunc.spec import capabilities
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -66,9 +68,19 @@ def check(host_config: "Mapping[str, Any]", config: "Mapping[str, Any] | None" =
     _check_restart(host_config)
     check_log(host_config.get("LogConfig") or {})
     _check_modes(host_config, config or {})
+    for key in ("CapAdd", "CapDrop"):
+        for name in host_config.get(key) or ():
+            if name.upper() != "ALL" and name.upper().removeprefix("CAP_") not in capabilities.NAMES:
+                raise InvalidArgument(f'invalid {key}: unknown capability: "{name}"')
+    for path in host_config.get("Tmpfs") or ():
+        if not path.startswith("/"):
+            raise InvalidArgument(f"invalid mount path: '{path}' mount path must be absolute")
     if host_config.get("Runtime") not in (None, "", "pyrunc"):
         raise InvalidArgument(f"Unknown runtime specified {host_config['Runtime']}")
     _check_health((config or {}).get("Healthcheck") or {})
+    signal = (config or {}).get("StopSignal") or ""
+    if signal and not signal.isdigit():
+        check_signal(signal)
 
 
 def _check_memory(host_config: "Mapping[str, Any]") -> None:

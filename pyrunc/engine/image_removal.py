@@ -8,7 +8,7 @@ several names, asked for by id          is removed, with all its names
 """
 
 from pyrunc.api import Pruned, Removed
-from pyrunc.engine import image_filters, observing
+from pyrunc.engine import image_events, image_filters, observing
 from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.image import reference as references
 
@@ -59,7 +59,9 @@ def prune(parts: "Parts", everything: bool, filters: "Iterable[tuple[str, str]]"
                 continue  # in use, or removed by another
     sizes = parts.sizes.get(removal.layers)
     parts.collect()
-    return Pruned(tuple(removal.steps), sum(sizes.values()))
+    pruned = Pruned(tuple(removal.steps), sum(sizes.values()))
+    image_events.pruned(parts, pruned.reclaimed_bytes)
+    return pruned
 
 
 class _Removal:
@@ -91,18 +93,18 @@ class _Removal:
                     f" is using its referenced image {_short(image_id)}"
                 )
             gone = references.parse(name).tagged()
-            self._untag(gone)
+            self._untag(image_id, gone)
             names = self.names(image_id)
             if names and all(each.digest and each.name == gone.name for each in names):
                 for each in names:
-                    self._untag(each)
+                    self._untag(image_id, each)
                 names = []
             if names:
                 return
         elif _single(names):
             self._check(image_id, force, several_names=False)
             for each in names:
-                self._untag(each)
+                self._untag(image_id, each)
         self._image(image_id, force, prune, quiet=named)
 
     def _image(self, image_id: str, force: bool, prune: bool, quiet: bool) -> None:
@@ -117,10 +119,11 @@ class _Removal:
             return
         chain_ids = self._metadata.chain_ids(image_id)
         for each in self.names(image_id):
-            self._untag(each)
+            self._untag(image_id, each)
         self._metadata.delete_image(image_id)
         self._parts.forget(image_id)
         self.steps.append(Removed("deleted", image_id))
+        image_events.deleted(self._parts, image_id)
         kept = {chain for other in self._metadata.images() for chain in self._metadata.chain_ids(other.id)}
         if not self._users(image_id, running=None):
             for chain_id in reversed(chain_ids):
@@ -158,12 +161,13 @@ class _Removal:
                 found.append(record.id)
         return found
 
-    def _untag(self, name: "Reference") -> None:
+    def _untag(self, image_id: str, name: "Reference") -> None:
         if name.digest:
             self._metadata.delete_digest(name.canonical)
         else:
             self._metadata.delete_reference(name.canonical)
         self.steps.append(Removed("untagged", name.familiar))
+        image_events.say(self._parts, image_id, "untag")
 
 
 def _conflict(image_id: str, forcible: bool, why: str, used: bool = False) -> _Conflict:

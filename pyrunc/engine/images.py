@@ -3,6 +3,7 @@
 import os
 
 from pyrunc.api import HistoryEntry, Image, ImageDetails, Loaded, Progress, Pruned, Removed
+from pyrunc.engine import image_events
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.image import reference as references
 from pyrunc.spec import image as documents
@@ -80,6 +81,7 @@ class Images:
             for each in found:
                 before = [(name.canonical, image_id) for name, image_id in each.replaced]
                 self._accept(each.row, before, known, lease, progress)
+                image_events.say(self._parts, each.row.id, "load")
         return [Loaded(each.row.id, tuple(name.familiar for name in each.references)) for each in found]
 
     def _accept(
@@ -112,6 +114,7 @@ class Images:
 
         told = _told(progress, "save")
         save.save(self._parts.images, names, sink, format=layout, progress=told)
+        image_events.saved(self._parts, names)
 
     def import_(
         self, source: "BinaryIO | str | os.PathLike[str]", name: str = "", *, changes: "Sequence[str]" = (),
@@ -133,6 +136,9 @@ class Images:
                 stream, self._parts.images, reference=wanted, changes=changes, message=message, progress=told
             )
             self._accept(row, before, known, lease, progress)
+        if wanted:
+            image_events.say(self._parts, row.id, "tag", wanted.familiar)
+        image_events.say(self._parts, row.id, "import")
         return row.id
 
     def bootstrap(
@@ -168,6 +174,8 @@ class Images:
                 documents.encode(document), [layer], references=[wanted], lease=lease
             )
             self.unpack(row, lease)
+        image_events.say(self._parts, row.id, "tag", wanted.familiar)
+        image_events.say(self._parts, row.id, "import")
         return row.id
 
     def shipped(self, name: str) -> "ImageRow":
@@ -199,7 +207,9 @@ class Images:
         wanted = references.parse(target)
         if wanted.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
-        self._parts.metadata.set_reference(wanted.tagged().canonical, self.get(source).id)
+        image_id = self.get(source).id
+        self._parts.metadata.set_reference(wanted.tagged().canonical, image_id)
+        image_events.say(self._parts, image_id, "tag", wanted.tagged().familiar)
 
     def remove(self, name: str, *, force: bool = False, prune: bool = True) -> "Steps":
         """Remove a name of an image, and the image with its last one, by Docker's rules.

@@ -65,38 +65,33 @@ def listens(state_dir: str) -> bool:
     return True
 
 
-def seen(row: "Row") -> "ContainerRecord":
-    """The record of *row* in its true state, without waiting for anybody: what ends just now may be either."""
-    record = row.record
-    if not record.running:
-        return record
-    if row.boot == boot():
-        running = shim.running(record.state_dir)
-        status = shim.status(record.state_dir)
-        if running is None and status is None:
-            return record._replace(state="created")
-        if status is None and running is not None:
-            return record._replace(
-                pid=running.pid, shim_pid=running.shim, started_ns=running.started_ns or record.started_ns
-            )
-        if status is not None:
-            return record._replace(
-                state="exited", exit_code=status.exit_code, finished_ns=status.finished_ns,
-                oom_killed=status.oom_kills > 0,
-            )  # fmt: skip
-    return record._replace(state="exited", exit_code=REBOOT)
+def look(row: "Row") -> "tuple[ContainerRecord, bool]":
+    """The record of *row* in its true state, and whether nobody needs to do anything about it now.
 
-
-def is_settled(row: "Row") -> bool:
-    """Whether nobody needs to do anything about *row* now, as far as can be seen without its lock."""
+    It waits for nobody: what is being started or ends just now may look either way.
+    """
     record = row.record
     if record.state == "restarting":
-        return row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
-    if record.state == "removing":
-        return False
+        return record, row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
     if not record.running:
-        return True
+        return record, record.state != "removing"
     if row.boot != boot():
-        return False
-    running = shim.running(record.state_dir)
-    return running is not None and shim.is_alive(running.shim, running.shim_started)
+        return record._replace(state="exited", exit_code=REBOOT), False
+    running, status = shim.running(record.state_dir), shim.status(record.state_dir)
+    alive = running is not None and shim.is_alive(running.shim, running.shim_started)
+    if status is not None:
+        oom = status.oom_kills > 0
+        found = record._replace(
+            state="exited", exit_code=status.exit_code, finished_ns=status.finished_ns, oom_killed=oom
+        )
+        return found, alive
+    if running is None:
+        return record._replace(state="created"), False
+    return record._replace(
+        pid=running.pid, shim_pid=running.shim, started_ns=running.started_ns or record.started_ns
+    ), alive
+
+
+def seen(row: "Row") -> "ContainerRecord":
+    """The first of what `look` says."""
+    return look(row)[0]

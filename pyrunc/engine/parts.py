@@ -179,7 +179,7 @@ class Parts:
             self._made.clear()
 
 
-def _is_there(containers: "Containers", container_id: str) -> bool:
+def _is_there(containers: "ContainerRows", container_id: str) -> bool:
     try:
         containers.get(container_id)
     except NotFound:

@@ -25,30 +25,24 @@ def opened(path: str) -> "list[int]":
     """
     while True:
         found = _scan(path)
-        # A rotation in between could have shown an older file before a newer one. None began before the first file
-        # was opened and ended since if the first name still means what it meant.
-        if not found or _same(path, found[-1]):
-            return found
-        for fd in found:
+        # A name that still means the file that was opened meant it all the time, since files only move to higher
+        # numbers. If all do, then no rotation in between has shown an older file before a newer one.
+        if all(_same(name, fd) for name, fd in found):
+            return [fd for _, fd in reversed(found)]
+        for _, fd in found:
             os.close(fd)
 
 
-def _scan(path: str) -> "list[int]":
-    found: list[tuple[tuple[int, int], int]] = []
+def _scan(path: str) -> "list[tuple[str, int]]":
+    """Each file's name and descriptor, the latest first."""
+    found = []
     for number in range(_highest(path) + 2):
+        name = f"{path}.{number}" if number else path
         try:
-            fd = os.open(f"{path}.{number}" if number else path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            found.append((name, os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)))
         except FileNotFoundError:
             continue  # a rotation goes on, or one was killed
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
-        for place, (other, old) in enumerate(found):
-            if other == key:  # it was renamed meanwhile: where it was seen last counts
-                os.close(old)
-                del found[place]
-                break
-        found.append((key, fd))
-    return [fd for _, fd in reversed(found)]
+    return found
 
 
 def _highest(path: str) -> int:

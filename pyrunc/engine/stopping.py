@@ -3,7 +3,7 @@
 import select
 import time
 
-from pyrunc.engine import container_events, container_state, finish, pausing, restarting
+from pyrunc.engine import container_events, container_state, finish, observing, pausing, restarting
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
 from pyrunc.image.changes import check_signal
 from pyrunc.runtime import shim
@@ -155,15 +155,14 @@ def wait(
 
 def current(parts: "Parts", container_id: str) -> "ContainerRecord":
     """The record of a container in its true state. Raises NotFound."""
-    from pyrunc.engine import observing
-
     row = parts.containers.find(container_id)
-    if not observing.is_settled(row):
-        found = finish.settle(parts, row.record.id)
-        if found is None:
-            raise NotFound(f"No such container: {container_id}")
-        return found
-    return observing.seen(row)
+    record, settled = observing.look(row)
+    if settled:
+        return record
+    found = finish.settle(parts, record.id)
+    if found is None:
+        raise NotFound(f"No such container: {container_id}")
+    return found
 
 
 def stop_signal(record: "ContainerRecord") -> int:

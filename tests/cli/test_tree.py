@@ -46,7 +46,7 @@ def _exists(path: str) -> bool:
 
 _PATHS = [path for path in _TREE if _exists(path)]
 # What other parts of pyrunc bring.
-_COMING = {"attach", "cp", "events", "exec", "info", "logs", "top", "version", "volume"}
+_COMING = {"attach", "cp", "exec", "top"}
 _MISSING = [
     path
     for path in _TREE

@@ -160,7 +160,7 @@ def test_an_exit_command_that_fails_is_made_up_for(
     elsewhere(f"{code}engine.start('beta', ['sh', '-c', 'exit 6'], name='one', remove={remove})", tmp_path)
     row = loaded._parts.containers.find("one")
     until(lambda: shim.status(row.record.state_dir) is not None)
-    until(lambda: not observing.is_settled(row))
+    until(lambda: not observing.look(row)[1])
     if remove:
         assert loaded.containers.list(all=True) == []
     else:

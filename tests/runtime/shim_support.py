@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyrunc._native import mount
 from pyrunc.errors import PyruncError
 from pyrunc.runtime import cgroup_control, cgroup_layout, shim
 from pyrunc.runtime.launcher import Launcher
@@ -112,3 +113,14 @@ def in_process(function: Callable[[], None]) -> int:
     assert os.read(reading, 1) == b"x"
     os.close(reading)
     return pid
+
+
+@contextmanager
+def small_tmpfs(at: Path, size: str) -> Iterator[Path]:
+    """A file system that is soon full."""
+    at.mkdir()
+    mount.mount(b"tmpfs", os.fsencode(at), b"tmpfs", 0, f"size={size}".encode())
+    try:
+        yield at
+    finally:
+        mount.umount2(os.fsencode(at), mount.MNT_DETACH)

@@ -1,0 +1,34 @@
+"""Where the answers about containers differ from docker's on purpose: the line, pyrunc's exit code, and the reason."""
+
+_SOONER = "refused when it is created, where Docker 20.10 refuses it at the start, or never"
+_NAMED = "refused by name"
+_OWN = "pyrunc's own words"
+_NO_REGISTRY = "there are no registries"
+_NEWER = "the words of newer versions of Docker"
+
+# line -> (exit code, reason)
+CONTAINERS = {
+    "create --network none --blkio-weight 5 beta true": (1, _SOONER),
+    "create --network none --log-opt max-size=x beta true": (1, _SOONER),
+    "create --network none --log-opt max-file=x beta true": (1, _SOONER),
+    "create --network none --log-opt max-file=0 beta true": (1, _SOONER),
+    "create --network none --log-opt max-size=1k --log-opt max-file=-1 beta true": (1, _SOONER),
+    "create --network none --log-opt max-size=-1 beta true": (1, _SOONER),
+    "create --network none --ipc wrong beta true": (1, _SOONER),
+    "create --network none --ipc container: beta true": (1, _SOONER),
+    "create --network container:nobody beta true": (1, _SOONER),
+    "create --network none -h 'a b' beta true": (1, _SOONER),
+    "create --network none --tmpfs /t:wrong beta true": (1, _SOONER),
+    "create --network none --storage-opt size=1g beta true": (125, _NAMED),
+    "create --network none --health-interval 1us beta true": (125, _NAMED),
+    "create --network none --link taken:x beta true": (125, _NAMED),
+    "create --network none --memory-swappiness 50 --oom-kill-disable --name swap beta true": (
+        0,
+        "no warning",
+    ),
+    "create --network none missing true": (1, _NO_REGISTRY),
+    "start nodevice": (1, _OWN),
+    "start nogroup": (1, "a small letter at the beginning"),
+    "start nouser": (1, _OWN),
+    "run --network none missing true": (125, _NO_REGISTRY),
+}

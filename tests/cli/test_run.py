@@ -1,0 +1,153 @@
+"""`pyrunc run` as a process among processes: streams, signals, exit codes, and what goes on without it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import samples
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.usefixtures("host_unchanged"),
+]  # fmt: skip
+_CHECKOUT = Path(__file__).parents[2]
+_LOOP = "while :; do sleep 0.05; done"
+
+
+class Command:
+    """`pyrunc` with a root and a state of its own."""
+
+    def __init__(self, top: Path) -> None:
+        self.environment = {
+            **os.environ, "PYTHONPATH": str(_CHECKOUT), "PYRUNC_ROOT": str(top / "root"),
+            "PYRUNC_STATE": str(top / "state"),
+        }  # fmt: skip
+        self._top = top
+
+    def begin(self, *argv: str, **more: object) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+            [sys.executable, "-m", "pyrunc", *argv], env=self.environment, cwd=self._top, **more
+        )
+
+    def __call__(self, *argv: str, stdin: bytes = b"", code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyrunc", *argv], env=self.environment, cwd=self._top, input=stdin, timeout=60,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done
+        return done.stdout.decode()
+
+    def until(self, name: str, state: str) -> None:
+        deadline = time.monotonic() + 30
+        while self("ps", "-a", "-f", f"name={name}", "--format", "{{.State}}").strip() != state:
+            assert time.monotonic() < deadline, f"{name} is never {state}"
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def pyrunc(tmp_path: Path, busybox: Path) -> Iterator[Command]:
+    samples.write(tmp_path, busybox)
+    command = Command(tmp_path)
+    command("load", "-q", "-i", "beta.tar")
+    yield command
+    left = command("ps", "-aq").split()
+    if left:
+        command("rm", "-fv", *left)
+
+
+def test_the_streams_are_those_of_the_command(pyrunc: Command) -> None:
+    with pyrunc.begin(
+        "run", "--rm", "-i", "beta", "sh", "-c", "cat; echo err >&2; exit 3",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        data = os.urandom(3 << 20)
+        out, err = process.communicate(data, timeout=60)
+    assert (out == data, err, process.returncode) == (True, b"err\n", 3)
+    assert pyrunc("ps", "-aq") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("exit 42", 42), ("/nothing", 127), ("/etc/passwd", 126), ("sleep 100 & kill -9 $!; wait $!", 137)],
+)
+def test_exit_codes(pyrunc: Command, words: str, code: int) -> None:
+    argv = [words] if words.startswith("/") else ["sh", "-c", words]
+    pyrunc("run", "--rm", "beta", *argv, code=code)
+    assert pyrunc("ps", "-aq") == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 7), (signal.SIGINT, 8), (signal.SIGUSR1, 9)])
+def test_signals_are_passed_on(pyrunc: Command, number: signal.Signals, code: int) -> None:
+    script = f"trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' USR1; {_LOOP}"
+    with pyrunc.begin("run", "--name", "one", "beta", "sh", "-c", script) as process:
+        pyrunc.until("one", "running")
+        time.sleep(0.2)  # for the traps
+        process.send_signal(number)
+        assert process.wait(30) == code
+
+
+def test_without_sig_proxy_a_signal_ends_the_command_alone(pyrunc: Command) -> None:
+    with pyrunc.begin("run", "--sig-proxy=false", "--name", "one", "beta", "sh", "-c", _LOOP) as process:
+        pyrunc.until("one", "running")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == -signal.SIGTERM
+    assert pyrunc("ps", "--format", "{{.Names}}") == "one\n"
+
+
+def test_a_killed_command_leaves_its_container_running(pyrunc: Command) -> None:
+    with pyrunc.begin(
+        "run", "--rm", "--name", "one", "beta", "sh", "-c", f"trap 'exit 5' TERM; {_LOOP}"
+    ) as process:
+        pyrunc.until("one", "running")
+        process.kill()
+    assert pyrunc("ps", "--format", "{{.Names}}") == "one\n"
+    pyrunc("stop", "-t", "10", "one")
+    assert pyrunc("ps", "-aq") == ""  # --rm holds all the same
+
+
+def test_detached(pyrunc: Command) -> None:
+    found = pyrunc("run", "-d", "--name", "one", "beta", "sh", "-c", "sleep 3; exit 4").strip()
+    assert len(found) == 64 and pyrunc("ps", "-q", "--no-trunc").strip() == found
+    assert pyrunc("wait", "one") == "4\n"
+    assert pyrunc("ps", "-a", "--format", "{{.Status}}").startswith("Exited (4)")
+
+
+def test_detached_and_removed_at_its_end(pyrunc: Command) -> None:
+    pyrunc("run", "-d", "--rm", "--name", "one", "beta", "sleep", "0.5")
+    pyrunc("wait", "one")
+    deadline = time.monotonic() + 30
+    while pyrunc("ps", "-aq"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_reader_that_goes_away_ends_the_command_and_not_the_container(pyrunc: Command) -> None:
+    script = f"while :; do echo x 2>/dev/null; sleep 0.01; done; {_LOOP}"
+    with pyrunc.begin("run", "--name", "one", "beta", "sh", "-c", script, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"x\n"
+        process.stdout.close()
+        assert process.wait(30) == 128 + signal.SIGPIPE
+    assert pyrunc("ps", "--format", "{{.Names}}") == "one\n"
+
+
+def test_the_cidfile_names_the_container_even_if_it_cannot_start(pyrunc: Command, tmp_path: Path) -> None:
+    pyrunc("run", "--cidfile", "cid", "beta", "/nothing", code=127)
+    assert pyrunc("ps", "-aq", "--no-trunc").strip() == (tmp_path / "cid").read_text()
+
+
+def test_start_in_the_foreground(pyrunc: Command) -> None:
+    pyrunc("create", "-i", "--name", "one", "beta", "sh", "-c", "read x; echo got $x; exit 6")
+    assert pyrunc("start", "-ai", "one", stdin=b"a\n", code=6) == "got a\n"
+    assert pyrunc("start", "-ai", "one", stdin=b"b\n", code=6) == "got b\n"
+
+
+def test_a_name_that_is_taken_starts_nothing(pyrunc: Command) -> None:
+    pyrunc("run", "-d", "--name", "one", "beta", "sh", "-c", _LOOP)
+    pyrunc("run", "--rm", "--name", "one", "beta", "true", code=125)
+    assert pyrunc("ps", "-a", "--format", "{{.Names}} {{.State}}") == "one running\n"
