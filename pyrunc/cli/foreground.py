@@ -3,7 +3,8 @@
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyrunc.errors import FailedPrecondition, NotFound
@@ -52,6 +53,33 @@ def _write(fd: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left) :]
+
+
+@contextmanager
+def attached(
+    *, stdin: bool, stdout: bool = True, stderr: bool = True
+) -> "Iterator[tuple[AttachClient, Passed]]":
+    """A client for a container that is about to start, and what to pass to its start; both are closed at the end."""
+    client, descriptor = AttachClient.pair(stdin=stdin, stdout=stdout, stderr=stderr)
+    passed = Passed(descriptor)
+    try:
+        yield client, passed
+    finally:
+        passed.close()
+        client.close()
+
+
+class Passed:
+    """The shim's end of a client. As long as this process has it too, the client does not see the shim's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        """Give it up; the shim has its own."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def code_of(container: "Container", client: AttachClient) -> int:

@@ -20,7 +20,6 @@ from pyrunc.image.changes import check_signal
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from socket import socket
     from types import TracebackType
     from typing import IO, Any, Self
 
@@ -60,7 +59,7 @@ class Container:
         """The process of its init, as the host numbers it; 0 while it does not run."""
         return self.record().pid
 
-    def start(self, *, client: "socket | int | None" = None, keep_running: bool = True) -> bool:
+    def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
         """Start it; False if it runs already.
 
         *client* is the shim's end of an AttachClient.pair, which so misses nothing. Without *keep_running* the
@@ -143,8 +142,8 @@ class Container:
                 self._parts.containers.rename(self.id, bare)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+            container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
-        container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
 
     def update(self, **changes: "Any") -> None:
         """Change limits and the restart policy, by their HostConfig names (``Memory=64 << 20``), at once if it runs.
