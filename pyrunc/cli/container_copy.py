@@ -39,7 +39,7 @@ def cp(archive: bool, follow_link: bool, quiet: bool, arguments: list[str]) -> N
         raise CommandError("copying between containers is not supported")
     if begin:
         count, target = _Count(), end_path
-        _from_container(begin, begin_path, end_path, follow_link, count)
+        _from_container(_container(begin), begin_path, end_path, follow_link, count)
     elif end:
         count, target = _Count(), arguments[1]
         _to_container(begin_path, end, end_path, follow_link, archive, count)
@@ -71,7 +71,14 @@ class _Count:
         return write
 
 
-def _from_container(container: str, path: str, target: str, follow: bool, count: _Count) -> None:
+def _container(name: str) -> Container:
+    """The container, by the name that errors call it by."""
+    found = engine().containers.get(name)
+    found.name = name
+    return found
+
+
+def _from_container(container: Container, path: str, target: str, follow: bool, count: _Count) -> None:
     if target != "-":
         target = local_paths.absolute(target)
         local_paths.check_output(target)
@@ -82,14 +89,14 @@ def _from_container(container: str, path: str, target: str, follow: bool, count:
             path, rebase = local_paths.rebased(path, found.link_target)
 
     def produce(sink: Sink) -> None:
-        engine().get_archive(container, path, count.through(sink))
+        container.get_archive(path, count.through(sink))
 
     if target == "-":
         sys.stdout.flush()
         produce(sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
         return
-    begin = Place(path, True, engine().stat_path(container, path).is_directory, rebase)
+    begin = Place(path, True, container.stat_path(path).is_directory, rebase)
     directory, rename = local_paths.prepared(begin, local_paths.destination(target))
     top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -105,9 +112,9 @@ def _from_container(container: str, path: str, target: str, follow: bool, count:
         os.close(top)
 
 
-def _to_container(
-    path: str, container: str, target: str, follow: bool, copy_owner: bool, count: _Count
-) -> None:
+def _to_container(path: str, name: str, target: str, follow: bool, copy_owner: bool, count: _Count) -> None:
+    begin = None if path == "-" else local_paths.source(local_paths.absolute(path), follow)
+    container = _container(name)
     end = Place(target)
     found = _stat(container, target)
     if found is not None and found.is_symlink:
@@ -115,32 +122,27 @@ def _to_container(
         found = _stat(container, found.link_target)
     if found is not None:
         end = end._replace(exists=True, is_directory=found.is_directory)
-    if path == "-":
+    if begin is None:
         if not end.is_directory:
-            raise CommandError(f'destination "{container}:{target}" must be a directory')
-        engine().put_archive(container, end.path, sys.stdin.buffer, copy_owner=copy_owner)
+            raise CommandError(f'destination "{name}:{target}" must be a directory')
+        container.put_archive(end.path, sys.stdin.buffer, copy_owner=copy_owner)
         return
-    begin = local_paths.source(local_paths.absolute(path), follow)
     directory, rename = local_paths.prepared(begin, end)
     above, leaf = local_paths.split(begin.path)
-    if leaf != "." and begin.path.endswith("/") and not begin.is_directory:
-        raise CommandError("not a directory")
     parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _connected(
             lambda sink: archive_write.write(parent, leaf, begin.rebase or leaf, count.through(sink)),
-            lambda source: engine().put_archive(
-                container, directory, source, copy_owner=copy_owner, rename=rename
-            ),
+            lambda source: container.put_archive(directory, source, copy_owner=copy_owner, rename=rename),
         )
     finally:
         os.close(parent)
 
 
-def _stat(container: str, path: str) -> PathStat | None:
+def _stat(container: Container, path: str) -> PathStat | None:
     """What is at a path of a container; None where that cannot be known, which the copy itself then says."""
     try:
-        return engine().stat_path(container, path)
+        return container.stat_path(path)
     except PyruncError:
         return None
 

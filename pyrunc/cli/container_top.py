@@ -12,6 +12,6 @@ _WIDTH = 20  # of Docker's columns here
 )
 def top(arguments: list[str]) -> None:
     """What the host's ps says of the processes of a container."""
-    found = engine().top(arguments[0], arguments[1:])
+    found = engine().containers.get(arguments[0]).top(arguments[1:])
     lines = "".join("\t".join(row) + "\n" for row in (found.titles, *found.rows))
     say(align(lines, _WIDTH))

@@ -150,7 +150,7 @@ def _translated(exc: OSError, root: "Root", path: str) -> Exception:
 
 def _check_writable(parts: "Parts", container: str, root: "Root", top: int) -> None:
     own = root.is_own(top)
-    if own and parts.containers.get(container).record.host_config.get("ReadonlyRootfs"):
+    if own and parts.containers.find(container).record.host_config.get("ReadonlyRootfs"):
         raise FailedPrecondition("container rootfs is marked read-only")
     if os.fstatvfs(top).f_flag & os.ST_RDONLY:
         what = "container rootfs" if own else "mounted volume"
@@ -161,7 +161,7 @@ def _user(parts: "Parts", container: str, root: "Root") -> tuple[int, int] | Non
     """Who the container's programs are, by its own files; None if nobody was named."""
     from pyrunc.runtime import users
 
-    user = str(parts.containers.get(container).record.config.get("User") or "")
+    user = str(parts.containers.find(container).record.config.get("User") or "")
     if not user:
         return None
     try:

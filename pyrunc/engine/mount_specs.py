@@ -154,7 +154,7 @@ def _take(point: "Point", taken: "set[str]") -> None:
 def _from_other(parts: "Parts", spec: str) -> "dict[str, Point]":
     """What another container mounts, as ``container[:mode]`` of VolumesFrom has it."""
     name, writable = mount_parse.volumes_from(spec)
-    other = parts.containers.get(name).record
+    other = parts.containers.find(name).record
     return {
         point["Destination"]: {**point, "Mode": "", "RW": point["RW"] and writable, "Copy": False}
         for point in (parts.volumes.mount_points(other.id) if _has_rows(parts) else ())
