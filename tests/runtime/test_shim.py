@@ -297,6 +297,26 @@ def test_no_zombie_is_left_while_the_starter_lives(here: Place) -> None:
     assert not Path(f"/proc/{process.pid}").exists()
 
 
+def test_sixty_shims_leave_nothing_in_the_starter_or_its_spawner(launcher: Launcher, tmp_path: Path) -> None:
+    def once(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        with place(launcher, tmp_path / str(number)) as here:
+            process = here.start("exit 0", keep_running=number % 2 == 0)
+            process.wait(10)
+            process.finished()
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{spawner.current().pid}/fd"))
+
+    once(0)
+    before = held()
+    for number in range(1, 60):
+        once(number)
+    children = Path(f"/proc/{spawner.current().pid}/task/{spawner.current().pid}/children")
+    eventually(lambda: len(children.read_text().split()) == 1)
+    assert held() == before
+
+
 def test_an_idle_shim_sleeps(here: Place) -> None:
     process = here.start("echo x; exec sleep 60")
     time.sleep(2.5)  # it gives back its memory a second after there was work
