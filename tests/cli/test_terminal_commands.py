@@ -153,7 +153,7 @@ def test_a_program_ends_with_its_container(store: Store, sit: Sit) -> None:
 
 
 @pytest.mark.parametrize("tty", [False, True])
-def test_nobody_in_a_container_can_type_into_the_callers_terminal(store: Store, sit: Sit, tty: bool) -> None:
+def test_nobody_in_a_container_can_type_into_the_callers_terminal(store: Store, tty: bool) -> None:
     """TIOCSTI of a program that holds all capabilities, on each of its streams."""
     if not os.path.exists("/usr/bin/python3"):
         pytest.skip("needs /usr/bin/python3, to run it inside")
@@ -218,7 +218,8 @@ def test_exec_detached_goes_on_alone(store: Store) -> None:
 
 def test_signals_go_to_the_container_that_is_attached_to(store: Store) -> None:
     store.ok(
-        "run", "-d", "--name", "one", "beta", "sh", "-c", "trap 'echo usr1; exit 4' USR1; while :; do busybox sleep 0.1; done",
+        "run", "-d", "--name", "one", "beta", "sh", "-c",
+        "trap 'echo usr1; exit 4' USR1; while :; do busybox sleep 0.1; done",
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, *_PYRUNC, "attach", "--no-stdin", "one"], env={**os.environ, **store.environment},

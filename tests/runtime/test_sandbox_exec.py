@@ -231,13 +231,13 @@ def test_there_is_none_in_a_container_that_has_ended(rootfs: Path) -> None:
             try:
                 process.exec(["true"], user="web")
             except errors.FailedPrecondition as exc:
-                assert str(exc) == f"container {container} is not running"
+                assert str(exc) == f"Container {container} is not running"
                 break
         else:
             pytest.fail("it can still be joined")
         process.close()
         for call in (process.exec, process.exec_start):
-            with pytest.raises(errors.FailedPrecondition, match=f"^container {container} is not running$"):
+            with pytest.raises(errors.FailedPrecondition, match=f"^Container {container} is not running$"):
                 call(["true"])
         quick = box.start(["true"])
         quick.wait(10)
