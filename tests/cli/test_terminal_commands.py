@@ -1,5 +1,6 @@
 """`pyrunc run -it`, `exec` and `attach` as a person at a terminal uses them, on a pty of the test's."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -141,6 +142,16 @@ def test_a_shell_in_a_container_that_another_process_has_started(store: Store, s
     assert detached.waits() == 1
     detached.sees(b"read escape sequence")
     assert store.state("one") == "running"
+
+
+def test_a_large_paste_is_not_lost(store: Store, sit: Sit) -> None:
+    data = os.urandom(1 << 20).replace(b"\x10", b"x")
+    script = f"busybox stty raw -echo; echo ready; busybox head -c {len(data)} | busybox sha1sum; busybox sleep 0.2"
+    person = sit("run", "-it", "--name", "one", "beta", "sh", "-c", script)
+    person.sees(b"ready")
+    person.type(data)
+    assert hashlib.sha1(data).hexdigest().encode() in person.sees(b"  -")
+    assert person.waits() == 0
 
 
 def test_a_program_ends_with_its_container(store: Store, sit: Sit) -> None:

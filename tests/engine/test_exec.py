@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 SLEEP = ["sleep", "600"]
+_RIGHTS = ("Uid", "Gid", "Cap", "Sec", "NoN")  # rows of /proc/<pid>/status
 _ELSEWHERE = """
 import json, sys
 from pyrunc import Engine
@@ -66,11 +67,11 @@ def test_it_is_what_the_container_of_another_process_is(engine: Engine) -> None:
         for name in ("cgroup", "limits", "oom_score_adj", "environ"):
             ours, theirs = (Path(f"/proc/{pid}/{name}").read_bytes() for pid in (program.pid, own))
             assert ours == theirs, name
-        rows = [
-            [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row[:3] in ("Uid", "Gid", "Cap", "Sec")]
+        ours_may, theirs_may = (
+            [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row[:3] in _RIGHTS]
             for pid in (program.pid, own)
-        ]  # fmt: skip
-        assert rows[0] == rows[1]
+        )
+        assert ours_may == theirs_may
         assert os.readlink(f"/proc/{program.pid}/cwd") == os.readlink(f"/proc/{own}/cwd")
 
 
