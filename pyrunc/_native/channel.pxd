@@ -4,7 +4,7 @@
 #   who -> whom             socket or pipe           message
 #   Python -> a spare       SEQPACKET, long-lived    request {magic, version} + descriptors: plan, reply, fds...
 #   supervisor -> spawner   SEQPACKET, for each      TAKEN: that was the last spare; its end is the other's death
-#   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd), FAILED, EXITED
+#   supervisor -> Python    SEQPACKET, per request   record STARTED (+ pidfd, + the terminal's master), FAILED, EXITED
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container.
 #                                                    To a shim after EXITED: FINISHED, nothing is left to be done
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED, TERMINAL (+ its master's
@@ -85,9 +85,15 @@ cdef struct record:
 
 cdef inline int send_with(int fd, void *message, size_t size, int passed) noexcept nogil:
     """Send one message, with a descriptor if *passed* is not negative; 0 or -errno."""
+    return send_with_two(fd, message, size, passed, -1)
+
+
+cdef inline int send_with_two(int fd, void *message, size_t size, int passed, int second) noexcept nogil:
+    """As send_with, with *second* behind *passed* unless it is negative."""
     cdef msghdr header
     cdef iovec_t vector
     cdef uint64_t control[4]
+    cdef size_t count = 2 if second >= 0 else 1
     cdef cmsghdr *cmsg
     memset(&header, 0, sizeof(header))
     memset(control, 0, sizeof(control))
@@ -97,12 +103,14 @@ cdef inline int send_with(int fd, void *message, size_t size, int passed) noexce
     header.msg_iovlen = 1
     if passed >= 0:
         header.msg_control = control
-        header.msg_controllen = CMSG_SPACE(sizeof(int))
+        header.msg_controllen = CMSG_SPACE(count * sizeof(int))
         cmsg = CMSG_FIRSTHDR(&header)
         cmsg.cmsg_level = SOL_SOCKET
         cmsg.cmsg_type = SCM_RIGHTS
-        cmsg.cmsg_len = CMSG_LEN(sizeof(int))
+        cmsg.cmsg_len = CMSG_LEN(count * sizeof(int))
         memcpy(CMSG_DATA(cmsg), &passed, sizeof(int))
+        if second >= 0:
+            memcpy(CMSG_DATA(cmsg) + sizeof(int), &second, sizeof(int))
     return 0 if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 else -errno
 
 
@@ -136,6 +144,30 @@ cdef inline int receive_with(int fd, void *message, size_t size, int flags, int 
     if got == 0 and count[0] == 0:
         count[0] = -1
     return <int>got if not header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) else 0
+
+
+cdef inline int receive_one(int fd, void *message, size_t size, int *passed) noexcept nogil:
+    """Take a message that is there, with at most one descriptor, -1 for none; its size or -errno."""
+    cdef msghdr header
+    cdef iovec_t vector
+    cdef cmsghdr *cmsg
+    cdef uint64_t control[4]
+    cdef ssize_t got
+    memset(&header, 0, sizeof(header))
+    vector.iov_base = message
+    vector.iov_len = size
+    header.msg_iov = &vector
+    header.msg_iovlen = 1
+    header.msg_control = control
+    header.msg_controllen = CMSG_LEN(sizeof(int))       # the kernel drops what does not fit
+    passed[0] = -1
+    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)
+    if got < 0:
+        return -errno
+    cmsg = CMSG_FIRSTHDR(&header)
+    if cmsg != NULL and cmsg.cmsg_level == SOL_SOCKET and cmsg.cmsg_type == SCM_RIGHTS:
+        memcpy(passed, CMSG_DATA(cmsg), sizeof(int))
+    return <int>got
 
 
 cdef inline void close_all_but(int *keep, int count) noexcept nogil:

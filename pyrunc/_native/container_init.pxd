@@ -15,6 +15,7 @@ from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.seccomp_install cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.terminal cimport *
 
 
 cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
@@ -383,6 +384,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         limit.rlim_cur = step.n1
         limit.rlim_max = step.n2
         return <int>_rc(syscall(SYS_prlimit64, 0, step.n0, &limit, NULL))
+    if op == OP_TERMINAL:
+        return terminal_step(w, step)
     if op == OP_STDIO:
         return stdio_step(w, step)
     if op == OP_SESSION:
@@ -438,7 +441,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
                 return 125
             rc = execve_step(w, step)
         elif step.op == OP_FORK:
-            rc = fork_step(w)
+            rc = fork_step(w, step.flags & F_TTY)
         else:
             if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
                 close_for_join(w)

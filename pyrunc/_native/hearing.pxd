@@ -33,16 +33,35 @@ cdef inline bint has_sync(walk *w) noexcept nogil:
     return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
 
 
+cdef inline bint makes_terminal(walk *w) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.header.step_count):
+        if w.steps[i].op == OP_TERMINAL:
+            return True
+    return False
+
+
+cdef inline void pass_on(walk *w) noexcept nogil:
+    """Keep no end of the terminal: it hangs up when its holder does."""
+    if w.terminal >= 0:
+        close(w.terminal)
+    w.terminal = -1
+
+
 cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Take one message of init; False when there is no more to come."""
     cdef progress message
     cdef uint32_t answer = GO
-    cdef int fds[256]
-    cdef int count = 0
-    cdef int rc = receive_with(w.progress_fd, &message, sizeof(message), MSG_DONTWAIT, fds, &count)
-    while count > 1 or (count == 1 and (message.kind != PROGRESS_TERMINAL or w.terminal >= 0)):
-        count -= 1
-        close(fds[count])
+    cdef int passed
+    cdef int rc = receive_one(w.progress_fd, &message, sizeof(message), &passed)
+    if passed >= 0:
+        # One, and only from init itself: whoever could look into the program's process shall not choose it.
+        if rc == sizeof(message) and message.kind == PROGRESS_TERMINAL and w.terminal < 0 and not w.forked and makes_terminal(w):
+            w.terminal = passed
+        else:
+            close(passed)
+    if rc == sizeof(message) and message.kind == PROGRESS_TERMINAL:
+        return True
     if rc == sizeof(message):
         memcpy(&report.stage_ns[STAGE_INIT], &message.stage_ns[STAGE_INIT],
                (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
@@ -54,9 +73,6 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
         elif message.kind == PROGRESS_FORKED and w.header.flags & PLAN_EXEC and not w.forked:
             w.forked = <int>message.step
             send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)
-        elif message.kind == PROGRESS_TERMINAL:
-            if count == 1:
-                w.terminal = fds[0]
         elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
             syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
         return True
@@ -76,7 +92,11 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
                 return False
             w.running = True
         report.kind = RECORD_STARTED
-        send_with(reply_fd, report, sizeof(record), pidfd)
+        if w.state_dir >= 0:
+            send_with(reply_fd, report, sizeof(record), pidfd)      # a shim keeps the terminal
+        else:
+            send_with_two(reply_fd, report, sizeof(record), pidfd, w.terminal)
+            pass_on(w)
     return False
 
 

@@ -30,11 +30,12 @@ cdef inline void close_for_join(walk *w) noexcept nogil:
     close_all_but(keep, 4 + (<int>w.header.fd_count if w.header.fd_count < MAX_FDS else MAX_FDS))
 
 
-cdef inline int fork_step(walk *w) noexcept nogil:
+cdef inline int fork_step(walk *w, bint tty) noexcept nogil:
     """Go on as a new process inside the pid namespace that was joined, a child of the supervisor's; end the old one.
 
     The container's processes can see the new one, and one that holds CAP_SYS_PTRACE can look into it: so nothing
     is open, and no capability held, that the program will not have. It waits until the supervisor knows of it.
+    With *tty* its descriptor 0 is its terminal, which the old one could not be without hanging it up at its end.
     clone(2), since filters that are in force already allow it more often than clone3(2), and read(2) likewise.
     """
     cdef progress message
@@ -49,7 +50,7 @@ cdef inline int fork_step(walk *w) noexcept nogil:
         if read(w.progress_fd, &answer, sizeof(answer)) != sizeof(answer) or answer != GO:
             _exit(125)
         setsid()                    # the old one led a session too, but no process leads its parent's
-        return 0
+        return <int>_rc(ioctl(0, TIOCSCTTY, 0)) if tty else 0
     memset(&message, 0, sizeof(message))
     message.kind = PROGRESS_FORKED
     message.step = <uint32_t>pid

@@ -92,6 +92,9 @@ cdef extern from *:
     #ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
     #define SECCOMP_FILTER_FLAG_NEW_LISTENER 8
     #endif
+    #ifndef TIOCGPTPEER
+    #define TIOCGPTPEER _IO('T', 0x41)
+    #endif
     #ifndef PR_CAP_AMBIENT
     #define PR_CAP_AMBIENT 47
     #define PR_CAP_AMBIENT_RAISE 2
@@ -235,7 +238,7 @@ cdef extern from *:
     int setns(int fd, int nstype) nogil
     int prctl(int option, ...) nogil
     int PR_SET_DUMPABLE, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_CAP_AMBIENT
-    int PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NAME
+    int PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NAME, PR_SET_CHILD_SUBREAPER
     int SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
     int WNOHANG, WEXITED, WNOWAIT, P_PID, P_PIDFD, CLD_EXITED
     ctypedef struct siginfo_t:
@@ -351,7 +354,10 @@ cdef extern from *:
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, ENFILE, EBADF, EMSGSIZE, EFAULT
     int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
-    unsigned long TIOCSCTTY, TIOCSWINSZ, FIONREAD
+    unsigned long TIOCSCTTY, TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ, FIONREAD
+    ctypedef struct winsize_t "struct winsize":
+        unsigned short ws_row
+        unsigned short ws_col
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx, SYS_clone
 
 
@@ -393,6 +399,7 @@ cdef enum:
     KEYCTL_JOIN_SESSION_KEYRING = 1
     # statfs(2)
     PROC_MAGIC = 0x9FA0
+    DEVPTS_MAGIC = 0x1CD1
     # bpf(2)
     BPF_PROG_LOAD = 5
     BPF_PROG_ATTACH = 8

@@ -89,6 +89,7 @@ cdef enum Op:
     OP_DOMAINNAME                   # s0
     OP_LOOPBACK_UP
     OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
+    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b
     OP_STDIO                        # slot a -> descriptor n0
     OP_SESSION                      # setsid; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS
@@ -99,7 +100,7 @@ cdef enum Op:
     OP_UMASK                        # n0
     OP_CHDIR                        # s0 path; must be inside the root
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
-    OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined
+    OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined; F_TTY: as above
     OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)
     OP_COUNT
 
@@ -206,6 +207,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_PROPAGATION or op == OP_MKDIR or op == OP_MKNOD or op == OP_READONLY: return IN_INIT | NEEDS_S0
     if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
     if op == OP_USER: return IN_INIT | NEEDS_S0
+    if op == OP_TERMINAL: return IN_INIT | NEEDS_SLOT_B
     if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_COPY_UP or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_REMOUNT: return IN_INIT | NEEDS_S0
     if op == OP_OWNER: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
@@ -424,6 +426,8 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
         return not forked
     if op == OP_EXECVE:
         return forked
+    if op == OP_TERMINAL:
+        return not forked           # the container's processes shall not see the other side
     if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
         return True
     return op == OP_BOUNDING or op == OP_USER or op == OP_CAPABILITIES or op == OP_AMBIENT or op == OP_UMASK
@@ -450,6 +454,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
     if op == OP_STDIO:
         return step.n0 <= 1023
+    if op == OP_TERMINAL:
+        return step.n0 < <uint64_t>NONE and step.n1 <= 65535 and step.n2 <= 65535
     if op == OP_SYNC:
         return step.n0 < MAX_SYNC
     if op == OP_MKNOD or op == OP_SYMLINK or op == OP_MKDIR or op == OP_FILE:

@@ -58,13 +58,14 @@ cdef class Channel:
     """The plan of one start, and the socket on which its supervisor answers.
 
     *plan* goes into a sealed memfd; `plan` and `theirs` are what the request carries; `pidfd` is the container's
-    init once a record has brought it. Raises OSError.
+    init, and `terminal` the master of the program's, once a record has brought them. Raises OSError.
     Source: memfd_create(2), fcntl(2) "File sealing".
     """
 
     cdef readonly int plan
     cdef readonly int theirs
     cdef readonly int pidfd
+    cdef readonly int terminal
     cdef int _ours
     cdef object _record
 
@@ -73,7 +74,7 @@ cdef class Channel:
         cdef size_t size = len(plan)
         cdef int pair[2]
         cdef int rc
-        self.plan = self.theirs = self.pidfd = self._ours = -1
+        self.plan = self.theirs = self.pidfd = self.terminal = self._ours = -1
         with nogil:
             self.plan = c_sealed(b"pyrunc-plan", data, size)
             rc = 0
@@ -92,6 +93,7 @@ cdef class Channel:
         drop(&self._ours)
         drop(&self.theirs)
         drop(&self.pidfd)
+        drop(&self.terminal)
         drop(&self.plan)
 
     def fileno(self):
@@ -127,10 +129,13 @@ cdef class Channel:
             else:
                 break
         check(got, "recvmsg")
-        while count > 1:
+        while count > 2:
             count -= 1
             close(fds[count])
-        if count == 1:
+        if count > 1:
+            drop(&self.terminal)
+            self.terminal = fds[1]
+        if count > 0:
             drop(&self.pidfd)
             self.pidfd = fds[0]
         if got != sizeof(message):
@@ -149,6 +154,10 @@ cdef class Channel:
     def handled(self):
         """The next record, please."""
         self._record = None
+
+    def hang_up(self):
+        """Close the terminal; its program gets SIGHUP."""
+        drop(&self.terminal)
 
     def kill(self, int signal):
         """Ask the supervisor to send *signal*; one that is gone is no error."""

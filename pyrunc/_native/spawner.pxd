@@ -209,6 +209,9 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
     # What a terminal sends to the requester's process group, such as Ctrl-C, is not for those who clean up.
     setsid()
+    # What a supervisor leaves behind that was killed must not wait for somebody above to reap it: a pid namespace does
+    # not end before all who were in it are gone.
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal(SIGCHLD, SIG_IGN)        # supervisors are reaped by the kernel; Python hears of them by socket
     host_net = openat(AT_FDCWD, b"/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
     epoll = epoll_create1(EPOLL_CLOEXEC)

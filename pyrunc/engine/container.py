@@ -69,8 +69,8 @@ class Container:
             if not container_state.check("start", record):
                 return False
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
+            container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
-        container_events.say(self._parts, record, "start")
         return True
 
     def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
@@ -92,8 +92,14 @@ class Container:
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
         with self._parts.lock(self.id):
-            container_state.check("restart", self._settled())
+            record = self._settled()
+            container_state.check("restart", record)
+            if record.auto_remove:  # this is no end with which it goes
+                self._parts.containers.write_documents(_kept(record, True))
         self.stop(timeout_s, signal)
+        if record.auto_remove:
+            with self._parts.lock(self.id):
+                self._parts.containers.write_documents(_kept(self._settled(), False))
         self.start()
         container_events.say(self._parts, self.record(), "restart")
 
@@ -134,8 +140,8 @@ class Container:
                 self._parts.containers.rename(self.id, bare)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+            container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
-        container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
 
     def update(self, **changes: "Any") -> None:
         """Change limits and the restart policy, by their HostConfig names (``Memory=64 << 20``), at once if it runs.
@@ -211,6 +217,10 @@ class Container:
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record
+
+
+def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
+    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
 
 
 def _number(signal: "int | str") -> int:

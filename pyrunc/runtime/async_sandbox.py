@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from pyrunc._native import plan as native
-from pyrunc.errors import TimedOut
+from pyrunc.errors import TimedOut, Unsupported
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import SandboxOptions
 from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, Process, RunResult
@@ -94,14 +94,14 @@ class AsyncSandboxProcess(AsyncRunningProcess):
     async def exec(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
-        tty: bool = False,
+        privileged: bool = False,
     ) -> RunResult:  # fmt: skip
         """Run a further program in the container to its end; arguments and errors are those of SandboxProcess.exec.
 
-        If the task is cancelled the program is killed.
+        If the task is cancelled the program is killed. For one on a terminal there is `exec_start`.
         """
         begun = time.monotonic_ns()
-        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+        with self._joining(argv, env, cwd, user, groups, False, (0, 0), privileged) as joining:
 
             async def ask(stdio: Sequence[int], flags: int) -> Supervised:
                 return await _patiently(lambda: joining.request(stdio, flags, wait=False))
@@ -112,12 +112,13 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
+        size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> AsyncExecProcess:  # fmt: skip
         """Start a further program in the container; arguments and errors are those of SandboxProcess.exec_start.
 
         If the task is cancelled, nothing is left.
         """
-        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+        with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
 
             async def ask(stdio: Sequence[int], flags: int) -> Supervised:
                 return await _patiently(lambda: joining.request(stdio, flags, wait=False))
@@ -160,6 +161,8 @@ class AsyncSandbox:
         container is killed, and the task ends when nothing of it is left.
         """
         begun = time.monotonic_ns()
+        if self._launcher.tty:
+            raise Unsupported("tty: run() reads no terminal; start() gives it")
 
         async def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return await self._request(argv, env, stdio, flags)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime.compile_host import MAX_ID, Rootfs, checked_number
 from pyrunc.runtime.compile_root import RootPart
@@ -54,9 +55,14 @@ class _Compiler(RootPart):
     def _process(self) -> None:
         plan = self.plan
         process: Mapping[str, Any] = self.spec.get("process") or {}
-        plan.add("session", INIT, "process")
-        for number, slot in enumerate(self.stdio):
-            plan.add("stdio", INIT, "process", a=slot, n0=number)
+        if self.peer == ABSENT:
+            plan.add("session", INIT, "process")
+            for number, slot in enumerate(self.stdio):
+                plan.add("stdio", INIT, "process", a=slot, n0=number)
+        else:
+            for number in range(3):
+                plan.add("stdio", INIT, "process", a=self.peer, n0=number)
+            plan.add("session", INIT, "process", flags=FLAGS["tty"])
         for i, limit in enumerate(process.get("rlimits") or ()):
             if limit.get("type") not in rlimits.NAMES:
                 raise InvalidSpec(f"process.rlimits[{i}].type: unknown limit {limit.get('type')!r}")

@@ -187,7 +187,6 @@ class RootPart(SpecialPart):
 
     def _mounts(self) -> None:
         self.procfs = -1
-        self.dev_is_ours = False
         self.fresh_dev = native.ABSENT
         readonly = bool((self.spec.get("root") or {}).get("readonly"))
         for i, entry in enumerate(self.spec.get("mounts") or ()):
@@ -202,6 +201,7 @@ class RootPart(SpecialPart):
                 self.plan.add("mount_attr", INIT, "mounts", a=slot, n0=mo.RDONLY)
             self.plan.add("attach", INIT, "mounts", a=slot, s0=path, flags=_FILE | _CREATE)
         self._devices()
+        self._terminal()
         if self.cwd != "/":
             # As runc and Docker have it; it must come before the root is read-only.
             self.plan.add("mkdir", INIT, "devices", s0=self.cwd, n0=0o755, flags=_CREATE)

@@ -1,4 +1,4 @@
-"""The mount options that mount(8) acts on itself: remount, and X-mount.*; a plan without them has no step of it."""
+"""What a plan has no step of unless it is asked for: a terminal, and the mount options that mount(8) acts on itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidArgument, InvalidSpec, NotFound, Unsupported
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import HostPart, for_supervisor
+from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FLAG = native.FLAGS
-_RECURSIVE, _CREATE = _FLAG["recursive"], _FLAG["create"]
+_RECURSIVE, _CREATE, _FILE = _FLAG["recursive"], _FLAG["create"], _FLAG["file"]
+_OPTIONAL = _FLAG["optional"]
 _NONE = 0xFFFFFFFF  # an owner or a mode that stays
 # Each mount of these in a document has a file system of its own: what changes it changes nobody else's.
 _OWN = ("tmpfs", "ramfs", "devpts")
@@ -25,6 +26,9 @@ _OWN = ("tmpfs", "ramfs", "devpts")
 
 class SpecialPart(HostPart):
     """What a plan says of mounts beyond making, configuring and attaching them."""
+
+    dev_is_ours = False
+    peer = native.ABSENT  # the program's side of its terminal
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -156,6 +160,32 @@ class SpecialPart(HostPart):
         """Make what is missing of a directory to mount at, where it is to have another mode than usual."""
         if options.mkdir != 0o755:
             self.plan.add("mkdir", INIT, "mounts", s0=destination, n0=options.mkdir, flags=_CREATE)
+
+    def _terminal(self) -> None:
+        """The program's terminal, of the container's own devpts, which is /dev/console too.
+
+        Source: OCI runtime-spec config.md "Process", runtime-linux.md "Dev symbolic links".
+        """
+        process: Mapping[str, Any] = self.spec.get("process") or {}
+        if not process.get("terminal"):
+            return
+        plan = self.plan
+        size: Mapping[str, Any] = process.get("consoleSize") or {}
+        rows, columns = (
+            checked_number(size.get(key) or 0, f"process.consoleSize.{key}", 0xFFFF)
+            for key in ("height", "width")
+        )
+        owner = checked_number((process.get("user") or {}).get("uid") or 0, "process.user.uid", MAX_ID)
+        kind, slot = self.fresh.get("/dev/pts", ("", native.ABSENT))
+        self.peer, console = plan.slot(), plan.slot()
+        plan.add(
+            "terminal", INIT, "devices", a=slot if kind == "devpts" else native.ABSENT, b=self.peer, s0="/dev/pts",
+            n0=owner, n1=rows, n2=columns,
+        )  # fmt: skip
+        plan.add("open_tree", INIT, "devices", a=console, b=self.peer, s0="/dev/console")
+        # In a /dev that is not the container's alone nothing is made.
+        make = _CREATE if self.dev_is_ours else _OPTIONAL
+        plan.add("attach", INIT, "devices", a=console, s0="/dev/console", flags=_FILE | make)
 
 
 def refuse_special(options: mo.MountOptions, field: str) -> None:

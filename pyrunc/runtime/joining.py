@@ -1,6 +1,7 @@
 """Further programs in a running container: a plan that joins what another one has made, and its requests.
 
-The container is known by the pidfd that its supervisor sent, never by a number that may have become another's.
+The container is known by a pidfd, the one that its supervisor sent, or one that was opened by number and found to be
+of the process that started when the container did; never by a number alone, which may have become another's.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import os
 import select
 
 from pyrunc._native import plan as native
-from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, StartError, Unsupported
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, StartError
+from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout, users
 from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.launcher import give
+from pyrunc.runtime.option_privileges import own_capabilities
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Step
 from pyrunc.runtime.supervised import Supervised
+from pyrunc.spec import capabilities, defaults
 from pyrunc.spec.rlimits import NAMES as RLIMITS
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -39,39 +43,104 @@ _GONE = {("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.EN
 Who = tuple[int, int, tuple[int, ...]]  # user, group, supplementary groups
 
 
-class Joining:
-    """One program that shall run in the container of *child*, of which nothing has been asked yet.
+class Target(NamedTuple):
+    """A container that runs: what it was made by, who it is, and its first program's environment.
 
-    *cwd* and *user* are the container's own unless they are given; *groups* are added. Both are looked up in the
-    container as it is now. Raises InvalidArgument, NotFound, Unsupported, and FailedPrecondition for a container that
-    has ended.
+    *launcher* may have been compiled anew from the same options; *pidfd* is of its init, *pid*, and stays its owner's.
     """
 
-    def __init__(
-        self, child: Supervised, lock: LockType, argv: Sequence[str], env: Mapping[str, str] | None,
-        cwd: str | None, user: str | None, groups: Sequence[str], tty: bool,
-    ) -> None:  # fmt: skip
-        """*lock* is held by whoever closes *child*."""
+    launcher: Launcher
+    container_id: str
+    pid: int
+    pidfd: int
+    variables: Mapping[str, str]
+
+    @property
+    def template(self) -> PlanTemplate:
+        """The plan that has made it."""
+        return self.launcher.template
+
+
+class Wanted(NamedTuple):
+    """What a further program is to be; None stands for what the container's own program has.
+
+    *size* are the rows and columns of its terminal, with *tty*. With *privileged* it holds all capabilities.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] | None = None
+    cwd: str | None = None
+    user: str | None = None
+    groups: Sequence[str] = ()
+    tty: bool = False
+    size: tuple[int, int] = (0, 0)
+    privileged: bool = False
+
+
+def open_init(container_id: str, pid: int, started: int) -> int:
+    """A pidfd of the init *pid* that started at *started* (field 22 of its stat); the caller closes it.
+
+    Raises FailedPrecondition if it has ended, whoever has its number now.
+    Source: pidfd_open(2), proc_pid_stat(5).
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise not_running(container_id) from None
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            found = int(file.read().rpartition(b")")[2].split()[19])
+        # It is the number's owner for as long as it has not ended.
+        if found == started and not _ended(pidfd, 0):
+            return pidfd
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    os.close(pidfd)
+    raise not_running(container_id)
+
+
+class Joining:
+    """One program that shall run in a container, of which nothing has been asked yet.
+
+    *cwd* and *user* are the container's own unless they are given; *groups* are added. Both are looked up in the
+    container as it is now. Raises InvalidArgument, NotFound, and FailedPrecondition for a container that has ended.
+    """
+
+    @classmethod
+    def of_child(cls, child: Supervised, lock: LockType, wanted: Wanted) -> Self:
+        """For a container that this process has started; *lock* is held by whoever closes *child*."""
+        assert child.origin is not None
+        launcher, variables = child.origin
+        with lock:
+            if child.over or child.pidfd < 0:
+                raise not_running(child.container_id)
+            # A copy, which no other thread closes: its number would become another's.
+            pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+        try:
+            return cls(Target(launcher, child.container_id, child.pid, pidfd, variables), wanted)
+        finally:
+            os.close(pidfd)
+
+    def __init__(self, target: Target, wanted: Wanted) -> None:
+        argv, env, cwd, user, groups, tty, size, privileged = wanted
         checks.arguments(argv)
-        if tty:
-            raise Unsupported("tty: a program in a running container cannot have a terminal yet")
+        checks.flag(tty, "tty")
+        checks.flag(privileged, "privileged")
+        terminal = checks.size(size, "size") if tty else None
         where = "" if cwd is None else os.path.normpath(checks.path(cwd, "cwd"))
         name = "" if user is None else checks.text(user, "user")
         further = checks.listed(checks.text)(groups, "groups")
         if user == "":
             raise checks.refuse("user", "a name or number, optionally with :group", user)
         added = {} if env is None else checks.environment(env)
-        assert child.origin is not None
-        self._child = child
-        launcher, variables = child.origin
-        with lock:
-            if child.over or child.pidfd < 0:
-                raise not_running(child)
-            # A copy, which no other thread closes: its number would become another's.
-            self._pidfd = fcntl.fcntl(child.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._target = target
+        launcher, variables = target.launcher, target.variables
+        if tty and "TERM" not in variables:
+            variables = {**variables, "TERM": defaults.TERM}
+        self._pidfd = fcntl.fcntl(target.pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
             if _ended(self._pidfd, 0):
-                raise not_running(child)
+                raise not_running(target.container_id)
             who = None
             if name or further:
                 who, home = self._look_up(name, further)
@@ -79,8 +148,8 @@ class Joining:
                     variables = {**variables, "HOME": home}
             self._argv = argv
             self._env = {**variables, **added}
-            self._owner = launcher.outside(*(_own(child.template) if who is None else who)[:2])
-            self._template = _template(launcher, child.template, who, bool(name), where)
+            self._owner = launcher.outside(*(_own(target.template) if who is None else who)[:2])
+            self._template = _template(launcher, Join(who, bool(name), where, terminal, privileged))
         except BaseException:
             os.close(self._pidfd)
             raise
@@ -91,14 +160,14 @@ class Joining:
         paths = candidates(self._argv[0], self._env.get("PATH"))
         try:
             plan = self._template.finish(
-                self._child.container_id, self._argv, listed, paths, flags | native.FLAG_EXEC
+                self._target.container_id, self._argv, listed, paths, flags | native.FLAG_EXEC
             )
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
             if self._owner != (0, 0):
                 give(stdio, self._owner)
-            container = self._child.container_id
+            container = self._target.container_id
             return Joined(plan, self._template, container, self._pidfd, stdio, self._argv[0], wait)
         except OSError as exc:
             if exc.errno == errno.EBADF:
@@ -107,14 +176,15 @@ class Joining:
 
     def _look_up(self, user: str, groups: Sequence[str]) -> tuple[Who, str]:
         """Who *user* with *groups* is in the container's root, and their home directory."""
-        own = _own(self._child.template)
+        own = _own(self._target.template)
+        gone = not_running(self._target.container_id)
         try:
-            root = os.open(f"/proc/{self._child.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(f"/proc/{self._target.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except (FileNotFoundError, ProcessLookupError) as exc:
-            raise not_running(self._child) from exc
+            raise gone from exc
         try:
             if _ended(self._pidfd, 0):  # else the number was its own when the root was opened
-                raise not_running(self._child)
+                raise gone
             found = users.resolve(user or f"{own[0]}:{own[1]}", groups, [f"/proc/self/fd/{root}"])
         finally:
             os.close(root)
@@ -158,7 +228,7 @@ class Joined(Supervised):
         killed = not error and os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9
         no_more = op == "fork" and error == errno.ENOMEM  # a pid namespace whose init dies
         if (op, error) in _GONE or ((killed or no_more or not op) and _ended(self._target, _ENDING_MS)):
-            return not_running(self)
+            return not_running(self.container_id)
         if op == "setns":
             words = os.strerror(error).lower()
             return StartError(f"cannot join the container's namespaces: {words}", step=op, errno=error)
@@ -168,9 +238,9 @@ class Joined(Supervised):
         return super()._failure(index, error, status)
 
 
-def not_running(child: Supervised) -> FailedPrecondition:
+def not_running(container_id: str) -> FailedPrecondition:
     """In Docker's words."""
-    return FailedPrecondition(f"container {child.container_id} is not running")
+    return FailedPrecondition(f"container {container_id} is not running")
 
 
 def _ended(pidfd: int, patience_ms: int) -> bool:
@@ -187,29 +257,40 @@ def _own(template: PlanTemplate) -> Who:
     return step.n0, step.n1, tuple(map(int, (step.s0 or "").split(","))) if step.s0 else ()
 
 
-def _template(
-    launcher: Launcher, container: PlanTemplate, who: Who | None, as_user: bool, cwd: str
-) -> PlanTemplate:
-    key = who, as_user, cwd
-    found = launcher.joins.get(key)
-    if found is None:
-        found = compile_join(container, who, as_user, cwd)
-        found.freeze()
-        if len(launcher.joins) >= _KEPT:
-            launcher.joins.clear()
-        launcher.joins[key] = found
-    return found
-
-
-def compile_join(container: PlanTemplate, who: Who | None, as_user: bool, cwd: str) -> PlanTemplate:
-    """The plan of a program in a container that *container* has made.
+class Join(NamedTuple):
+    """What the plan of a program that joins a container differs by.
 
     It gets limits, capabilities, filter, umask and working directory of the container's first program, but *cwd*
     unless that is "", and *who* unless that is None; *as_user* says that the latter was named, so that root gets what
-    the container's programs may have at most, and nobody else anything. After the descriptors of the streams the
-    request carries the container's pidfd.
+    the container's programs may have at most, and nobody else anything. *terminal* are the rows and columns of one.
+    With *privileged* it gets all capabilities that this process has, and the container's filter.
+    """
+
+    who: Who | None = None
+    as_user: bool = False
+    cwd: str = ""
+    terminal: tuple[int, int] | None = None
+    privileged: bool = False
+
+
+def _template(launcher: Launcher, join: Join) -> PlanTemplate:
+    found = launcher.joins.get(join)
+    if found is None:
+        found = compile_join(launcher.template, join)
+        found.freeze()
+        if len(launcher.joins) >= _KEPT:
+            launcher.joins.clear()
+        launcher.joins[join] = found
+    return found
+
+
+def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
+    """The plan of *join* in a container that *container* has made.
+
+    After the descriptors of the streams the request carries the container's pidfd.
     Source: OCI runtime-spec "Process"; Docker Engine API, "Create an exec instance".
     """
+    who, as_user, cwd, terminal, privileged = join
     plan = PlanTemplate()
     for _ in range(3):
         plan.descriptor()
@@ -227,14 +308,22 @@ def compile_join(container: PlanTemplate, who: Who | None, as_user: bool, cwd: s
     if namespaces & CLONE_NEW["user"]:
         plan.add("user", INIT, "namespaces", s0="")
     plan.add("session", INIT, "process")  # its keyring, for which the filter may be in the way later
-    for number in range(3):
-        plan.add("stdio", INIT, "process", a=number, n0=number)
+    streams: Sequence[int] = range(3)
+    if terminal is not None:
+        # Now, while nobody in the container can see the process that holds both sides.
+        peer = plan.slot()
+        owner = (_own(container) if who is None else who)[0]
+        plan.add("terminal", INIT, "process", b=peer, s0="/dev/pts", n0=owner, n1=terminal[0], n2=terminal[1])
+        streams = [peer] * 3
+    for number, slot in enumerate(streams):
+        plan.add("stdio", INIT, "process", a=slot, n0=number)
     process = [step for step in container.steps if step.stage == STAGE_NUMBER["process"]]
     # The last of what the new process does, since it asks for no privilege, or would stand in the way of its making.
     late = [step for step in process if step.op == "rlimit" and step.n0 == _NPROC]
     if any(step.op == "no_new_privs" for step in process):
         late += [step for step in process if step.op == "seccomp"]
     bounding = next(step.n0 for step in process if step.op == "bounding")
+    every = _all_capabilities() if privileged else 0
     for step in process:
         if step.op in ("session", "stdio", "execve") or step in late:
             continue
@@ -242,17 +331,25 @@ def compile_join(container: PlanTemplate, who: Who | None, as_user: bool, cwd: s
             step = step._replace(s0=cwd)  # noqa: PLW2901
         elif step.op == "user" and who is not None:
             step = step._replace(n0=who[0], n1=who[1], s0=",".join(map(str, who[2])))  # noqa: PLW2901
+        elif step.op == "bounding" and privileged:
+            step = step._replace(n0=every)  # noqa: PLW2901
+        elif step.op == "capabilities" and privileged:
+            step = step._replace(n0=every, n1=every)  # noqa: PLW2901
         elif step.op == "capabilities" and who is not None and as_user:
             held = bounding if who[0] == 0 else 0
             step = step._replace(n0=held, n1=held)  # noqa: PLW2901
         elif step.op == "ambient" and as_user:
             continue
         _copy(plan, container, step)
-    plan.add("fork", INIT, "process")
+    plan.add("fork", INIT, "process", flags=0 if terminal is None else native.FLAGS["tty"])
     for step in late:
         _copy(plan, container, step)
     plan.add("execve", INIT, "program", s0="")
     return plan
+
+
+def _all_capabilities() -> int:
+    return sum(1 << capabilities.NUMBER[name] for name in own_capabilities())
 
 
 def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:

@@ -36,6 +36,7 @@ class Launcher:
         linux = request.spec.get("linux") or {}
         self._maps = linux.get("uidMappings"), linux.get("gidMappings")
         user = (request.spec.get("process") or {}).get("user") or {}
+        self.tty = bool((request.spec.get("process") or {}).get("terminal"))
         self._owner = self.outside(user.get("uid") or 0, user.get("gid") or 0)
         self.joins: dict[object, PlanTemplate] = {}  # see pyrunc.runtime.joining
         self._closed = False
@@ -120,6 +121,11 @@ class Launcher:
             raise
         child.origin = self, variables
         return child
+
+    @property
+    def template(self) -> PlanTemplate:
+        """The compiled plan."""
+        return self._template
 
     def outside(self, uid: int, gid: int) -> tuple[int, int]:
         """What the host calls a user and a group of the container's."""

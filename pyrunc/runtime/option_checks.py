@@ -54,6 +54,14 @@ def number(low: float, high: float) -> Check:
     return check
 
 
+def size(value: object, option: str) -> tuple[int, int]:
+    """Rows and columns of a terminal."""
+    fits = isinstance(value, tuple) and len(value) == 2
+    if not fits or not all(type(part) is int and 0 <= part <= 0xFFFF for part in value):  # type: ignore[attr-defined]
+        raise refuse(option, "two integers from 0 to 65535, rows and columns", value)
+    return value  # type: ignore[return-value]
+
+
 def flag(value: object, option: str) -> bool:
     """True or False, and nothing that only behaves so."""
     if not isinstance(value, bool):

@@ -60,6 +60,8 @@ class SandboxOptions(TypedDict, total=False):
     umask: int
     rlimits: Mapping[str, int | tuple[int, int]]  # "nofile": soft and hard, or both
     oom_score_adj: int
+    tty: bool  # a terminal in place of stdin, stdout and stderr
+    console_size: tuple[int, int]  # its rows and columns
     # names
     hostname: str
     domainname: str
@@ -198,7 +200,7 @@ _CHECKS: dict[str, checks.Check] = {
     "shm_bytes": checks.integer(1),
     "env": checks.environment, "cwd": checks.path, "user": checks.text, "groups": checks.listed(checks.text),
     "umask": checks.integer(0, 0o777), "rlimits": checks.mapped(checks.word, _is_rlimit),
-    "oom_score_adj": checks.integer(-1000, 1000),
+    "oom_score_adj": checks.integer(-1000, 1000), "tty": checks.flag, "console_size": checks.size,
     "hostname": checks.name, "domainname": checks.name, "hosts": checks.mapped(checks.word, _is_addresses),
     "dns": checks.listed(checks.address), "dns_search": _WORDS, "dns_options": _WORDS, "etc_files": checks.flag,
     "network": _is_network, "pid": _namespace("private", "host"), "ipc": _namespace("private", "host", "none"),
@@ -299,7 +301,10 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
         options.get("scratch_bytes", 0),
         idmap=options.get("idmap_rootfs", True),
     )
-    env = {"PATH": defaults.PATH, "HOSTNAME": name, **options.get("env", {})}
+    env = {"PATH": defaults.PATH, "HOSTNAME": name}
+    if options.get("tty"):
+        env["TERM"] = defaults.TERM
+    env |= options.get("env", {})
     env.setdefault("HOME", home)
     return Request(spec, rootfs, files, env, home)
 
@@ -343,6 +348,10 @@ def _process(user: dict[str, Any], options: SandboxOptions) -> dict[str, Any]:
     }
     if "oom_score_adj" in options:
         process["oomScoreAdj"] = options["oom_score_adj"]
+    if options.get("tty"):
+        rows, columns = options.get("console_size", (0, 0))
+        process["terminal"] = True
+        process["consoleSize"] = {"height": rows, "width": columns}
     return process
 
 

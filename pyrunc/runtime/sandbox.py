@@ -128,13 +128,33 @@ class Process:
             raise self._error
         return child.exit is not None
 
+    @property
+    def terminal(self) -> int:
+        """The descriptor of our side of its terminal, which this object keeps; -1 if it has none, or after `close`.
+
+        Read it until EIO: then nobody has the other side open any more.
+        """
+        return self._child.terminal
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell its terminal, and by SIGWINCH who is in front on it, how large it is.
+
+        Raises FailedPrecondition if it has none, or has none any more.
+        """
+        from termios import tcsetwinsize
+
+        checks.size((rows, columns), "size")
+        if self._child.terminal < 0:
+            raise FailedPrecondition(f"the {self._what} has no terminal")
+        tcsetwinsize(self._child.terminal, (rows, columns))
+
     def _joining(self, *arguments: Any) -> Joining:
-        """What `exec` is about, checked; *arguments* are those of Joining from argv on. Imported when first used."""
-        from pyrunc.runtime.joining import Joining
+        """What `exec` is about, checked; *arguments* are those of Wanted. Imported when first used."""
+        from pyrunc.runtime.joining import Joining, Wanted
 
         if self._child.exit is None and self._error is None:
             _check_open(self._child)
-        return Joining(self._child, self._lock, *arguments)
+        return Joining.of_child(self._child, self._lock, Wanted(*arguments))
 
 
 class RunningProcess(Process):
@@ -198,33 +218,37 @@ class SandboxProcess(RunningProcess):
     def exec(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
-        tty: bool = False,
+        tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> RunResult:  # fmt: skip
         """Run a further program in the container to its end.
 
         It has the limits, capabilities, seccomp filter and umask of the container's program, and by default its
         environment, to which *env* is added, its working directory and its user. *user* (``name[:group]`` or numbers)
         and *groups* are looked up in the container; with a *user* root holds what the container may hold at most, and
-        nobody else any capability. *stdin* and *timeout_s* are as for Sandbox.run; what the program itself has started
-        is not killed with it, but with the container.
-        Raises FailedPrecondition if the container has ended, InvalidArgument or NotFound for the user, Unsupported
-        for *tty*, and StartError or one of its kind if the program cannot start.
+        nobody else any capability; with *privileged* it holds all of this process's, under the container's filter. With
+        *tty* it has a terminal of *size* rows and columns, on which *stdin* and the end of file are typed, and what
+        appears there is ``.stdout``. *stdin* and *timeout_s* are else as for Sandbox.run; what the program itself
+        has started is not killed with it, but with the container.
+        Raises FailedPrecondition if the container has ended, InvalidArgument or NotFound for the user, and StartError
+        or one of its kind if the program cannot start.
         """
         begun = time.monotonic_ns()
-        with self._joining(argv, env, cwd, user, groups, tty) as joining:
-            return _run(joining.request, argv, stdin, begun, timeout_s)
+        with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
+            return _run(joining.request, argv, stdin, begun, timeout_s, tty)
 
     def exec_start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
+        size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> ExecProcess:  # fmt: skip
         """Start a further program in the container and return as soon as it runs.
 
-        *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null.
+        *stdin*, *stdout* and *stderr* are descriptors of the caller's, who keeps them; None is /dev/null. With *tty*
+        there are none: the program's is ``.terminal``.
         The rest, and what is raised, is as for `exec`.
         """
-        with self._joining(argv, env, cwd, user, groups, tty) as joining:
+        with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
             return ExecProcess(_start(joining.request, stdin, stdout, stderr))
 
 
@@ -276,7 +300,7 @@ class Sandbox:
         def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return self._launcher.request(argv, env, stdio, flags)
 
-        return _run(ask, argv, stdin, begun, timeout_s)
+        return _run(ask, argv, stdin, begun, timeout_s, self._launcher.tty)
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -312,14 +336,17 @@ class Sandbox:
         self.close()
 
 
-def _run(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
+def _run(
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, tty: bool
+) -> RunResult:
     """Run what *ask* asks for to its end."""
+    once = _run_on_terminal if tty else _run_once
     if timeout_s is not None:
         TIMEOUT(timeout_s, "timeout_s")
     attempts = 1
     while True:
         try:
-            return _run_once(ask, argv, stdin, begun, timeout_s)
+            return once(ask, argv, stdin, begun, timeout_s)
         except NotTaken:
             if attempts == ATTEMPTS:
                 raise
@@ -339,6 +366,27 @@ def _run_once(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s
             raise
         finally:
             child.close()
+
+
+def _run_on_terminal(
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None
+) -> RunResult:
+    from pyrunc.runtime.terminal_output import converse
+
+    output = bytearray()
+    with Stdio(None, None, None) as stdio:
+        child = ask(stdio, 0)
+    try:
+        child.take()
+        if not converse(child, stdin, None if timeout_s is None else begun / 1e9 + timeout_s, output):
+            child.abandon()
+            raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", bytes(output), b"")
+        return RunResult.of(child.exit, (bytes(output), b""), begun)
+    except BaseException:
+        child.abandon()
+        raise
+    finally:
+        child.close()
 
 
 def _start(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:

@@ -23,6 +23,7 @@ STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
 _FAILED_SHIM = 0xFFFFFFFB
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _EINVAL, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 22, 36
+_EXDEV, _ENODEV, _ENOSPC = 18, 19, 28
 _SIGKILL, _SIGSYS = 9, 31
 _INFINITY = (1 << 64) - 1
 
@@ -86,6 +87,15 @@ class Supervised(held.Holder):
     def pidfd(self) -> int:
         """The container's init once it is STARTED, or -1."""
         return self._channel.pidfd
+
+    @property
+    def terminal(self) -> int:
+        """The master of the program's terminal once it is STARTED, or -1."""
+        return self._channel.terminal
+
+    def hang_up(self) -> None:
+        """Give the terminal up."""
+        self._channel.hang_up()
 
     def take(self) -> int:
         """Receive one record (blocking); returns STARTED or EXITED.
@@ -243,6 +253,12 @@ class Supervised(held.Holder):
             return f"cannot become user {step.n0}:{step.n1} with groups {path or 'none'}", errors.StartError
         if step.op == "chdir":
             return f"cannot enter the working directory {path}", errors.StartError
+        if step.op == "terminal":
+            why = {
+                _EXDEV: ": what is at /dev/pts is no devpts", _ENODEV: ": /dev/pts/ptmx is no multiplexer",
+                _ENOENT: ": there is no devpts at /dev/pts", _ENOSPC: ": no more are possible",
+            }.get(error, "")  # fmt: skip
+            return f"cannot make a terminal{why}", errors.StartError
         if step.op == "attach":
             return f"cannot attach a mount at {path}", errors.StartError
         return f"{step.op} {path.replace(chr(0), ' ')}".strip(), errors.StartError

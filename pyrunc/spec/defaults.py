@@ -26,6 +26,7 @@ MASKED_PATHS = (
 )  # fmt: skip
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TERM = "xterm"  # of a program with a terminal
 SHM_BYTES = 64 << 20
 _CPUS = "/sys/devices/system/cpu"
 NAMESPACES = ("mount", "pid", "network", "ipc", "uts", "cgroup")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
-from pyrunc.runtime.joining import compile_join
+from pyrunc.runtime.joining import Join, compile_join
 from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
@@ -60,6 +60,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("domainname", INIT, {"s0": "domain"}),
     ("loopback_up", INIT, {}),
     ("rlimit", INIT, {"n0": 7, "n1": 1024, "n2": 4096}),
+    ("terminal", INIT, {"a": 9, "b": 12, "s0": "/dev/pts", "n0": 1000, "n1": 24, "n2": 80}),
     ("stdio", INIT, {"a": 1, "n0": 1}),
     ("session", INIT, {"flags": native.FLAGS["tty"]}),
     ("no_new_privs", INIT, {}),
@@ -151,12 +152,14 @@ def specs() -> Iterator[tuple[str, dict[str, Any], Rootfs, dict[str, str]]]:
     yield "user-layers", user, layered, {"/etc/hosts": "127.0.0.1 localhost\n"}
     yield "layers", docker, layered._replace(idmap=False), {}
     joined = [{"type": "mount"}, *({"type": kind, "path": f"/proc/1/ns/{kind}"} for kind in ("uts", "ipc"))]
+    terminal = {"terminal": True, "consoleSize": {"height": 24, "width": 80}, "user": {"uid": 7, "gid": 8}}
+    yield "terminal", {**docker, "process": terminal}, one, {}
     yield "joined", {"root": {"readonly": True}, "linux": {"namespaces": joined}}, one, {}
 
 
-def joining(container: PlanTemplate) -> PlanTemplate:
+def joining(container: PlanTemplate, terminal: tuple[int, int] | None = None) -> PlanTemplate:
     """A program in a container that runs, with what its plan may have beyond that of *container*."""
-    template = compile_join(container, (1000, 1000, (4, 24)), True, "/tmp")
+    template = compile_join(container, Join((1000, 1000, (4, 24)), True, "/tmp", terminal, bool(terminal)))
     template.cgroup_slot = template.slot()
     template.add("open", HOST, "host", a=template.cgroup_slot, s0="/sys/fs/cgroup/x", n0=0x10000)
     return template
@@ -179,6 +182,7 @@ def plans() -> dict[str, bytes]:
     templates = {"least": least(), "every-step": every_step()}
     templates |= {name: compile_spec(spec, root, files) for name, spec, root, files in specs()}
     joins = {f"exec-{name}": joining(templates[name]) for name in ("docker", "user")}
+    joins["exec-terminal"] = joining(templates["docker"], (24, 80))
     templates |= joins
     argvs = itertools.cycle((["true"], ["sh", "-c", "exit 3"], ["x"] * 40))
     made = {}

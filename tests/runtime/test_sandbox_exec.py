@@ -141,8 +141,14 @@ def test_environment_and_working_directory(start: Start) -> None:
     for user in ("", 0, "0x0", "-1", "a\0b"):
         with pytest.raises((errors.InvalidArgument, errors.NotFound)):
             process.exec(["true"], user=user)  # type: ignore[arg-type]
-    with pytest.raises(errors.Unsupported, match=r"^tty: "):
-        process.exec(["true"], tty=True)
+    for option in (
+        {"tty": 1},
+        {"privileged": None},
+        {"tty": True, "size": (1, -1)},
+        {"tty": True, "size": 5},
+    ):
+        with pytest.raises(errors.InvalidArgument, match="|".join(option)):
+            process.exec(["true"], **option)
 
 
 def test_streams(start: Start, tmp_path: Path) -> None:
@@ -270,30 +276,33 @@ def test_many_at_once(start: Start) -> None:
     assert shell(process, "ps | grep -c '[s]leep 600'") == "1\n"
 
 
-def reaped(pid: int) -> int:
-    """How an orphan ended: one of this process's, which a fixture makes a subreaper; else the host's init does this.
+def supervisor_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
-    A supervisor's socket ends a moment before its children get another parent.
-    """
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended and been reaped, at the latest in a while: its supervisor's socket ends sooner."""
     deadline = time.monotonic() + 10
-    while True:
-        try:
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except ChildProcessError:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    while os.path.exists(f"/proc/{pid}"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def test_the_death_of_its_supervisor_is_its_own_and_not_the_containers(start: Start) -> None:
-    process = start()
-    with process.exec_start(["sleep", "604"]) as program:
-        fields = Path(f"/proc/{program.pid}/stat").read_text().rpartition(")")[2].split()
-        os.kill(int(fields[1]), signal.SIGKILL)
-        with pytest.raises(errors.Unavailable):
-            program.wait(10)
-    assert reaped(program.pid) == -signal.SIGKILL
-    assert process.exec(["true"]).exit_code == 0
-    assert process.exit_code is None
+    """This process is a subreaper that reaps nobody: a pid namespace does not end before all in it are reaped."""
+    for tty in (False, True):
+        process = start()
+        with process.exec_start(["sleep", "604"], tty=tty) as program:
+            os.kill(supervisor_of(program.pid), signal.SIGKILL)
+            with pytest.raises(errors.Unavailable):
+                program.wait(10)
+        assert gone(program.pid)
+        assert process.exec(["true"]).exit_code == 0
+        assert process.exit_code is None
+        process.kill()
+        assert process.wait(10) == 137
 
 
 def test_what_it_leaves_running_stays_until_the_container_ends(start: Start) -> None:

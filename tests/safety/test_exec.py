@@ -93,7 +93,7 @@ def spied_on(process: SandboxProcess, template: PlanTemplate | None) -> dict[str
         launcher = process._child.origin[0]
         kept = dict(launcher.joins)
         if template is not None:
-            launcher.joins[None, False, ""] = template
+            launcher.joins[joining.Join()] = template
         for _ in range(40):
             process.exec(["/bin/true"], timeout_s=30)
         launcher.joins.clear()
@@ -106,7 +106,7 @@ def spied_on(process: SandboxProcess, template: PlanTemplate | None) -> dict[str
 
 def slow(process: SandboxProcess, *, early: bool = False) -> PlanTemplate:
     """The plan that `exec` walks, its end drawn out; *early* makes the process first and takes its rights later."""
-    plan = joining.compile_join(process._child.template, None, False, "")
+    plan = joining.compile_join(process._child.template, joining.Join())
     steps = plan.steps
     fork = next(step for step in steps if step.op == "fork")
     idle = next(step for step in steps if step.op == "umask")
