@@ -47,7 +47,6 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
     from pyrunc.cli import foreground
     from pyrunc.runtime.attach import AttachClient
 
-    del detach_keys
     container = engine().containers.get(name)
     record = container.record()
     stdin = interactive and bool(record.config.get("OpenStdin"))
@@ -60,6 +59,6 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
         theirs.close()
         mine = client if started else AttachClient.connect(container.record().state_dir, stdin=stdin)
         signals.go_to(container.kill)
-        foreground.pump(mine, stdin=stdin)
+        outcome = foreground.pump(mine, stdin=stdin, tty=terminal, keys=detach_keys)
         mine.close()
-        return foreground.code_of(container, mine)
+        return foreground.code_of(container, mine) if outcome is foreground.Outcome.ENDED else 0

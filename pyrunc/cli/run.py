@@ -55,7 +55,7 @@ def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
     allow = flags["allow_host_image"]
     sys.stdout.flush()
     with (
-        foreground.Signals(flags["sig_proxy"]) as signals,
+        foreground.Signals(flags["sig_proxy"] and not flags["tty"]) as signals,
         foreground.attached(
             stdin=stdin, stdout=config["AttachStdout"], stderr=config["AttachStderr"]
         ) as (client, theirs),
@@ -69,5 +69,5 @@ def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
             container = wanted.make(engine().start, allow_host=allow, client=theirs.descriptor)
         theirs.close()
         signals.go_to(container.kill)
-        foreground.pump(client, stdin=stdin)
-        return foreground.code_of(container, client)
+        outcome = foreground.pump(client, stdin=stdin, tty=flags["tty"], keys=flags["detach_keys"])
+        return foreground.code_of(container, client) if outcome is foreground.Outcome.ENDED else 0

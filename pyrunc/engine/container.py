@@ -19,14 +19,16 @@ from pyrunc.image.changes import check_signal
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.exec import EngineExec
     from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
+    from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
 
@@ -174,6 +176,39 @@ class Container:
             record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
             sleep=sleep,
         )  # fmt: skip
+
+    def exec(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), stdin: bytes = b"", timeout_s: float | None = None,
+        tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
+    ) -> "RunResult":  # fmt: skip
+        """Run a further program in it to its end; as SandboxProcess.exec. Errors about the container are Docker's."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.run(self._parts, self.id, wanted, stdin, timeout_s)
+
+    def exec_start(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), stdin: int | None = None, stdout: int | None = None,
+        stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
+    ) -> "EngineExec":  # fmt: skip
+        """Start a further program in it; as SandboxProcess.exec_start. It ends with this process too."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.start(self._parts, self.id, wanted, stdin, stdout, stderr)
+
+    def exec_detached(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), tty: bool = False, size: tuple[int, int] = (0, 0),
+        privileged: bool = False,
+    ) -> str:  # fmt: skip
+        """Start a further program in it that goes on without this process, its output nowhere; its id."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.detached(self._parts, self.id, wanted)
 
     def commit(
         self, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "", message: str = "",
