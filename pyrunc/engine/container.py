@@ -21,13 +21,15 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Self
+    from typing import IO, Any, Self
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.engine.copy import PathStat
     from pyrunc.engine.engine import Engine
     from pyrunc.engine.exec import EngineExec
     from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
+    from pyrunc.engine.top import Processes
     from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
@@ -235,6 +237,35 @@ class Container:
         from pyrunc.engine import commit
 
         commit.export(self._parts, self.id, sink)
+
+    def stat_path(self, path: str) -> "PathStat":
+        """What is at *path* in it, running or not. Raises NotFound in Docker's words."""
+        from pyrunc.engine import copy
+
+        return copy.stat_path(self._parts, self.id, path, self.name)
+
+    def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
+        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive."""
+        from pyrunc.engine import copy
+
+        return copy.get_archive(self._parts, self.id, path, sink, self.name)
+
+    def put_archive(
+        self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
+        rename: "Callable[[str], str] | None" = None,
+    ) -> None:  # fmt: skip
+        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive."""
+        from pyrunc.engine import copy
+
+        copy.put_archive(
+            self._parts, self.id, path, source, self.name, overwrite=overwrite, copy_owner=copy_owner, rename=rename
+        )  # fmt: skip
+
+    def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
+        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top."""
+        from pyrunc.engine import top
+
+        return top.top(self._parts, self.id, arguments)
 
     def __enter__(self) -> "Self":
         return self

@@ -71,7 +71,7 @@ def create(
         if base.driver:
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
-        mount_specs.resolve(parts, container_id, record.config, record.host_config)
+        mount_specs.prepare(parts, container_id, record.config, record.host_config)
     except BaseException:
         removal.forget(parts, record, volumes=True)
         raise
