@@ -13,7 +13,8 @@ from typing import Any
 class Struct(dict[str, Any]):
     """Fields in order; *type_name* is what Go's errors call it, "" for a document that is a map to Go.
 
-    *unset* are the values of last fields that Go prints and JSON leaves out. *aliases* are other names of fields, *missing* the values of fields that JSON leaves out because they are empty.
+    *unset* are the values of last fields that Go prints and JSON leaves out. *aliases* are other names of fields,
+    *missing* the values of fields that JSON leaves out because they are empty.
     """
 
     type_name = ""

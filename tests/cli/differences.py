@@ -33,6 +33,7 @@ CONTAINERS = {
     "start nouser": (1, _OWN),
     "run --network none missing true": (125, _NO_REGISTRY),
     "inspect -s -f '{{.SizeRw}} {{.SizeRootFs}}' exited": (0, "Docker counts the lengths of symbolic links too"),
+    "run --detach-keys wrong-x --network none beta true": (1, _OWN),
     "inspect created": (0, _WHOLE),
     "inspect exited": (0, _WHOLE),
     "inspect runs": (0, _WHOLE),
