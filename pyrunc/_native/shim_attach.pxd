@@ -254,7 +254,7 @@ cdef inline bint take_input(shim *s, client *c) noexcept nogil:
     """Read a piece of a client's input for the program; False when there is none, or nobody takes it now."""
     cdef size_t most = c.left if c.left < INPUT_ROOM else INPUT_ROOM
     cdef bint wanted = s.input >= 0 and c.wants & WANTS_STDIN != 0 and not s.input_ends
-    cdef char *room = s.space.output
+    cdef char *room = s.space.records
     cdef ssize_t got
     if waits_for_program(s, c):
         return False

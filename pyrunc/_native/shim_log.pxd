@@ -11,6 +11,9 @@ from pyrunc._native.steps cimport *
 cdef enum:
     LOG_ROOM = 32768                # what is gathered for one write(2)
     RECORD_MAX = 16384              # bytes of the program's in one record, as dockerd has it
+    LINES = 0
+    TAILS = 1
+    ENDS = 2
     NAME_ROOM = 4128                # a path, and what tells older files from it
 
 cdef struct shim_log:
@@ -26,12 +29,12 @@ cdef struct shim_log:
     uint64_t dropped
     bint torn                       # the beginning of the present record could not be written: nor is the rest
 
-# One of the program's streams: three bytes at most of a character that the end of a read has cut.
+# One of the program's streams, and what was read of it without a newline yet.
 cdef struct shim_stream:
     int fd
     const char *name
-    size_t cut
-    char rest[4]
+    char *room
+    size_t held                     # in there, less than RECORD_MAX bytes
 
 
 cdef inline void log_flush(shim_log *log) noexcept nogil:
@@ -281,36 +284,32 @@ cdef inline void log_record(shim_log *log, const char *stream, const char *at, c
     log_put(log, b"\"}\n", 3)
 
 
-cdef inline void log_output(shim_log *log, shim_stream *stream, char *data, size_t size) noexcept nogil:
-    """Log what was read of *stream*; before *data* there is room for what the read before has cut.
-
-    With a *size* of 0 the stream has ended, and what was cut is no character.
-    """
-    cdef char *at = data - stream.cut
-    cdef char *end = data + size
+cdef inline void log_output(shim_log *log, shim_stream *stream, int what) noexcept nogil:
+    """Log what is held of *stream*: whole lines, with TAILS an unfinished one too, with ENDS half a character too."""
+    cdef char *at = stream.room
+    cdef char *end = at + stream.held
     cdef char *stop
     cdef uint64_t now = realtime_ns()
-    memcpy(at, stream.rest, stream.cut)
-    stream.cut = 0
     while at < end:
         stop = at + RECORD_MAX if end - at > RECORD_MAX else end
         stop = <char *>memchr(at, c'\n', <size_t>(stop - at))
         if stop != NULL:
             stop += 1
-        elif end - at > RECORD_MAX:
+        elif end - at >= RECORD_MAX:
             stop = at + RECORD_MAX
             stop -= cut_character(at, stop)
+        elif what == LINES:
+            break
         else:
             stop = end
-            if size > 0:
-                stream.cut = cut_character(at, end)
-                stop -= stream.cut
-                memcpy(stream.rest, stop, stream.cut)
-                if stop == at:
-                    break
+            if what != ENDS:
+                stop -= cut_character(at, end)
+            if stop == at:
+                break
         log_record(log, stream.name, at, stop, now)
         at = stop
-        if end - at == <ssize_t>stream.cut:
-            break
+    stream.held = <size_t>(end - at)
+    if at > stream.room:
+        memmove(stream.room, at, stream.held)
     if log.held > 0:
         log_flush(log)

@@ -1,11 +1,14 @@
 """A container in the foreground: its streams are this process's, and so are the signals that this process gets."""
 
+import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli.interactive import Outcome, converse
-from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.cli.session import ERROR, CommandError
+from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.pumping import AttachStream
 
@@ -17,13 +20,51 @@ _NOT_PASSED_ON = frozenset(
      signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
      signal.SIGSYS, signal.SIGWINCH)
 )  # fmt: skip
-__all__ = ["Outcome", "Signals", "code_of", "pump"]
+__all__ = ["Outcome", "Signals", "attached", "code_of", "pump"]
 _ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
 
 
 def pump(client: AttachClient, *, stdin: bool, tty: bool = False, keys: str = "") -> Outcome:
     """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse."""
     return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
+
+
+def check_keys(keys: str) -> None:
+    """Raise CommandError if nobody can type *keys* to detach."""
+    if keys:
+        from pyrunc.runtime.terminal import detach_keys
+
+        try:
+            detach_keys(keys)
+        except InvalidArgument as exc:
+            raise CommandError(f"{ERROR}{exc}") from exc
+
+
+@contextmanager
+def attached(
+    *, stdin: bool, stdout: bool = True, stderr: bool = True
+) -> "Iterator[tuple[AttachClient, Passed]]":
+    """A client for a container that is about to start, and what to pass to its start; both are closed at the end."""
+    client, descriptor = AttachClient.pair(stdin=stdin, stdout=stdout, stderr=stderr)
+    passed = Passed(descriptor)
+    try:
+        yield client, passed
+    finally:
+        passed.close()
+        client.close()
+
+
+class Passed:
+    """The shim's end of a client. As long as this process has it too, the client does not see the shim's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        """Give it up; the shim has its own."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def code_of(container: "Container", client: AttachClient) -> int:

@@ -42,10 +42,11 @@ _CONTAINER = {
     "attach": _in(
         "container_attach", "attach", "Attach local standard input, output, and error streams to a running container"
     ),
-    "exec": _in("container_exec", "exec_", "Execute a command in a running container"),
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
+    "cp": _in("container_copy", "cp", "Copy files/folders between a container and the local filesystem"),
     "create": _in("create", "create", "Create a new container"),
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
+    "exec": _in("container_exec", "exec_", "Execute a command in a running container"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
     "kill": _in("container_life", "kill", "Kill one or more running containers"),
@@ -62,6 +63,7 @@ _CONTAINER = {
     "run": _in("run", "run", "Create and run a new container from an image"),
     "start": _in("container_start", "start", "Start one or more stopped containers"),
     "stop": _in("container_life", "stop", "Stop one or more running containers"),
+    "top": _in("container_top", "top", "Display the running processes of a container"),
     "unpause": _in("container_life", "unpause", "Unpause all processes within one or more containers"),
     "update": _in("container_update", "update", "Update configuration of one or more containers"),
     "wait": _in("container_life", "wait", "Block until one or more containers stop, then print their exit codes"),
@@ -94,14 +96,14 @@ _ROOT = {
     "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
     "system": Place("pyrunc.cli.main", "system", "Manage pyrunc", MANAGEMENT),
     "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("attach", "commit", "create", "diff")},
+    **{name: _CONTAINER[name] for name in ("attach", "commit", "cp", "create", "diff")},
     "events": _SYSTEM["events"], "export": _CONTAINER["export"],
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),
     "kill": _CONTAINER["kill"], "load": _IMAGE["load"], "logs": _CONTAINER["logs"],
     **{name: _CONTAINER[name] for name in ("pause", "rename", "restart", "rm")},
     "rmi": _IMAGE["rm"], "save": _IMAGE["save"], "start": _CONTAINER["start"], "stop": _CONTAINER["stop"],
-    "tag": _IMAGE["tag"], **{name: _CONTAINER[name] for name in ("unpause", "update", "wait")},
+    "tag": _IMAGE["tag"], **{name: _CONTAINER[name] for name in ("top", "unpause", "update", "wait")},
 }  # fmt: skip
 
 

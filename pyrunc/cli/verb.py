@@ -80,12 +80,15 @@ class Verb(click.Command):
         raise BadArguments(f"{program(ctx)}: '{ctx.command_path}' {words}")
 
     def usage_line(self, ctx: click.Context) -> str:
-        """``pyrunc images [OPTIONS] [REPOSITORY[:TAG]]``."""
-        pieces = [ctx.command_path]
-        if any(flag.shown for flag in self.flags):
-            pieces.append("[OPTIONS]")
-        pieces += [word for word in self.usage.split()[1:] if word.isupper() or not word.isalpha()]
-        return " ".join(pieces)
+        """``pyrunc images [OPTIONS] [REPOSITORY[:TAG]]``; a line for each of those of *usage*."""
+        lines = []
+        for usage in self.usage.splitlines():
+            pieces = [ctx.command_path]
+            if any(flag.shown for flag in self.flags):
+                pieces.append("[OPTIONS]")
+            pieces += [word for word in usage.split()[1:] if word.isupper() or not word.isalpha()]
+            lines.append(" ".join(pieces))
+        return "\n\t".join(lines)
 
     def get_help(self, ctx: click.Context) -> str:
         """Usage, purpose and flags."""

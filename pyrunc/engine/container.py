@@ -21,13 +21,15 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Self
+    from typing import IO, Any, Self
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.engine.copy import PathStat
     from pyrunc.engine.engine import Engine
     from pyrunc.engine.exec import EngineExec
     from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
+    from pyrunc.engine.top import Processes
     from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
@@ -71,8 +73,8 @@ class Container:
             if not container_state.check("start", record):
                 return False
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
+            container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
-        container_events.say(self._parts, record, "start")
         return True
 
     def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
@@ -94,8 +96,14 @@ class Container:
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
         with self._parts.lock(self.id):
-            container_state.check("restart", self._settled())
+            record = self._settled()
+            container_state.check("restart", record)
+            if record.auto_remove:  # this is no end with which it goes
+                self._parts.containers.write_documents(_kept(record, True))
         self.stop(timeout_s, signal)
+        if record.auto_remove:
+            with self._parts.lock(self.id):
+                self._parts.containers.write_documents(_kept(self._settled(), False))
         self.start()
         container_events.say(self._parts, self.record(), "restart")
 
@@ -136,8 +144,8 @@ class Container:
                 self._parts.containers.rename(self.id, bare)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+            container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
-        container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
 
     def update(self, **changes: "Any") -> None:
         """Change limits and the restart policy, by their HostConfig names (``Memory=64 << 20``), at once if it runs.
@@ -230,6 +238,35 @@ class Container:
 
         commit.export(self._parts, self.id, sink)
 
+    def stat_path(self, path: str) -> "PathStat":
+        """What is at *path* in it, running or not. Raises NotFound in Docker's words."""
+        from pyrunc.engine import copy
+
+        return copy.stat_path(self._parts, self.id, path, self.name)
+
+    def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
+        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive."""
+        from pyrunc.engine import copy
+
+        return copy.get_archive(self._parts, self.id, path, sink, self.name)
+
+    def put_archive(
+        self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
+        rename: "Callable[[str], str] | None" = None,
+    ) -> None:  # fmt: skip
+        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive."""
+        from pyrunc.engine import copy
+
+        copy.put_archive(
+            self._parts, self.id, path, source, self.name, overwrite=overwrite, copy_owner=copy_owner, rename=rename
+        )  # fmt: skip
+
+    def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
+        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top."""
+        from pyrunc.engine import top
+
+        return top.top(self._parts, self.id, arguments)
+
     def __enter__(self) -> "Self":
         return self
 
@@ -246,6 +283,10 @@ class Container:
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record
+
+
+def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
+    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
 
 
 def _number(signal: "int | str") -> int:

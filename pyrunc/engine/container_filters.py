@@ -1,6 +1,6 @@
 """Which containers a list has: Docker's filters, as its daemon understands them."""
 
-from pyrunc.engine.image_filters import group, labelled, moment_ns
+from pyrunc.engine.image_filters import flag, group, labelled, moment_ns
 from pyrunc.errors import InvalidArgument, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     Passes = Callable[[ContainerRecord], bool]
 
 KNOWN = (
-    "ancestor", "before", "exited", "id", "is-task", "label", "name", "network", "since", "status", "volume",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish", "since",
+    "status", "volume",
 )  # fmt: skip
+HEALTH = ("starting", "healthy", "unhealthy", "none")
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
 
@@ -27,7 +29,11 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
     by = group(list(filters), KNOWN)
     for value in by.get("status", ()):
         if value not in STATES:
-            raise InvalidArgument(f"Unrecognised filter value for status: {value}")
+            raise InvalidArgument(f"Invalid filter 'status={value}'")
+    for value in by.get("health", ()):
+        if value not in HEALTH:
+            raise InvalidArgument(f"Unrecognised filter value for health: {value}")
+    is_task = flag(by, "is-task")
     exited = [_code(value) for value in by.get("exited", ())]
     before = [parts.containers.get(value).created_ns for value in by.get("before", ())]
     since = [parts.containers.get(value).created_ns for value in by.get("since", ())]
@@ -44,7 +50,9 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
             and (not since or record.created_ns > max(since))
             and (not ancestors or record.image_id in ancestors)
             and ("network" not in by or record.host_config.get("NetworkMode") in by["network"])
-            and ("is-task" not in by or by["is-task"][-1].lower() in ("0", "f", "false"))
+            and not is_task
+            and ("health" not in by or "none" in by["health"])
+            and not by.keys() & {"publish", "expose"}  # nothing is, without networks
             and ("volume" not in by or bool(_places(record).intersection(by["volume"])))
             and labelled(record.config.get("Labels") or {}, by)
         )

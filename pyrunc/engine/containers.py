@@ -2,7 +2,7 @@
 
 import json
 
-from pyrunc.engine import container_filters, creating, finish, observing, removal, starting
+from pyrunc.engine import container_events, container_filters, creating, finish, observing, removal, starting
 from pyrunc.engine.container import Container
 from pyrunc.engine.creating import Wanted
 from pyrunc.errors import AlreadyExists, TimedOut
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pyrunc.engine.bases import Base
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.engine import Engine
-    from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.options import SandboxOptions
 
 
@@ -42,11 +41,17 @@ class Containers:
         """
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
         base = self._engine._base(image, allow_host)  # noqa: SLF001
-        record, _ = self._create(base, wanted, exist_ok, starts=False)
+        record = self._create(base, wanted, exist_ok)
         return Container(self._engine, record.id, record.name)
 
     def start(
-        self, wanted: Wanted, *, exist_ok: bool, allow_host: bool, client: int | None, keep_running: bool
+        self,
+        wanted: Wanted,
+        *,
+        exist_ok: bool,
+        allow_host: bool,
+        client: int | None,
+        keep_running: bool,
     ) -> Container:
         """Make and start one in as few steps as possible; see Engine.start."""
         base = self._engine._base(wanted.image, allow_host)  # noqa: SLF001
@@ -61,6 +66,7 @@ class Containers:
                 record, rootfs = found, None
             else:
                 process = starting.launch(self._parts, record, rootfs, client, keep_running)
+                container_events.say(self._parts, record, "start")
                 self._engine._owners.add(record.id, process)  # noqa: SLF001
         container = Container(self._engine, record.id, record.name)
         if record.id != container_id:
@@ -101,6 +107,7 @@ class Containers:
 
     def prune(self, filters: "Iterable[tuple[str, str]]" = ()) -> "Pruned":
         """Remove those that do not run. Raises InvalidArgument for a filter that there is not."""
+        self.list(all=True)  # which ends what has ended
         return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
     def _look(self, row: "Row") -> "ContainerRecord | None":
@@ -112,15 +119,15 @@ class Containers:
                 pass  # somebody is at it
         return record
 
-    def _create(
-        self, base: "Base", wanted: Wanted, exist_ok: bool, starts: bool
-    ) -> "tuple[ContainerRecord, Rootfs | None]":
+    def _create(self, base: "Base", wanted: Wanted, exist_ok: bool) -> "ContainerRecord":
+        container_id = creating.new_id()
         try:
-            return creating.create(self._parts, base, creating.new_id(), wanted, starts=starts)
+            with self._parts.lock(container_id):
+                return creating.create(self._parts, base, container_id, wanted)[0]
         except AlreadyExists:
             if not exist_ok:
                 raise
-            return self._same(base, wanted), None
+            return self._same(base, wanted)
 
     def _same(self, base: "Base", wanted: Wanted) -> "ContainerRecord":
         """The container of the wanted name, if it is what is wanted. Raises AlreadyExists, saying what differs."""

@@ -54,7 +54,7 @@ def new_id() -> str:
 def create(
     parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False
 ) -> "tuple[ContainerRecord, Rootfs | None]":
-    """Make a container of the image *base*; if it *starts* at once, with its lock held, its row says so already.
+    """Make a container of the image *base*, with its lock held; if it *starts* at once, its row says so already.
 
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported; then nothing is left.
     """
@@ -71,7 +71,7 @@ def create(
         if base.driver:
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
-        mount_specs.resolve(parts, container_id, record.config, record.host_config)
+        mount_specs.prepare(parts, container_id, record.config, record.host_config)
     except BaseException:
         removal.forget(parts, record, volumes=True)
         raise

@@ -46,10 +46,13 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
         return record
     if not record.running:
         return record
-    ending = _ending(row)
-    if ending is None:
-        return observing.seen(row)
-    return _note(parts, row, ending)
+    while True:
+        ending = _ending(row)
+        if ending is not None:
+            return _note(parts, row, ending)
+        found = observing.seen(row)
+        if found.running:
+            return found  # and not ended since we looked
 
 
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
 
 def state_root() -> str:
     """Where the state of what runs is."""
-    return os.environ.get("PYRUNC_STATE") or "/run/pyrunc"
+    return os.path.abspath(os.environ.get("PYRUNC_STATE") or "/run/pyrunc")
 
 
 def drop_state(state_dir: str) -> None:

@@ -1,10 +1,11 @@
 """A container whose output is collected, from its first byte to its end."""
 
+import os
 import select
 import time
 
 from pyrunc.api import ContainerResult
-from pyrunc.engine import finish, starting
+from pyrunc.engine import container_events, finish, starting
 from pyrunc.errors import PyruncError, TimedOut
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.sandbox import TIMEOUT, RunResult
@@ -38,6 +39,9 @@ def run(
         with parts.lock(container_id):
             record, rootfs = make()
             process = starting.launch(parts, record, rootfs, theirs, keep_running=False)
+            container_events.say(parts, record, "start")
+        os.close(theirs)
+        theirs = -1
         try:
             timed_out = not _talk(client, stdin, output, deadline)
             if timed_out:
@@ -49,6 +53,8 @@ def run(
             raise
         end = _finish(parts, container_id, process)
     finally:
+        if theirs >= 0:
+            os.close(theirs)
         client.close()
     streams = b"".join(output[_STDOUT]), b"".join(output[_STDERR])
     if timed_out:
@@ -73,20 +79,23 @@ def _talk(
 ) -> bool:
     """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
     left = memoryview(stdin)
+    open_ = bool(stdin)
     poller = select.poll()
-    poller.register(client.fileno(), select.POLLIN | (select.POLLOUT if left else 0))
+    poller.register(client.fileno(), select.POLLIN | (select.POLLOUT if open_ else 0))
     while not client.closed:
         wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
         ready = poller.poll(wait)
         if not ready:
             return False
-        if ready[0][1] & select.POLLOUT and left:
-            left = left[client.send(bytes(left[:65536])) :]
-            if not left:
-                client.close_stdin()
-                poller.modify(client.fileno(), select.POLLIN)
         if ready[0][1] & ~select.POLLOUT:
             for kind, data in client.receive():
                 if kind in output:
                     output[kind].append(data)
+        elif left:
+            left = left[client.send(left) :]
+        elif open_:
+            client.close_stdin()
+            open_ = False
+        elif client.flush():
+            poller.modify(client.fileno(), select.POLLIN)
     return True

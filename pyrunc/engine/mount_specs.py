@@ -6,7 +6,7 @@ all of them over the Volumes of the config; a tmpfs of Tmpfs covers whatever els
 
 import os
 
-from pyrunc.engine import mount_parse, volume_options
+from pyrunc.engine import mount_parse, observing, volume_options
 from pyrunc.engine.volume_fill import fill
 from pyrunc.engine.volumes import Claim
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError, Unsupported
@@ -37,25 +37,24 @@ def wanted(config: "Mapping[str, Any]", host_config: "Mapping[str, Any]") -> boo
 def resolve(
     parts: "Parts", container_id: str, config: "Mapping[str, Any]", host_config: "Mapping[str, Any]"
 ) -> list[Mount]:
-    """The mounts of a container; the first time, it is decided what they are, and claimed.
+    """The mounts of a container, which is about to start; what they are is decided now, if it was not before.
 
     Raises what `prepare` and `mounts` do.
     """
-    if not wanted(config, host_config):
-        return []
-    if not parts.volumes.is_known(container_id):
-        prepare(parts, container_id, config, host_config)
-    return mounts(parts, container_id, host_config)
+    prepare(parts, container_id, config, host_config)
+    return mounts(parts, container_id, host_config) if wanted(config, host_config) else []
 
 
 def prepare(
     parts: "Parts", container_id: str, config: "Mapping[str, Any]", host_config: "Mapping[str, Any]"
 ) -> None:
-    """Decide what a container mounts, and claim it; the container has its row and its snapshot already.
+    """Decide what a container mounts, once, and claim it; the container has its row and its snapshot already.
 
     Volumes are made, and those that are empty get what its image has there. Raises InvalidArgument, NotFound,
     FailedPrecondition in Docker's words, Unsupported, and OSError. After an error `release` undoes it.
     """
+    if not wanted(config, host_config) or parts.volumes.is_known(container_id):
+        return
     points = _points(parts, config, host_config)
     parts.volumes.claim(container_id, [_claim(point) for point in points])
     copied = [
@@ -155,7 +154,7 @@ def _take(point: "Point", taken: "set[str]") -> None:
 def _from_other(parts: "Parts", spec: str) -> "dict[str, Point]":
     """What another container mounts, as ``container[:mode]`` of VolumesFrom has it."""
     name, writable = mount_parse.volumes_from(spec)
-    other = parts.containers.get(name)
+    other = parts.containers.find(name).record
     return {
         point["Destination"]: {**point, "Mode": "", "RW": point["RW"] and writable, "Copy": False}
         for point in (parts.volumes.mount_points(other.id) if _has_rows(parts) else ())
@@ -218,7 +217,8 @@ def _volume(parts: "Parts", container_id: str, point: "Point", target: str, word
 def _check_alone(parts: "Parts", container_id: str, name: str) -> None:
     """A tmpfs is a new one for each container that mounts it: two at a time would not see each other's files."""
     for other in parts.volumes.users(name):
-        if other != container_id and parts.containers.get(other).state in _RUNS:
+        row = parts.containers.by_id(other)
+        if other != container_id and row is not None and observing.seen(row).state in _RUNS:
             raise Unsupported(
                 f"volume {name} is a tmpfs, which one running container can have; {other} has it"
             )

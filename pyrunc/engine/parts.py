@@ -3,7 +3,7 @@
 import os
 from _thread import RLock
 
-from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.errors import FailedPrecondition
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
 from pyrunc.store.files import Lock, check_private
 
@@ -131,7 +131,7 @@ class Parts:
         def make() -> "Volumes":
             from pyrunc.engine.volumes import Volumes
 
-            return Volumes(self.root, lambda container_id: _is_there(self.containers, container_id))
+            return Volumes(self.root, lambda container_id: self.containers.by_id(container_id) is not None)
 
         part: Volumes = self._part("volumes", make)
         return part
@@ -177,14 +177,6 @@ class Parts:
                 if part is not None:
                     part.close()
             self._made.clear()
-
-
-def _is_there(containers: "ContainerRows", container_id: str) -> bool:
-    try:
-        containers.get(container_id)
-    except NotFound:
-        return False
-    return True
 
 
 def _nothing(_image_id: str) -> None:

@@ -25,7 +25,7 @@ def state_dir(container_id: str) -> str:
 
 
 def start(
-    parts: "Parts", record: "ContainerRecord", *, client: "int | None" = None, again: bool = False,
+    parts: "Parts", record: "ContainerRecord", *, client: int | None = None, again: bool = False,
     keep_running: bool = True,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container that does not run, with its lock held; *again* is by its restart policy.
@@ -39,7 +39,7 @@ def start(
 
 
 def launch(
-    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: "int | None",
+    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: int | None,
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container whose row says that it is being started."""
@@ -89,7 +89,7 @@ def log_file(record: "ContainerRecord") -> shim.LogFile | None:
 
 
 def _start(
-    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: "int | None",
+    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: int | None,
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)

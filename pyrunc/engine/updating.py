@@ -3,7 +3,7 @@
 import os
 
 from pyrunc.engine import container_events, container_state, finish, host_config, restart_policy
-from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError
+from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.runtime import cgroup_layout, cgroups, option_resources
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_files import open_cgroup, write_at
@@ -34,6 +34,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
 
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words.
     """
+    host_config.check(changes)
     unknown = sorted(set(changes) - KEYS)
     if unknown:
         raise InvalidArgument(f"{unknown[0]} cannot be updated")
@@ -50,7 +51,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
             } | limits.keys()
             _apply(record, {key: wanted[key] for key in with_theirs if key in wanted})
         parts.containers.write_documents(record._replace(host_config=wanted))
-    container_events.say(parts, record, "update")
+        container_events.say(parts, record, "update")
 
 
 def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[str, Any]":
@@ -58,8 +59,8 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
     before = record.host_config
     wanted = {**before, **changes}
     if "RestartPolicy" in changes and record.auto_remove and restart_policy.is_set(changes):
-        raise FailedPrecondition(
-            "Restart policy cannot be updated because AutoRemove is enabled for the container"
+        raise _refused(
+            record, "Restart policy cannot be updated because AutoRemove is enabled for the container"
         )
     for key, called in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
         words = ""

@@ -25,23 +25,23 @@ def capabilities_of(options: SandboxOptions) -> list[str]:
     a name that is both dropped and added is held. Privileged is all of them, whatever is dropped.
     """
     if options.get("privileged"):
-        own = _own_capabilities()
+        own = own_capabilities()
         return [name for name in capabilities.ALL if name in own]
     add = {_capability(name, "cap_add") for name in options.get("cap_add", ())}
     drop = {_capability(name, "cap_drop") for name in options.get("cap_drop", ())}
     if "CAP_ALL" in add:
-        held = _own_capabilities() - drop
+        held = own_capabilities() - drop
     elif "CAP_ALL" in drop:
         held = add
     else:
         held = set(defaults.CAPABILITIES) - drop | add
     if add - {"CAP_ALL"} - set(defaults.CAPABILITIES):
-        for name in sorted(add - {"CAP_ALL"} - _own_capabilities()):
+        for name in sorted(add - {"CAP_ALL"} - own_capabilities()):
             raise Unsupported(f"cap_add: {name} is not among this process's own capabilities")
     return [name for name in capabilities.ALL if name in held]
 
 
-def _own_capabilities() -> set[str]:
+def own_capabilities() -> set[str]:
     """What this process holds, and so can pass on."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
         bits = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))

@@ -250,6 +250,15 @@ def test_restart_is_a_stop_and_a_start(loaded: Engine, tmp_path: Path) -> None:
     container.remove(force=True)
 
 
+def test_a_restart_is_no_end_with_which_a_container_goes(loaded: Engine) -> None:
+    container = catching(loaded, remove=True)
+    container.restart(60)
+    until(lambda: said(container) == "ready\ngot TERM\nready\n")
+    assert container.stop(60) == 7
+    with pytest.raises(NotFound):
+        container.record()
+
+
 def test_a_paused_container_does_nothing_until_it_goes_on(loaded: Engine) -> None:
     container = loaded.start("beta", ["sh", "-c", "while true; do echo x; busybox sleep 0.01; done"])
     until(lambda: bool(said(container)))

@@ -30,7 +30,7 @@ def overlay(base: str, lowers: Sequence[str], upper: str = "", work: str = "") -
     Without *upper* it is read-only. The directories are relative to *base*. Raises OSError.
     Source: kernel Documentation/filesystems/overlayfs.rst.
     """
-    return _in_own_namespace(lambda: _mount(base, lowers, upper, work))
+    return in_own_namespace(lambda: _mount(base, lowers, upper, work))
 
 
 def read_only(directory: str) -> int:
@@ -58,7 +58,7 @@ def _mount(base: str, lowers: Sequence[str], upper: str, work: str) -> int:
     return native.open_tree(-1, _PLACE)
 
 
-def _in_own_namespace(function: Callable[[], int]) -> int:
+def in_own_namespace(function: Callable[[], int]) -> int:
     """Run *function* in a thread with a mount namespace and a working directory of its own."""
     result: list[int] = []
     failure: list[BaseException] = []

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -148,6 +148,40 @@ def measure(root: int) -> tuple[int, int]:
         size += status.st_blocks * 512
         inodes += 1
     return size, inodes
+
+
+def walk(
+    root: int, hidden: Callable[[int], bool] | None = None
+) -> Iterator[tuple[int, str, str, os.stat_result]]:
+    """All that is below the open directory *root*, by name, a directory before what is in it.
+
+    Each with the open directory that it is in, its path from *root*, its name, and its status. What is made or removed
+    meanwhile may be there or not. A directory on another device that is *hidden*, by its descriptor, is not entered.
+    Raises Moved if a directory was moved while the walk was below it.
+    """
+    with _Walk(root) as where:
+        way: list[str] = []
+        waiting = [sorted(os.listdir(where.fd), reverse=True)]
+        while waiting:
+            if not waiting[-1]:
+                waiting.pop()
+                if way:
+                    where.up()
+                    way.pop()
+                continue
+            name = waiting[-1].pop()
+            try:
+                status = os.stat(name, dir_fd=where.fd, follow_symlinks=False)
+                yield where.fd, "/".join((*way, name)), name, status
+                if not stat.S_ISDIR(status.st_mode):
+                    continue
+                device = os.fstat(where.fd).st_dev
+                where.down(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            way.append(name)
+            shown = hidden is None or os.fstat(where.fd).st_dev == device or not hidden(where.fd)
+            waiting.append(sorted(os.listdir(where.fd), reverse=True) if shown else [])
 
 
 def content_bytes(root: int) -> int:
