@@ -34,7 +34,9 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
 
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words.
     """
-    alone = {key: value for key, value in changes.items() if key != "MemorySwap"}  # its limit may be set already
+    alone = {
+        key: value for key, value in changes.items() if key != "MemorySwap"
+    }  # its limit may be set already
     host_config.check(alone)
     unknown = sorted(set(changes) - KEYS)
     if unknown:
