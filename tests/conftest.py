@@ -206,7 +206,8 @@ def entries(path: str) -> list[os.DirEntry[str]]:
 def ours(children: set[int]) -> set[str]:
     """Cgroups of pyrunc or of this test process that are empty or hold a process of ours; others' come and go."""
     found = set()
-    tops = (top for hierarchy in entries("/sys/fs/cgroup") for top in entries(hierarchy.path) if top.is_dir())
+    places = ["/sys/fs/cgroup", *(entry.path for entry in entries("/sys/fs/cgroup") if entry.is_dir())]
+    tops = (top for place in places for top in entries(place) if top.is_dir())
     for top in tops:
         if top.name == "pyrunc" or top.name.startswith(f"pyrunc-test-{os.getpid()}"):
             for directory, _, _ in os.walk(top.path):  # which passes over what goes away under it

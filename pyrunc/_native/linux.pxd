@@ -166,6 +166,9 @@ cdef extern from *:
     ssize_t flistxattr(int fd, char *names, size_t size) nogil
     ssize_t getxattr(const char *path, const char *name, void *value, size_t size) nogil
     int unlinkat(int dirfd, const char *path, int flags) nogil
+    int unlink(const char *path) nogil
+    int link(const char *old_path, const char *new_path) nogil
+    int rename(const char *old_path, const char *new_path) nogil
     int renameat(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path) nogil
     int symlinkat(const char *target, int dirfd, const char *path) nogil
     int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid, int flags) nogil

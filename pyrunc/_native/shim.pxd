@@ -15,6 +15,7 @@ from pyrunc._native.shim_state cimport *
 from pyrunc._native.steps cimport *
 
 cdef enum:
+    STACK = 1 << 18                 # more than was ever used of it
     DRAIN_MOST = 1 << 22            # of a terminal that somebody outside goes on to write to
 
 
@@ -33,14 +34,6 @@ cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept n
     return put_slot(w, slot, pair[1 - own])
 
 
-cdef inline int open_log(shim_log *log, const char *path) noexcept nogil:
-    log.fd = <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o640))
-    if log.fd < 0:
-        return log.fd
-    log.end = log.whole = <uint64_t>lseek(log.fd, 0, SEEK_END)
-    return 0
-
-
 cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
     """Part with the spawner and make what the program's streams lead to; 0 or -errno. *fds* are the request's for it."""
     cdef int rc
@@ -53,7 +46,8 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
     prctl(PR_SET_NAME, b"pyrunc-shim", 0, 0, 0)
     setsid()
     # From now on the spawner neither counts this process nor waits for it.
-    w.crew_state[0] = SHIM
+    w.crew.state[0] = SHIM
+    munmap(w.crew.memory, w.crew.size)
     close(w.channel)
     close(w.sock)
     w.channel = w.sock = -1
@@ -65,12 +59,19 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
         w.state_dir = <int>_rc(openat(AT_FDCWD, text(w, s.plan.state_dir), O_PATH | O_DIRECTORY | O_CLOEXEC))
         rc = w.state_dir
     if rc >= 0 and s.plan.log != <uint32_t>NONE:
-        rc = open_log(&s.log, text(w, s.plan.log))
+        s.log.path = text(w, s.plan.log)
+        s.log.most = s.plan.log_bytes
+        s.log.files = s.plan.log_files
+        s.log.fd = rc = open_log(s.log.path, 0)
+        s.log.end = s.log.whole = <uint64_t>lseek(s.log.fd, 0, SEEK_END)
     if rc >= 0:
         s.space = <workspace *>mmap(NULL, sizeof(workspace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if <void *>s.space == MAP_FAILED:
             return -errno
         s.log.room = s.space.records
+        s.streams[0].room = s.space.output[0]
+        s.streams[1].room = s.space.output[1]
+        s.log.names = s.space.names
     if rc >= 0 and s.plan.flags & SHIM_CLIENT:
         add_client(s, fds[s.plan.flags & SHIM_LISTEN])
     if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
@@ -115,14 +116,25 @@ cdef inline const char *next_text(const char *at) noexcept nogil:
     return at + strlen(at) + 1
 
 
+cdef inline void move(walk *w, shim *s) noexcept nogil:
+    """Leave the requester's cgroups, with which it may be killed, and which it may want to remove."""
+    cdef const char *hierarchy = text(w, s.plan.hierarchies)
+    cdef uint32_t i
+    if s.move_at == 0:
+        return
+    s.move_at = 0
+    s.moved = True
+    for i in range(s.plan.hierarchy_count):
+        enter_cgroup(w, hierarchy, text(w, s.plan.cgroup))
+        hierarchy = next_text(hierarchy)
+
+
 cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
     """The container runs, and its requester knows: leave what is the requester's, or the container's."""
     cdef const plan_step *step
-    cdef const char *hierarchy = text(w, s.plan.hierarchies)
     cdef uint32_t i
-    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
-    signal(SIGPIPE, SIG_IGN)
-    signal(SIGXFSZ, SIG_IGN)
+    s.worked = True
+    reserve_file(w.state_dir, b".status")
     if host_net >= 0:
         if w.lo_is_up:
             setns(host_net, CLONE_NEWNET)
@@ -137,15 +149,14 @@ cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
             close(w.slots[step.slot_a])
             w.slots[step.slot_a] = -1
     if s.plan.cgroup != <uint32_t>NONE:
-        s.moved = True
-        for i in range(s.plan.hierarchy_count):
-            enter_cgroup(w, hierarchy, text(w, s.plan.cgroup))
-            hierarchy = next_text(hierarchy)
+        s.move_at = now_ns() + MOVE_MS * 1000000
+        if not s.owner:
+            move(w, s)
 
 
 cdef inline void take_terminal(walk *w, shim *s) noexcept nogil:
     """The terminal that init has made is both of the program's streams."""
-    cdef uint16_t size[4]
+    cdef winsize_t size
     if w.terminal < 0 or s.streams[0].fd >= 0 or not s.plan.flags & SHIM_TERMINAL:
         return
     fcntl(w.terminal, F_SETFL, O_NONBLOCK)
@@ -153,18 +164,19 @@ cdef inline void take_terminal(walk *w, shim *s) noexcept nogil:
     if s.plan.flags & SHIM_STDIN:
         s.input = w.terminal
     if s.plan.window:
-        size[0] = <uint16_t>(s.plan.window >> 16)
-        size[1] = <uint16_t>s.plan.window
-        size[2] = size[3] = 0
-        ioctl(w.terminal, TIOCSWINSZ, size)
+        memset(&size, 0, sizeof(size))
+        size.ws_row = <unsigned short>(s.plan.window >> 16)
+        size.ws_col = <unsigned short>s.plan.window
+        ioctl(w.terminal, TIOCSWINSZ, &size)
 
 
 cdef inline ssize_t take_output(walk *w, shim *s, int number, size_t most) noexcept nogil:
     """Pass on what one read(2) of *most* bytes gives; how much that was."""
     cdef shim_stream *stream = &s.streams[number]
     cdef ssize_t got
+    cdef char *room = stream.room + stream.held
     s.worked = True
-    got = read(stream.fd, s.space.output, most if most < CHUNK else CHUNK)
+    got = read(stream.fd, room, most if most < CHUNK else CHUNK)
     if got < 0 and (errno == EAGAIN or errno == EINTR):
         return 0
     if got <= 0:
@@ -173,11 +185,24 @@ cdef inline ssize_t take_output(walk *w, shim *s, int number, size_t most) noexc
         else:
             close(stream.fd)
             stream.fd = -1
+            log_output(&s.log, stream, ENDS)
         return 0
-    to_clients(w, s, <uint8_t>(FRAME_STDOUT + number), s.space.output, <size_t>got)
+    to_clients(w, s, <uint8_t>(FRAME_STDOUT + number), room, <size_t>got)
     if s.log.fd >= 0:
-        log_output(&s.log, stream, s.space.output, <size_t>got)
+        stream.held += <size_t>got
+        log_output(&s.log, stream, LINES)
+        if stream.held > 0:
+            # A program that fills buffers and writes those has only paused within a line.
+            s.tail_at = now_ns() + TAIL_MS * 1000000
     return got
+
+
+cdef inline void log_tails(shim *s, int what) noexcept nogil:
+    cdef int i
+    s.tail_at = 0
+    for i in range(2):
+        if s.streams[i].held > 0:
+            log_output(&s.log, &s.streams[i], what)
 
 
 cdef inline void shim_drain(walk *w, shim *s) noexcept nogil:
@@ -200,17 +225,25 @@ cdef inline void shim_drain(walk *w, shim *s) noexcept nogil:
             left -= <int>got
 
 
-cdef inline void quiet(shim *s) noexcept nogil:
-    """Give back the pages of the workspace."""
-    if s.worked and s.input_done == s.input_held:
+cdef inline void quiet(walk *w, shim *s) noexcept nogil:
+    """Give back what memory there is only for work: the workspace, the plan's pages, which are in its file, and the stack
+    below this frame, which what has returned has used."""
+    cdef uint64_t here = <uint64_t>&here & ~<uint64_t>4095
+    if s.worked and s.input_done == s.input_held and s.streams[0].held + s.streams[1].held == 0:
         madvise(s.space, sizeof(workspace), MADV_DONTNEED)
+        madvise(<void *>w.data, w.data_size, MADV_DONTNEED)
+        madvise(<void *>(here - STACK - 8192), STACK, MADV_DONTNEED)
         s.worked = False
 
 
 cdef inline int patience(walk *w, shim *s) noexcept nogil:
     """After how many milliseconds there is something to do though nothing happens; -1: never."""
+    if s.move_at:
+        return MOVE_MS
     if w.dying:
         return THAW_AGAIN_MS
+    if s.tail_at:
+        return TAIL_MS
     if s.hung:
         return TERMINAL_MS
     return QUIET_MS if s.worked or s.full else -1
@@ -248,6 +281,9 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
     cdef int clients
     cdef int i
     cdef int rc
+    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
+    signal(SIGPIPE, SIG_IGN)
+    signal(SIGXFSZ, SIG_IGN)
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd
@@ -261,11 +297,16 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         rc = poll(watch, <unsigned long>(7 + clients), patience(w, s))
         if rc < 0 and errno != EINTR:
             return
+        if s.move_at and now_ns() >= s.move_at:
+            move(w, s)
+            continue
+        if s.tail_at and now_ns() >= s.tail_at:
+            log_tails(s, TAILS)
         if rc <= 0:
             if rc == 0:
                 if w.dying:
                     thaw(w)
-                quiet(s)
+                quiet(w, s)
                 s.hung = s.full = False
             continue
         if watch[0].revents:
@@ -278,6 +319,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         if watch[1].revents and not obey(w, reply_fd, pidfd):
             s.owner = False
             watch[1].fd = -1
+            move(w, s)
             if not w.header.flags & PLAN_KEEP_RUNNING:
                 kill_container(w, pidfd)
         # Clients before newcomers: their entries are where they were.

@@ -212,9 +212,11 @@ cdef inline void accept_clients(shim *s) noexcept nogil:
 
 
 cdef inline void end_input(shim *s) noexcept nogil:
-    """Close the program's input as soon as it has what is held for it; a terminal stays."""
+    """Close the program's input as soon as it has what is held for it; a terminal stays, for others to type on."""
+    if s.plan.flags & SHIM_TERMINAL:
+        return
     s.input_ends = True
-    if s.input_held == s.input_done and s.input >= 0 and not s.plan.flags & SHIM_TERMINAL:
+    if s.input_held == s.input_done and s.input >= 0:
         close(s.input)
         s.input = -1
 
@@ -252,7 +254,7 @@ cdef inline bint take_input(shim *s, client *c) noexcept nogil:
     """Read a piece of a client's input for the program; False when there is none, or nobody takes it now."""
     cdef size_t most = c.left if c.left < INPUT_ROOM else INPUT_ROOM
     cdef bint wanted = s.input >= 0 and c.wants & WANTS_STDIN != 0 and not s.input_ends
-    cdef char *room = s.space.output
+    cdef char *room = s.space.records
     cdef ssize_t got
     if waits_for_program(s, c):
         return False
@@ -280,7 +282,7 @@ cdef inline uint32_t big_endian(const uint8_t *at) noexcept nogil:
 cdef inline void act(walk *w, shim *s, client *c) noexcept nogil:
     """Do what a frame says whose head, and payload unless it is input, is there."""
     cdef uint8_t kind = c.head[0]
-    cdef uint16_t size[4]
+    cdef winsize_t size
     if kind == FRAME_STDIN:
         c.left = big_endian(c.head + 4)
     elif kind == FRAME_HELLO:
@@ -290,11 +292,11 @@ cdef inline void act(walk *w, shim *s, client *c) noexcept nogil:
         if c.wants & WANTS_STDIN and s.plan.flags & SHIM_STDIN_ONCE:
             end_input(s)
     elif kind == FRAME_RESIZE:
-        size[0] = <uint16_t>(c.head[HEAD] << 8 | c.head[HEAD + 1])
-        size[1] = <uint16_t>(c.head[HEAD + 2] << 8 | c.head[HEAD + 3])
-        size[2] = size[3] = 0
+        memset(&size, 0, sizeof(size))
+        size.ws_row = <unsigned short>(c.head[HEAD] << 8 | c.head[HEAD + 1])
+        size.ws_col = <unsigned short>(c.head[HEAD + 2] << 8 | c.head[HEAD + 3])
         if w.terminal >= 0:
-            ioctl(w.terminal, TIOCSWINSZ, size)
+            ioctl(w.terminal, TIOCSWINSZ, &size)
     elif kind == FRAME_DETACH:
         c.detached = True
     c.have = 0

@@ -130,9 +130,7 @@ cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32
     cdef ssize_t got
     cdef uint32_t i
     shim_drain(w, s)                # what stragglers wrote before they were killed
-    for i in range(2):
-        if s.streams[i].cut and s.log.fd >= 0:
-            log_output(&s.log, &s.streams[i], s.space.output, 0)
+    log_tails(s, ENDS)
     for i in range(made):
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and step.flags & F_KEEP_PARENTS:

@@ -64,18 +64,31 @@ cdef inline uint64_t start_time(int pid) noexcept nogil:
 cdef inline int replace_file(int directory, const char *name, const char *temporary, line *content) noexcept nogil:
     """Whoever looks finds the whole line or nothing."""
     cdef int rc
-    cdef int fd = <int>_rc(openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600))
+    # Not truncated before: what is reserved stays so.
+    cdef int fd = <int>_rc(openat(directory, temporary, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600))
     if fd < 0:
         return fd
     put_text(content, b"\n")
     content.text[content.size] = 0
     rc = write_all(fd, content.text)
+    if rc == 0:
+        rc = <int>_rc(ftruncate(fd, <off_t>content.size))
     close(fd)
     if rc == 0:
         rc = <int>_rc(renameat(directory, temporary, directory, name))
     if rc < 0:
         unlinkat(directory, temporary, 0)
     return rc
+
+
+cdef inline void reserve_file(int directory, const char *temporary) noexcept nogil:
+    """Take the space for a line that is to be written when the disk may be full."""
+    cdef char nothing[LINE_ROOM]
+    cdef int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    if fd >= 0:
+        memset(nothing, 0, sizeof(nothing))
+        write(fd, nothing, sizeof(nothing))
+        close(fd)
 
 
 cdef inline int write_running(int directory, int pid) noexcept nogil:

@@ -6,13 +6,22 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.shim_files cimport *
+from pyrunc._native.steps cimport *
 
 cdef enum:
     LOG_ROOM = 32768                # what is gathered for one write(2)
     RECORD_MAX = 16384              # bytes of the program's in one record, as dockerd has it
+    LINES = 0
+    TAILS = 1
+    ENDS = 2
+    NAME_ROOM = 4128                # a path, and what tells older files from it
 
 cdef struct shim_log:
     int fd                          # -1: no log
+    const char *path
+    uint64_t most                   # how large the file grows; 0: without end
+    uint32_t files                  # how many are kept
+    char *names                     # 2 * NAME_ROOM bytes
     char *room                      # LOG_ROOM bytes
     size_t held                     # in there
     uint64_t end                    # of the file
@@ -20,12 +29,12 @@ cdef struct shim_log:
     uint64_t dropped
     bint torn                       # the beginning of the present record could not be written: nor is the rest
 
-# One of the program's streams: three bytes at most of a character that the end of a read has cut.
+# One of the program's streams, and what was read of it without a newline yet.
 cdef struct shim_stream:
     int fd
     const char *name
-    size_t cut
-    char rest[4]
+    char *room
+    size_t held                     # in there, less than RECORD_MAX bytes
 
 
 cdef inline void log_flush(shim_log *log) noexcept nogil:
@@ -217,9 +226,55 @@ cdef inline void put_escaped(shim_log *log, const char *at, const char *end) noe
     log_put(log, plain, <size_t>(at - plain))
 
 
+cdef inline int open_log(const char *path, int flags) noexcept nogil:
+    return <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | flags, 0o640))
+
+
+cdef inline char *older(shim_log *log, char *room, uint32_t number) noexcept nogil:
+    """The log's name with `.number` behind it, or for 0 with `.new`."""
+    cdef size_t length = strlen(log.path)
+    memcpy(room, log.path, length)
+    memcpy(room + length, b".new", 5)
+    if number:
+        put_number(room + length + 1, <int>number)
+    return room
+
+
+cdef inline void log_rotate(shim_log *log) noexcept nogil:
+    """Begin the next file, under the log's name at every moment; who reads an older one goes on with it.
+
+    The latest of the older ones is `.1`. Where there is but one, the new one replaces it.
+    """
+    cdef char *one = log.names
+    cdef char *other = log.names + NAME_ROOM
+    cdef uint32_t i = log.files
+    cdef int fd = open_log(older(log, one, 0), O_TRUNC)
+    if fd < 0:
+        return                      # no room for another: this one goes on
+    while i > 2:
+        i -= 1
+        rename(older(log, one, i - 1), older(log, other, i))
+    if log.files > 1:
+        older(log, other, 1)
+        unlink(other)
+        if link(log.path, other) < 0:
+            rename(log.path, other)
+    if rename(older(log, one, 0), log.path) < 0:
+        unlink(one)
+        close(fd)
+        return
+    close(log.fd)
+    log.fd = fd
+    log.end = log.whole = 0
+
+
 cdef inline void log_record(shim_log *log, const char *stream, const char *at, const char *end, uint64_t now) noexcept nogil:
     cdef char tail[64]
     log.torn = False
+    if log.most and log.end + log.held >= log.most:
+        log_flush(log)
+        if log.end >= log.most:
+            log_rotate(log)
     log_put(log, b"{\"log\":\"", 8)
     put_escaped(log, at, end)
     log_put(log, b"\",\"stream\":\"", 12)
@@ -229,36 +284,32 @@ cdef inline void log_record(shim_log *log, const char *stream, const char *at, c
     log_put(log, b"\"}\n", 3)
 
 
-cdef inline void log_output(shim_log *log, shim_stream *stream, char *data, size_t size) noexcept nogil:
-    """Log what was read of *stream*; before *data* there is room for what the read before has cut.
-
-    With a *size* of 0 the stream has ended, and what was cut is no character.
-    """
-    cdef char *at = data - stream.cut
-    cdef char *end = data + size
+cdef inline void log_output(shim_log *log, shim_stream *stream, int what) noexcept nogil:
+    """Log what is held of *stream*: whole lines, with TAILS an unfinished one too, with ENDS half a character too."""
+    cdef char *at = stream.room
+    cdef char *end = at + stream.held
     cdef char *stop
     cdef uint64_t now = realtime_ns()
-    memcpy(at, stream.rest, stream.cut)
-    stream.cut = 0
     while at < end:
         stop = at + RECORD_MAX if end - at > RECORD_MAX else end
         stop = <char *>memchr(at, c'\n', <size_t>(stop - at))
         if stop != NULL:
             stop += 1
-        elif end - at > RECORD_MAX:
+        elif end - at >= RECORD_MAX:
             stop = at + RECORD_MAX
             stop -= cut_character(at, stop)
+        elif what == LINES:
+            break
         else:
             stop = end
-            if size > 0:
-                stream.cut = cut_character(at, end)
-                stop -= stream.cut
-                memcpy(stream.rest, stop, stream.cut)
-                if stop == at:
-                    break
+            if what != ENDS:
+                stop -= cut_character(at, end)
+            if stop == at:
+                break
         log_record(log, stream.name, at, stop, now)
         at = stop
-        if end - at == <ssize_t>stream.cut:
-            break
+    stream.held = <size_t>(end - at)
+    if at > stream.room:
+        memmove(stream.room, at, stream.held)
     if log.held > 0:
         log_flush(log)

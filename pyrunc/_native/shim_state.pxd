@@ -9,6 +9,8 @@ cdef enum:
     SHIM = 3                        # in the spawner's table, beside SPARE and SERVING
     CHUNK = 32768                   # of the program's output, for one read(2)
     INPUT_ROOM = 16384              # of its input: what it has not taken yet
+    MOVE_MS = 5                     # what ends sooner is spared the change of cgroups, which costs as much
+    TAIL_MS = 20                    # how long a line may take to be finished before it is logged as it is
     QUIET_MS = 1000                 # without work, after which pages are given back
     TERMINAL_MS = 300               # how often a terminal that no process has open is looked at
     MAX_CLIENTS = 512               # that are attached at once
@@ -32,9 +34,9 @@ cdef enum:
 
 # Pages that are there only while there is work.
 cdef struct workspace:
-    char before[8]                  # what the last read has cut comes here
-    char output[CHUNK]
+    char output[2][RECORD_MAX + CHUNK]
     char records[LOG_ROOM]
+    char names[2 * NAME_ROOM]
     char input[INPUT_ROOM]
 
 cdef struct client:
@@ -57,7 +59,8 @@ cdef struct shim:
     int client_count
     bint worked                     # since pages were last given back
     bint owner                      # the requester is there
-    bint moved                      # to a cgroup of its own
+    uint64_t move_at                # when it shall leave the requester's cgroups; 0: never, or it has
+    bint moved                      # it did
     bint full                       # no descriptor was left for another client
     bint hung                       # no process has the terminal open
     int listener
@@ -65,5 +68,6 @@ cdef struct shim:
     bint input_ends                 # when what is held of it is written
     uint32_t input_done             # of what is held, written already
     uint32_t input_held
+    uint64_t tail_at                # when unfinished lines are logged; 0: there are none
     shim_log log
     shim_stream streams[2]

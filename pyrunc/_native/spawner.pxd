@@ -58,7 +58,11 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
     cdef int count
     cdef int got
     cdef cgroup_homes homes
+    cdef crew_place place
     cdef int own_net = fresh_network()
+    place.state = &all.state[own]
+    place.memory = all
+    place.size = sizeof(crew)
     homes.count = 0
     while True:
         got = receive_with(sock, &message, sizeof(message), 0, fds, &count)
@@ -88,7 +92,7 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
         if count >= 2 and got == sizeof(message) and message.magic == REQUEST_MAGIC and message.version == CHANNEL_VERSION:
             prctl(PR_SET_NAME, b"pyrunc-super", 0, 0, 0)
             if not supervisor(fds[0], fds[1], fds + 2, <uint32_t>count - 2, channel, sock,
-                              host_net if own_net == 0 else -1, all.chrooted, &homes, &all.state[own]):
+                              host_net if own_net == 0 else -1, all.chrooted, &homes, place):
                 return 0
             prctl(PR_SET_NAME, b"pyrunc-spawner", 0, 0, 0)
         if spares(all, own) >= MAX_SPARES:

@@ -9,6 +9,13 @@ from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 
 
+# Where the spawner sees what this supervisor does, in memory that all of them share.
+cdef struct crew_place:
+    char *state
+    void *memory
+    size_t size
+
+
 cdef struct walk:
     const unsigned char *data
     size_t data_size
@@ -34,7 +41,7 @@ cdef struct walk:
     int state_dir                   # of a shim, else -1
     bint running                    # it has told who runs
     int terminal                    # the master's end of the program's terminal, from init; or -1
-    char *crew_state                # what this supervisor does, as the spawner sees it
+    crew_place crew
     uint64_t stage_ns[STAGES]
     char path[4096]
 

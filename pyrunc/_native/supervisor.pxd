@@ -116,12 +116,12 @@ cdef inline bint has_joined(walk *w) noexcept nogil:
 
 
 cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count, int channel, int sock,
-                            int host_net, bint chrooted, cgroup_homes *homes, char *state) noexcept nogil:
+                            int host_net, bint chrooted, cgroup_homes *homes, crew_place crew) noexcept nogil:
     """One container from its plan to its end; whether this process may serve another.
 
     *fds* are the request's *count* further descriptors; *channel* leads to the spawner, *sock* is where
     requests come in; *host_net* is as clone_init has it; *chrooted* says that this process is in a chroot,
-    which it leaves for good; *homes* stay from one container to the next; *state* is where the spawner sees what it
+    which it leaves for good; *homes* stay from one container to the next; *crew* is where the spawner sees what it
     does. Afterwards descriptors are open that `close_all_but` must close. A shim may end as another program.
     """
     cdef walk w
@@ -133,7 +133,7 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
     w.sock = sock
     w.homes = homes
     w.lo_is_up = False
-    w.crew_state = state
+    w.crew = crew
     supervise_container(&w, plan_fd, reply_fd, fds, count, host_net, chrooted)
     again = w.sock >= 0 and not chrooted and (w.header == NULL or not has_joined(&w))
     # Nothing of one container, such as its environment, may be there when the next one comes.

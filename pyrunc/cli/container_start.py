@@ -47,7 +47,6 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
     from pyrunc.cli import foreground
     from pyrunc.runtime.attach import AttachClient
 
-    del detach_keys
     container = engine().containers.get(name)
     record = container.record()
     stdin = interactive and bool(record.config.get("OpenStdin"))
@@ -55,14 +54,11 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
     if stdin and terminal and not sys.stdin.isatty():
         raise CommandError("the input device is not a TTY")
     sys.stdout.flush()
-    with foreground.Signals(not terminal) as signals:
-        client, theirs = AttachClient.pair(stdin=stdin, stdout=True, stderr=True)
-        try:
-            if not container.start(client=theirs):
-                client.close()
-                client = AttachClient.connect(container.record().state_dir, stdin=stdin)
-            signals.go_to(container.kill)
-            foreground.pump(client, stdin=stdin)
-        finally:
-            client.close()
-    return foreground.code_of(container, client)
+    with foreground.Signals(not terminal) as signals, foreground.attached(stdin=stdin) as (client, theirs):
+        started = container.start(client=theirs.descriptor)
+        theirs.close()
+        mine = client if started else AttachClient.connect(container.record().state_dir, stdin=stdin)
+        signals.go_to(container.kill)
+        outcome = foreground.pump(mine, stdin=stdin, tty=terminal, keys=detach_keys)
+        mine.close()
+        return foreground.code_of(container, mine) if outcome is foreground.Outcome.ENDED else 0

@@ -1,13 +1,15 @@
 """A container in the foreground: its streams are this process's, and so are the signals that this process gets."""
 
 import os
-import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pyrunc.cli.interactive import Outcome, converse
 from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.runtime.attach import AttachClient
+from pyrunc.runtime.pumping import AttachStream
 
 if TYPE_CHECKING:
     from pyrunc.engine.container import Container
@@ -17,41 +19,40 @@ _NOT_PASSED_ON = frozenset(
      signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
      signal.SIGSYS, signal.SIGWINCH)
 )  # fmt: skip
+__all__ = ["Outcome", "Signals", "attached", "code_of", "pump"]
 _ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
-_CHUNK = 65536
 
 
-def pump(client: AttachClient, *, stdin: bool) -> None:
-    """Write what *client* brings to stdout and stderr, and with *stdin* pass on what is read, until it is closed."""
-    poller = select.poll()
-    poller.register(client.fileno(), select.POLLIN)
-    left = b""
-    if stdin:
-        poller.register(0, select.POLLIN)
-    while not client.closed:
-        for fd, _ in poller.poll():
-            if fd == 0:
-                left = os.read(0, _CHUNK)
-                poller.unregister(0)
-                if not left:
-                    client.close_stdin()
-                    continue
-                poller.modify(client.fileno(), select.POLLIN | select.POLLOUT)
-            else:
-                for kind, data in client.receive():
-                    if kind in (1, 2):
-                        _write(kind, data)
-        if left and not client.closed:
-            left = left[client.send(left) :]
-            if not left:
-                poller.modify(client.fileno(), select.POLLIN)
-                poller.register(0, select.POLLIN)
+def pump(client: AttachClient, *, stdin: bool, tty: bool = False, keys: str = "") -> Outcome:
+    """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse."""
+    return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
 
 
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
+@contextmanager
+def attached(
+    *, stdin: bool, stdout: bool = True, stderr: bool = True
+) -> "Iterator[tuple[AttachClient, Passed]]":
+    """A client for a container that is about to start, and what to pass to its start; both are closed at the end."""
+    client, descriptor = AttachClient.pair(stdin=stdin, stdout=stdout, stderr=stderr)
+    passed = Passed(descriptor)
+    try:
+        yield client, passed
+    finally:
+        passed.close()
+        client.close()
+
+
+class Passed:
+    """The shim's end of a client. As long as this process has it too, the client does not see the shim's end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def close(self) -> None:
+        """Give it up; the shim has its own."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def code_of(container: "Container", client: AttachClient) -> int:

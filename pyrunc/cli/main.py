@@ -39,6 +39,10 @@ _IMAGE = {
     "tag": _in("image_remove", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
 }  # fmt: skip
 _CONTAINER = {
+    "attach": _in(
+        "container_attach", "attach", "Attach local standard input, output, and error streams to a running container"
+    ),
+    "exec": _in("container_exec", "exec_", "Execute a command in a running container"),
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
     "cp": _in("container_copy", "cp", "Copy files/folders between a container and the local filesystem"),
     "create": _in("create", "create", "Create a new container"),
@@ -83,6 +87,7 @@ _SYSTEM = {
 }  # fmt: skip
 _ROOT = {
     "run": _CONTAINER["run"]._replace(section=_COMMON),
+    "exec": _CONTAINER["exec"]._replace(section=_COMMON),
     "ps": _CONTAINER["ps"]._replace(section=_COMMON, hidden=False),
     "images": _IMAGE["ls"]._replace(section=_COMMON),
     "version": _in("system_info", "version", "Show the pyrunc version information", section=_COMMON),
@@ -91,7 +96,7 @@ _ROOT = {
     "image": Place("pyrunc.cli.main", "image", "Manage images", MANAGEMENT),
     "system": Place("pyrunc.cli.main", "system", "Manage pyrunc", MANAGEMENT),
     "volume": Place("pyrunc.cli.main", "volume", "Manage volumes", MANAGEMENT),
-    **{name: _CONTAINER[name] for name in ("commit", "cp", "create", "diff")},
+    **{name: _CONTAINER[name] for name in ("attach", "commit", "cp", "create", "diff")},
     "events": _SYSTEM["events"], "export": _CONTAINER["export"],
     "history": _IMAGE["history"], "import": _IMAGE["import"],
     "inspect": _in("inspect", "inspect", "Return low-level information on Docker objects"),

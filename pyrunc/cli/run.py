@@ -49,26 +49,25 @@ def _detached(wanted: Wanted, flags: dict[str, Any]) -> int:
 
 def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
     from pyrunc.cli import foreground
-    from pyrunc.runtime.attach import AttachClient
 
     config = wanted.config
     stdin = bool(config["AttachStdin"])
-    client, theirs = AttachClient.pair(
-        stdin=stdin, stdout=config["AttachStdout"], stderr=config["AttachStderr"]
-    )
+    allow = flags["allow_host_image"]
     sys.stdout.flush()
-    try:
-        with foreground.Signals(flags["sig_proxy"]) as signals:
-            container: Container
-            allow = flags["allow_host_image"]
-            if flags["cidfile"]:
-                container = wanted.make(engine().containers.create, allow_host=allow)
-                write_cidfile(flags["cidfile"], container.id)
-                container.start(client=theirs)
-            else:
-                container = wanted.make(engine().start, allow_host=allow, client=theirs)
-            signals.go_to(container.kill)
-            foreground.pump(client, stdin=stdin)
-            return foreground.code_of(container, client)
-    finally:
-        client.close()
+    with (
+        foreground.Signals(flags["sig_proxy"] and not flags["tty"]) as signals,
+        foreground.attached(
+            stdin=stdin, stdout=config["AttachStdout"], stderr=config["AttachStderr"]
+        ) as (client, theirs),
+    ):  # fmt: skip
+        container: Container
+        if flags["cidfile"]:
+            container = wanted.make(engine().containers.create, allow_host=allow)
+            write_cidfile(flags["cidfile"], container.id)
+            container.start(client=theirs.descriptor)
+        else:
+            container = wanted.make(engine().start, allow_host=allow, client=theirs.descriptor)
+        theirs.close()
+        signals.go_to(container.kill)
+        outcome = foreground.pump(client, stdin=stdin, tty=flags["tty"], keys=flags["detach_keys"])
+        return foreground.code_of(container, client) if outcome is foreground.Outcome.ENDED else 0

@@ -19,17 +19,18 @@ from pyrunc.image.changes import check_signal
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from socket import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import IO, Any, Self
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.copy import PathStat
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.exec import EngineExec
     from pyrunc.engine.logs import LogEntry
     from pyrunc.engine.stopping import Condition
     from pyrunc.engine.top import Processes
+    from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
 
@@ -60,7 +61,7 @@ class Container:
         """The process of its init, as the host numbers it; 0 while it does not run."""
         return self.record().pid
 
-    def start(self, *, client: "socket | int | None" = None, keep_running: bool = True) -> bool:
+    def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
         """Start it; False if it runs already.
 
         *client* is the shim's end of an AttachClient.pair, which so misses nothing. Without *keep_running* the
@@ -143,8 +144,8 @@ class Container:
                 self._parts.containers.rename(self.id, bare)
             except AlreadyExists as exc:
                 raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+            container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
-        container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
 
     def update(self, **changes: "Any") -> None:
         """Change limits and the restart policy, by their HostConfig names (``Memory=64 << 20``), at once if it runs.
@@ -177,6 +178,39 @@ class Container:
             record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
             sleep=sleep,
         )  # fmt: skip
+
+    def exec(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), stdin: bytes = b"", timeout_s: float | None = None,
+        tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
+    ) -> "RunResult":  # fmt: skip
+        """Run a further program in it to its end; as SandboxProcess.exec. Errors about the container are Docker's."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.run(self._parts, self.id, wanted, stdin, timeout_s)
+
+    def exec_start(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), stdin: int | None = None, stdout: int | None = None,
+        stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
+    ) -> "EngineExec":  # fmt: skip
+        """Start a further program in it; as SandboxProcess.exec_start. It ends with this process too."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.start(self._parts, self.id, wanted, stdin, stdout, stderr)
+
+    def exec_detached(
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        user: str | None = None, groups: "Sequence[str]" = (), tty: bool = False, size: tuple[int, int] = (0, 0),
+        privileged: bool = False,
+    ) -> str:  # fmt: skip
+        """Start a further program in it that goes on without this process, its output nowhere; its id."""
+        from pyrunc.engine import exec as execs
+
+        wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
+        return execs.detached(self._parts, self.id, wanted)
 
     def commit(
         self, reference: str = "", *, changes: "Sequence[str]" = (), author: str = "", message: str = "",

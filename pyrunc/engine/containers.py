@@ -10,14 +10,12 @@ from pyrunc.errors import AlreadyExists, TimedOut
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from socket import socket
     from typing import Any, Unpack
 
     from pyrunc.api import ContainerRecord, Pruned
     from pyrunc.engine.bases import Base
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.engine import Engine
-    from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.options import SandboxOptions
 
 
@@ -43,7 +41,7 @@ class Containers:
         """
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
         base = self._engine._base(image, allow_host)  # noqa: SLF001
-        record, _ = self._create(base, wanted, exist_ok, starts=False)
+        record = self._create(base, wanted, exist_ok)
         return Container(self._engine, record.id, record.name)
 
     def start(
@@ -52,7 +50,7 @@ class Containers:
         *,
         exist_ok: bool,
         allow_host: bool,
-        client: "socket | int | None",
+        client: int | None,
         keep_running: bool,
     ) -> Container:
         """Make and start one in as few steps as possible; see Engine.start."""
@@ -121,15 +119,15 @@ class Containers:
                 pass  # somebody is at it
         return record
 
-    def _create(
-        self, base: "Base", wanted: Wanted, exist_ok: bool, starts: bool
-    ) -> "tuple[ContainerRecord, Rootfs | None]":
+    def _create(self, base: "Base", wanted: Wanted, exist_ok: bool) -> "ContainerRecord":
+        container_id = creating.new_id()
         try:
-            return creating.create(self._parts, base, creating.new_id(), wanted, starts=starts)
+            with self._parts.lock(container_id):
+                return creating.create(self._parts, base, container_id, wanted)[0]
         except AlreadyExists:
             if not exist_ok:
                 raise
-            return self._same(base, wanted), None
+            return self._same(base, wanted)
 
     def _same(self, base: "Base", wanted: Wanted) -> "ContainerRecord":
         """The container of the wanted name, if it is what is wanted. Raises AlreadyExists, saying what differs."""

@@ -54,7 +54,7 @@ def new_id() -> str:
 def create(
     parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False
 ) -> "tuple[ContainerRecord, Rootfs | None]":
-    """Make a container of the image *base*; if it *starts* at once, with its lock held, its row says so already.
+    """Make a container of the image *base*, with its lock held; if it *starts* at once, its row says so already.
 
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported; then nothing is left.
     """

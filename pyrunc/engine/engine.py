@@ -16,7 +16,6 @@ from pyrunc.image import reference as references
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from socket import socket
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
@@ -99,7 +98,7 @@ class Engine:
     def start(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, exist_ok: bool = False,
         remove: bool = False, entrypoint: "Sequence[str] | None" = None, config: "Mapping[str, Any] | None" = None,
-        host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: "socket | int | None" = None,
+        host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: int | None = None,
         keep_running: bool = True, **options: "Unpack[SandboxOptions]",
     ) -> "Container":  # fmt: skip
         """Make a container and start it; it goes on when this process ends.

@@ -46,10 +46,13 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
         return record
     if not record.running:
         return record
-    ending = _ending(row)
-    if ending is None:
-        return observing.seen(row)
-    return _note(parts, row, ending)
+    while True:
+        ending = _ending(row)
+        if ending is not None:
+            return _note(parts, row, ending)
+        found = observing.seen(row)
+        if found.running:
+            return found  # and not ended since we looked
 
 
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:

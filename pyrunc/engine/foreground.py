@@ -1,5 +1,6 @@
 """A container whose output is collected, from its first byte to its end."""
 
+import os
 import select
 import time
 
@@ -39,7 +40,8 @@ def run(
             record, rootfs = make()
             process = starting.launch(parts, record, rootfs, theirs, keep_running=False)
             container_events.say(parts, record, "start")
-        theirs.close()
+        os.close(theirs)
+        theirs = -1
         try:
             timed_out = not _talk(client, stdin, output, deadline)
             if timed_out:
@@ -51,7 +53,8 @@ def run(
             raise
         end = _finish(parts, container_id, process)
     finally:
-        theirs.close()
+        if theirs >= 0:
+            os.close(theirs)
         client.close()
     streams = b"".join(output[_STDOUT]), b"".join(output[_STDERR])
     if timed_out:

@@ -179,6 +179,9 @@ def _process(config: "Mapping[str, Any]", host_config: "Mapping[str, Any]") -> "
     for key, option in (("User", "user"), ("WorkingDir", "cwd")):
         if config.get(key):
             found[option] = config[key]
+    if config.get("Tty"):
+        found["tty"] = True
+        found["console_size"] = tuple(host_config.get("ConsoleSize") or (0, 0))
     if host_config.get("UTSMode") != "host":
         for key, option in (("Hostname", "hostname"), ("Domainname", "domainname")):
             if config.get(key):
@@ -294,6 +297,10 @@ def documents_of(options: "SandboxOptions") -> "tuple[dict[str, Any], dict[str, 
     for key, (option, number) in _RATES.items():
         if option in left:
             host[key] = [{"Path": path, number: value} for path, value in left.pop(option).items()]
+    if left.pop("tty", False):
+        config["Tty"] = True
+    if "console_size" in left:
+        host["ConsoleSize"] = list(left.pop("console_size"))
     if "cpus" in left:
         host["NanoCpus"] = round(left.pop("cpus") * 1e9)
     if "cgroup_parent" in left:

@@ -25,8 +25,11 @@ def pause(parts: "Parts", container_id: str) -> None:
             freeze(record)
         except BaseException:
             parts.containers.change(record.id, state="running")
+            found = finish.settled(parts, container_id)
+            if found is None or not found.running:
+                raise FailedPrecondition(f"Container {record.id} is not running") from None
             raise
-    container_events.say(parts, record, "pause")
+        container_events.say(parts, record, "pause")
 
 
 def unpause(parts: "Parts", container_id: str) -> None:
@@ -36,7 +39,7 @@ def unpause(parts: "Parts", container_id: str) -> None:
         container_state.check("unpause", record)
         thaw(record)
         parts.containers.change(record.id, state="running")
-    container_events.say(parts, record, "unpause")
+        container_events.say(parts, record, "unpause")
 
 
 def freeze(record: "ContainerRecord") -> None:

@@ -42,8 +42,8 @@ def revive(parts: "Parts", container_id: str) -> None:
             process = starting.start(parts, row.record, again=True)
         except PyruncError:
             return  # the row says why
-        process.release()
         container_events.say(parts, row.record, "start")
+        process.release()
 
 
 def cancel(parts: "Parts", row: "Row") -> None:

@@ -11,7 +11,6 @@ from pyrunc.runtime.supervised import NotTaken
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from socket import socket
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
@@ -26,7 +25,7 @@ def state_dir(container_id: str) -> str:
 
 
 def start(
-    parts: "Parts", record: "ContainerRecord", *, client: "socket | int | None" = None, again: bool = False,
+    parts: "Parts", record: "ContainerRecord", *, client: int | None = None, again: bool = False,
     keep_running: bool = True,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container that does not run, with its lock held; *again* is by its restart policy.
@@ -40,7 +39,7 @@ def start(
 
 
 def launch(
-    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: "socket | int | None",
+    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: int | None,
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container whose row says that it is being started."""
@@ -90,7 +89,7 @@ def log_file(record: "ContainerRecord") -> shim.LogFile | None:
 
 
 def _start(
-    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: "socket | int | None",
+    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: int | None,
     keep_running: bool,
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)

@@ -91,7 +91,6 @@ def send(
             shim.signal(running, number)
         if ends and record.state == "paused":
             pausing.thaw(record)
-    if verb == "kill":
         container_events.say(parts, record, "kill", signal=number)
     return record
 
@@ -128,6 +127,7 @@ def wait(
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
         code = owners.code(container_id)
+        code = owners.wait(container_id, timeout_s) if code is None else code
         if code is None:
             raise
         return code

@@ -51,7 +51,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
             } | limits.keys()
             _apply(record, {key: wanted[key] for key in with_theirs if key in wanted})
         parts.containers.write_documents(record._replace(host_config=wanted))
-    container_events.say(parts, record, "update")
+        container_events.say(parts, record, "update")
 
 
 def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[str, Any]":

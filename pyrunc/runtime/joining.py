@@ -19,8 +19,8 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.launcher import give
-from pyrunc.runtime.option_privileges import own_capabilities
-from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Step
+from pyrunc.runtime.option_privileges import capabilities_of
+from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Shim, Step
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import capabilities, defaults
 from pyrunc.spec.rlimits import NAMES as RLIMITS
@@ -154,21 +154,25 @@ class Joining:
             os.close(self._pidfd)
             raise
 
-    def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Joined:
-        """Ask the spawner for it, with the three descriptors *stdio*; as Launcher.request."""
+    def request(
+        self, stdio: Sequence[int], flags: int, wait: bool = True, shim: Shim | None = None,
+        kind: type[Joined] | None = None,
+    ) -> Joined:  # fmt: skip
+        """Ask the spawner for it, with the three descriptors *stdio* and those of *shim*; as Launcher.request."""
         listed = [f"{key}={value}" for key, value in self._env.items()]
         paths = candidates(self._argv[0], self._env.get("PATH"))
         try:
             plan = self._template.finish(
-                self._target.container_id, self._argv, listed, paths, flags | native.FLAG_EXEC
-            )
+                self._target.container_id, self._argv, listed, paths, flags | native.FLAG_EXEC,
+                None if shim is None else shim._replace(uid=self._owner[0], gid=self._owner[1]),
+            )  # fmt: skip
         except ValueError as exc:
             raise InvalidArgument(str(exc)) from exc
         try:
-            if self._owner != (0, 0):
+            if self._owner != (0, 0) and shim is None:
                 give(stdio, self._owner)
             container = self._target.container_id
-            return Joined(plan, self._template, container, self._pidfd, stdio, self._argv[0], wait)
+            return (kind or Joined)(plan, self._template, container, self._pidfd, stdio, self._argv[0], wait)
         except OSError as exc:
             if exc.errno == errno.EBADF:
                 raise InvalidArgument("stdin, stdout and stderr must be open descriptors") from exc
@@ -211,7 +215,7 @@ class Joined(Supervised):
     ) -> None:  # fmt: skip
         """*pidfd* is the init of the container *container_id*."""
         self._target = fcntl.fcntl(pidfd, fcntl.F_DUPFD_CLOEXEC, 3)
-        super().__init__(plan, template, container_id, (*stdio, self._target), command, wait)
+        super().__init__(plan, template, container_id, (*stdio[:3], self._target, *stdio[3:]), command, wait)
 
     def close(self) -> None:
         """Hang up: what still runs is killed, but not what it has started itself."""
@@ -323,7 +327,7 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     if any(step.op == "no_new_privs" for step in process):
         late += [step for step in process if step.op == "seccomp"]
     bounding = next(step.n0 for step in process if step.op == "bounding")
-    every = _all_capabilities() if privileged else 0
+    every = capabilities.mask(capabilities_of({"privileged": True}), "privileged") if privileged else 0
     for step in process:
         if step.op in ("session", "stdio", "execve") or step in late:
             continue
@@ -346,10 +350,6 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
         _copy(plan, container, step)
     plan.add("execve", INIT, "program", s0="")
     return plan
-
-
-def _all_capabilities() -> int:
-    return sum(1 << capabilities.NUMBER[name] for name in own_capabilities())
 
 
 def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:

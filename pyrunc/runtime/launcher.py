@@ -122,6 +122,12 @@ class Launcher:
         child.origin = self, variables
         return child
 
+    def environment(self, container_id: str) -> Mapping[str, str]:
+        """What the program of the container *container_id* has, unless its start adds to it."""
+        if self._env.get("HOSTNAME") != SHORT_ID:
+            return self._env
+        return {**self._env, "HOSTNAME": container_id[:12]}
+
     @property
     def template(self) -> PlanTemplate:
         """The compiled plan."""

@@ -234,7 +234,7 @@ class SandboxProcess(RunningProcess):
         """
         begun = time.monotonic_ns()
         with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
-            return _run(joining.request, argv, stdin, begun, timeout_s, tty)
+            return run_asked(joining.request, argv, stdin, begun, timeout_s, tty)
 
     def exec_start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
@@ -249,7 +249,7 @@ class SandboxProcess(RunningProcess):
         The rest, and what is raised, is as for `exec`.
         """
         with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
-            return ExecProcess(_start(joining.request, stdin, stdout, stderr))
+            return ExecProcess(start_asked(joining.request, stdin, stdout, stderr))
 
 
 class Sandbox:
@@ -300,7 +300,7 @@ class Sandbox:
         def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return self._launcher.request(argv, env, stdio, flags)
 
-        return _run(ask, argv, stdin, begun, timeout_s, self._launcher.tty)
+        return run_asked(ask, argv, stdin, begun, timeout_s, self._launcher.tty)
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -317,7 +317,7 @@ class Sandbox:
         def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return self._launcher.request(argv, env, stdio, flags)
 
-        return SandboxProcess(_start(ask, stdin, stdout, stderr))
+        return SandboxProcess(start_asked(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""
@@ -336,7 +336,7 @@ class Sandbox:
         self.close()
 
 
-def _run(
+def run_asked(
     ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, tty: bool
 ) -> RunResult:
     """Run what *ask* asks for to its end."""
@@ -389,7 +389,7 @@ def _run_on_terminal(
         child.close()
 
 
-def _start(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
+def start_asked(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
     """Start what *ask* asks for."""
     attempts = 1
     while True:

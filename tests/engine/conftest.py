@@ -43,6 +43,9 @@ def open_engine(tmp_path: Path, driver: str) -> Iterator[Callable[[], Engine]]:
     yield make
     for each in opened:
         each.close()
+    with Engine(tmp_path / "root", graph=driver) as last:
+        for record in last.containers.list(all=True):
+            last.containers.get(record.id).remove(force=True, volumes=True)
 
 
 @pytest.fixture

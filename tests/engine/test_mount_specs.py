@@ -30,7 +30,7 @@ class Made:
         image: str = "beta",
     ) -> str:  # fmt: skip
         self.engine.run(image, ["true"], name=name, remove=False)
-        found = self.engine.inspect(name).id
+        found = self.engine.containers.get(name).record().id
         mount_specs.prepare(self.parts, found, {"Volumes": {path: {} for path in volumes}}, host_config or {})
         return found
 
@@ -51,7 +51,7 @@ class Made:
             return self.run(container, script)
         finally:
             mount_specs.release(self.parts, container, anonymous=True)
-            self.engine.remove(name)
+            self.engine.containers.get(name).remove()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_an_empty_volume_begins_with_what_the_image_has_and_stays_as_it_is_then(
         "busybox chmod 2750 /data; busybox chmod 4711 /data/hard"
     )
     made.engine.run("beta", ["sh", "-c", script], name="maker", remove=False)
-    made.engine.commit("maker", "filled")
+    made.engine.containers.get("maker").commit("filled")
     container = made.container("one", {"Binds": ["vol:/data"]}, image="filled")
     listing = "cd /data && busybox find . | busybox sort | busybox xargs busybox stat -c '%n %F %a %u:%g %Y'"
     inside = made.engine.run("filled", ["busybox", "sh", "-c", listing]).stdout.decode()
@@ -153,7 +153,7 @@ answers = {}
 words = {"plain": {}, "writable": {"ReadOnlyNonRecursive": True}, "disabled": {"NonRecursive": True}}
 for name, options in words.items():
     engine.run("beta", ["true"], name=name, remove=False)
-    container = engine.inspect(name).id
+    container = engine.containers.get(name).record().id
     host = {"Mounts": [{"Type": "bind", "Source": place, "Target": "/v", "ReadOnly": True, "BindOptions": options}]}
     mounts = mount_specs.resolve(engine._parts, container, {}, host)
     script = "echo > /v/a; echo > /v/below/b; busybox grep -c /v /proc/self/mountinfo"
@@ -186,7 +186,7 @@ for name in ("private", "shared"):
 mount.mount(None, os.fsencode(place + "/shared"), flags=mount.MS_SHARED)
 engine = Engine(root, graph=sys.argv[3])
 engine.run("beta", ["true"], name="one", remove=False)
-container = engine.inspect("one").id
+container = engine.containers.get("one").record().id
 def mounts(spec):
     mount_specs.release(engine._parts, container, anonymous=True)
     return mount_specs.resolve(engine._parts, container, {}, {"Binds": [spec]})
@@ -271,8 +271,8 @@ def test_what_was_decided_outlives_who_it_was_taken_from(made: Made) -> None:
     nothing = made.container("nothing", {})
     bare = made.container("bare", {"VolumesFrom": ["nothing"]})
     for name in ("source", "nothing"):
-        mount_specs.release(made.parts, made.engine.inspect(name).id, anonymous=True)
-        made.engine.remove(name)
+        mount_specs.release(made.parts, made.engine.containers.get(name).record().id, anonymous=True)
+        made.engine.containers.get(name).remove()
     assert made.run(taken, "busybox cat /a/f") == "a\n"
     assert mount_specs.resolve(made.parts, bare, {}, {"VolumesFrom": ["nothing"]}) == []
     assert mount_specs.release(made.parts, taken, anonymous=True) != []
@@ -395,7 +395,7 @@ def test_a_link_of_the_image_does_not_lead_a_copy_to_the_host(made: Made, tmp_pa
     secret.mkdir()
     (secret / "file").write_text("secret\n")
     made.engine.run("beta", ["busybox", "ln", "-s", str(secret), "/place"], name="maker", remove=False)
-    made.engine.commit("maker", "linked")
+    made.engine.containers.get("maker").commit("linked")
     container = made.container("two", {"Binds": ["vol:/place"]}, image="linked")
     assert os.listdir(made.engine.volumes.get("vol").mountpoint) == []
     with made.parts.snapshotter.mounted(container) as tree:

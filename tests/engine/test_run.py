@@ -152,7 +152,7 @@ def test_what_is_kept_can_be_looked_at_committed_and_removed(loaded: Engine) -> 
     loaded.containers.get(result.container_id[:8]).remove()
     assert loaded.containers.list(all=True) == []
     with pytest.raises(errors.NotFound, match=r"^No such container: one$"):
-        loaded.containers.get("one").remove()
+        loaded.containers.get("one").remove(volumes=True)
 
 
 def test_a_generated_name_looks_like_dockers(loaded: Engine) -> None:
@@ -298,31 +298,6 @@ def test_a_throw_away_run_keeps_its_image_while_another_removes_it(
     assert ready.sandbox.run(["/bin/sh", "-c", "cat /data/seed"]).stdout == b"seed\n"
 
 
-@pytest.mark.parametrize("remove", [True, False])
-def test_who_is_killed_leaves_a_container_that_has_ended(
-    loaded: Engine, tmp_path: Path, driver: str, remove: bool
-) -> None:
-    code = f"engine.start('alpha:1', ['-c', 'echo x > /tmp/x; sleep 60'], name='one', remove={remove})\ntime.sleep(60)"
-    other = python(code, tmp_path / "root", driver)
-
-    def running() -> bool:
-        return [each.state for each in loaded.containers.list(all=True)] == ["running"]
-
-    until(running)
-    (found,) = loaded.containers.list(all=True)
-    other.kill()
-    other.communicate()
-    until(lambda: not running())
-    if remove:
-        assert loaded.containers.list(all=True) == []
-        assert list((tmp_path / "root/volumes").iterdir()) == []
-        assert found.id not in [info.key for info in loaded._parts.snapshotter.walk()]
-    else:
-        (found,) = loaded.containers.list(all=True)
-        assert (found.state, found.exit_code) == ("exited", 137)
-        loaded.containers.get("one").remove()
-
-
 def test_who_removes_a_running_container_kills_it(loaded: Engine, open_engine: Callable[[], Engine]) -> None:
     with loaded.start("beta", ["sleep", "60"], name="one") as process:
         other = open_engine()
@@ -407,7 +382,7 @@ def test_a_volume_however_deep_goes_with_its_container(loaded: Engine, tmp_path:
     loaded.run(declaring(loaded, "deep:1", "/v"), ["sh", "-c", script], name="one", remove=remove)
     assert remove or any((tmp_path / "root/volumes").iterdir())
     if not remove:
-        loaded.containers.get("one").remove()
+        loaded.containers.get("one").remove(volumes=True)
     assert list((tmp_path / "root/volumes").iterdir()) == []
     assert loaded.containers.list(all=True) == []
 

@@ -286,7 +286,7 @@ def test_the_engine_has_them_and_an_image_gets_its_own(loaded: Engine) -> None:
     assert sorted(os.listdir(volume.mountpoint)) == ["more", "seed"]
     with pytest.raises(FailedPrecondition, match="volume is in use"):
         loaded.volumes.remove(volume.name)
-    loaded.remove("first")
+    loaded.containers.get("first").remove(volumes=True)
     assert loaded.volumes.list() == []
 
 

@@ -2,7 +2,9 @@
 
 import os
 import random
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,11 @@ import pytest
 
 from pyrunc import errors
 from pyrunc.runtime import shim, spawner
+from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.cgroup_layout import detect
 from pyrunc.runtime.launcher import Launcher
 from tests import rootfs
-from tests.runtime.shim_support import Place, ended, eventually, in_process, place
+from tests.runtime.shim_support import Place, ended, eventually, in_process, place, small_tmpfs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -270,6 +273,92 @@ def test_no_zombie_is_left_while_the_starter_lives(here: Place) -> None:
     process.finished()
     eventually(lambda: not Path(f"/proc/{process.shim_pid}").exists())
     assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_an_idle_shim_sleeps(here: Place) -> None:
+    process = here.start("echo x; exec sleep 60")
+    time.sleep(2.5)  # it gives back its memory a second after there was work
+
+    def switches() -> list[str]:
+        lines = Path(f"/proc/{process.shim_pid}/status").read_text().splitlines()
+        return [line for line in lines if "ctxt_switches" in line]
+
+    before = switches()
+    time.sleep(1.5)
+    assert switches() == before
+    process.kill()
+    process.wait(10)
+    process.finished()
+
+
+def test_a_full_disk_loses_no_exit_code(launcher: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with place(launcher, tmp_path / "here") as here, small_tmpfs(tmp_path / "full", "64k") as full:
+        process = here.start("read x; exit 6", state_dir=str(full), stdin_open=True)
+        eventually(lambda: (full / ".status").exists())
+        with pytest.raises(OSError, match="No space"), open(full / "ballast", "wb") as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        with AttachClient.connect(str(full), stdin=True) as client:
+            client.send(b"\n")
+            assert process.wait(10).exit_code == 6
+        status = shim.status(str(full))
+        assert status is not None
+        assert status.exit_code == 6
+        process.finished()
+
+
+def test_a_client_that_is_eager_does_not_hide_why_a_start_failed(here: Place) -> None:
+    for _ in range(10):
+        client, theirs = AttachClient.pair(stdin=True, stdout=True, stderr=True)
+        while client.send(bytes(65536)):
+            pass
+        settings = here.settings(stdin_open=True)
+        with pytest.raises(errors.CommandNotFound):
+            shim.start(here.launcher, ["/bin/nothing"], None, settings, here.id, theirs)
+        os.close(theirs)
+        client.close()
+
+
+def test_a_container_is_started_with_a_shim_in_a_chroot(tmp_path: Path, launcher: Launcher) -> None:
+    """What the exit command is, and where state and log are, is the chroot's."""
+    root = rootfs.make(tmp_path / "root")
+    for name in ("proc", "sys", "dev"):
+        subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
+        subprocess.run(["mount", "--make-rslave", root / name], check=True)
+    (root / "inner").mkdir()
+    rootfs.make(root / "inner/root")
+    (root / "state").mkdir()
+    shutil.copy(spawner.init_path(), root / "pyrunc-init")
+    box = os.urandom(32).hex()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chroot(root)
+            os.chdir("/")
+            spawner.init_path = lambda: "/pyrunc-init"  # type: ignore[assignment]
+            command = ("/bin/sh", "-c", "echo $WORD > /marker")
+            settings = shim.ShimSettings("/state", shim.LogFile("/log"), command, ("WORD=inside",))
+            inner = Launcher.of_options("/inner/root", {"seccomp": "unconfined"})
+            shim.start(
+                inner, ["/bin/sh", "-c", "echo here; sleep 0.2; exit 8"], None, settings, box
+            ).release()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    try:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        who = shim.running(str(root / "state"))
+        assert who is not None
+        eventually(lambda: ended(who) and (root / "marker").exists())
+        assert (root / "marker").read_text() == "inside\n"
+        assert '"here\\n"' in (root / "log").read_text()
+        status = shim.status(str(root / "state"))
+        assert status is not None
+        assert status.exit_code == 8
+    finally:
+        for name in ("proc", "sys", "dev"):
+            subprocess.run(["umount", "-l", root / name], check=True)
 
 
 def test_the_plan_shows_what_its_shim_does(here: Place) -> None:

@@ -20,7 +20,7 @@ from tests import rootfs
 from tests.runtime.shim_support import Place, ended, eventually, place, small_tmpfs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
-FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+FOREVER = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,12 @@ def ready(client: AttachClient) -> AttachClient:
 
     eventually(heard)
     return client
+
+
+def stop(here: Place, process: shim.ShimProcess) -> None:
+    """End FOREVER, once it heeds that."""
+    eventually(lambda: here.log.exists() and "up" in here.logged())
+    process.kill(signal.SIGTERM)
 
 
 def finish(process: shim.ShimProcess) -> int:
@@ -148,7 +154,7 @@ def test_input_that_nobody_takes_is_not_read_and_a_resize_still_gets_through(her
     stuck.close()
     time.sleep(0.2)
     assert ticks(process.shim_pid) - before <= 10
-    process.kill(signal.SIGTERM)
+    stop(here, process)
     assert finish(process) == 0
 
 
@@ -254,7 +260,7 @@ def test_who_sends_no_frames_is_dropped(here: Place, garbage: bytes) -> None:
         except ConnectionResetError:
             pass  # there was more of it
     assert ready(AttachClient.connect(str(here.state))).is_ready
-    process.kill(signal.SIGTERM)
+    stop(here, process)
     assert finish(process) == 0
 
 
@@ -264,7 +270,7 @@ def test_more_clients_than_descriptors_and_later_ones_still_get_in(here: Place) 
     for client in clients[::2]:
         client.close()
     clients = clients[1::2] + [ready(AttachClient.connect(str(here.state))) for _ in range(30)]
-    process.kill(signal.SIGTERM)
+    stop(here, process)
     assert process.wait(30).exit_code == 0
     for client in clients:
         to_the_end(client)

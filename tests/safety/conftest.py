@@ -13,6 +13,8 @@ from tests import rootfs as roots
 _NOT_UNDER_VM = {
     "test_leaks.py", "test_plan_attacks.py", "test_no_host_program_is_executed_through_a_descriptor",
     "test_a_failed_start_is_never_taken_for_an_end", "test_exchanged_mount_targets",
+    "test_the_containers_processes_cannot_look_into_what_joins",
+    "test_who_may_trace_all_processes_finds_nothing_that_the_program_will_not_have",
     "test_much_output_is_all_there", "test_one_of_ours_is_killed", "test_the_program_itself_is_killed",
     "test_the_working_directory_is_inside_the_root", "test_who_shares_a_pid_namespace_does_not_get_into_an_init",
 }  # fmt: skip

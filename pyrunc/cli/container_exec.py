@@ -1,0 +1,119 @@
+"""`pyrunc exec`: a further program in a running container."""
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pyrunc.cli import flag_values
+from pyrunc.cli.flags import Flag
+from pyrunc.cli.session import CommandError, engine
+from pyrunc.cli.verb import verb
+from pyrunc.errors import NotFound, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyrunc.engine.container import Container
+
+_REFUSED_PROGRAM = 126  # Docker's code for whatever is wrong with it, but that it is not there
+
+
+@verb(
+    "exec CONTAINER COMMAND [ARG...]", "Execute a command in a running container",
+    Flag("-d --detach", "", "Detached mode: run command in the background"),
+    Flag("--detach-keys", "string", "Override the key sequence for detaching a container"),
+    Flag("-e --env", "list", "Set environment variables", reader=flag_values.variable),
+    Flag("--env-file", "list", "Read in a file of environment variables"),
+    Flag("-i --interactive", "", "Keep STDIN open even if not attached"),
+    Flag("--privileged", "", "Give extended privileges to the command"),
+    Flag("-t --tty", "", "Allocate a pseudo-TTY"),
+    Flag("-u --user", "string", 'Username or UID (format: "<name|uid>[:<group|gid>]")'),
+    Flag("-w --workdir", "string", "Working directory inside the container"),
+    low=2, high=None, interspersed=False,
+)  # fmt: skip
+def exec_(arguments: list[str], **flags: Any) -> int:
+    """Run it; the exit code is the program's, 126 or 127 if it cannot start, else 1."""
+    from pyrunc.cli import interactive
+    from pyrunc.runtime.terminal import detach_keys
+
+    if not flags["detach"]:
+        interactive.check_input(stdin=flags["interactive"], tty=flags["tty"])
+    options = _options(flags)
+    container = engine().containers.get(arguments[0])
+    if flags["tty"] or flags["interactive"]:
+        detach_keys(flags["detach_keys"])
+    if flags["detach"]:
+        container.exec_detached(arguments[1:], **options)
+        return 0
+    try:
+        return _attached(container, arguments[1:], options, flags)
+    except StartError as exc:
+        code = exc.exit_code if exc.exit_code == 127 else _REFUSED_PROGRAM
+        raise CommandError(f"exec failed: {exc}", code) from exc
+    except NotFound as exc:
+        if not str(exc).startswith("unable to find "):
+            raise
+        raise CommandError(str(exc), _REFUSED_PROGRAM) from exc
+
+
+def _options(flags: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of Container.exec_start. Raises CommandError."""
+    try:
+        listed = [
+            line for path in flags["env_file"] for line in flag_values.command_file(path, flag_values.file_variable)
+        ]  # fmt: skip
+    except ValueError as exc:
+        raise CommandError(str(exc)) from exc
+    variables = dict(text.split("=", 1) for text in [*listed, *flags["env"]] if "=" in text)
+    cwd = flags["workdir"] or None
+    if cwd is not None and not cwd.startswith("/"):
+        raise CommandError("exec failed: Cwd must be an absolute path", _REFUSED_PROGRAM)
+    return {
+        "env": variables, "cwd": cwd, "user": flags["user"] or None, "tty": flags["tty"],
+        "privileged": flags["privileged"],
+    }  # fmt: skip
+
+
+def _attached(container: "Container", argv: list[str], options: dict[str, Any], flags: dict[str, Any]) -> int:
+    """With the streams of this command, by pipes or a terminal of its own: what is the caller's stays the caller's."""
+    from pyrunc.cli import interactive
+    from pyrunc.runtime.pumping import ExecStream
+
+    tty, stdin = flags["tty"], flags["interactive"]
+    with _pipes(stdin, tty) as (ours, theirs):
+        size = interactive.own_size()
+        with container.exec_start(
+            argv, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2], size=size, **options
+        ) as program:
+            for fd in theirs:
+                if fd is not None:
+                    os.close(fd)
+            theirs.clear()
+            stream = ExecStream(program, (ours.pop(0), ours.pop(0), ours.pop(0)))
+            try:
+                outcome = interactive.converse(stream, stdin=stdin, tty=tty, keys=flags["detach_keys"])
+            finally:
+                stream.close()
+            if outcome is interactive.Outcome.DETACHED:
+                raise CommandError("read escape sequence")
+            return program.wait() if outcome is interactive.Outcome.ENDED else 1
+
+
+@contextmanager
+def _pipes(stdin: bool, tty: bool) -> "Iterator[tuple[list[int], list[int | None]]]":
+    """Our ends and the program's, both as input, output, errors; what is not taken out of the lists is closed."""
+    ours = [-1, -1, -1]
+    theirs: list[int | None] = [None, None, None] if tty else []
+    try:
+        for number in () if tty else range(3):
+            if number == 0 and not stdin:
+                theirs.append(None)
+                continue
+            reading, writing = os.pipe()
+            ours[number], end = (writing, reading) if number == 0 else (reading, writing)
+            theirs.append(end)
+        yield ours, theirs
+    finally:
+        for fd in (*ours, *theirs):
+            if fd is not None and fd >= 0:
+                os.close(fd)

@@ -1,0 +1,143 @@
+"""Further programs in a container of the engine's, whoever has started it.
+
+What the container was made by is compiled anew from its documents; who it is its shim has told, by pid and start time.
+"""
+
+import os
+import time
+from contextlib import contextmanager
+
+from pyrunc.engine import container_events, container_state, host_config, starting, stopping, throwaway
+from pyrunc.errors import FailedPrecondition
+from pyrunc.runtime import joining, shim, shim_exec
+from pyrunc.runtime.joining import Joining, Target, Wanted
+from pyrunc.runtime.sandbox import ExecProcess, RunResult, run_asked, start_asked
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyrunc.api import ContainerRecord
+    from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.launcher import Launcher
+    from pyrunc.runtime.supervised import Supervised
+
+__all__ = ["EngineExec", "Wanted", "detached", "run", "start"]
+
+_KEPT_S = 300  # how long what a detached program has left stays, as with Docker
+# What only matters to a container's first start, and may have gone since: a device, the source of a mount.
+_OF_THE_START = (
+    "mounts", "tmpfs", "shm_bytes", "devices", "sysctls", "hosts", "dns", "dns_search", "dns_options", "tty",
+    "console_size",
+)  # fmt: skip
+_JOINED = {"NetworkMode": "net", "PidMode": "pid", "IpcMode": "ipc"}
+
+
+class EngineExec(ExecProcess):
+    """A program in a container of the engine's; it ends with this process, or with its container."""
+
+    def __init__(self, child: "Supervised", parts: "Parts", record: "ContainerRecord", exec_id: str) -> None:
+        super().__init__(child)
+        self.id = exec_id
+        self._parts = parts
+        self._record = record
+        self._said = False
+
+    def _take(self) -> bool:
+        over = super()._take()
+        if over and not self._said:
+            self._said = True
+            assert self._child.exit is not None
+            _say(self._parts, self._record, "exec_die", self.id, exitCode=self._child.exit.exit_code)
+        return over
+
+
+def run(
+    parts: "Parts", container_id: str, wanted: Wanted, stdin: bytes, timeout_s: float | None
+) -> RunResult:
+    """Run a program to its end. Raises what SandboxProcess.exec does, FailedPrecondition in Docker's words."""
+    begun = time.monotonic_ns()
+    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+        result = run_asked(asked.request, wanted.argv, stdin, begun, timeout_s, wanted.tty)
+    _say(parts, record, "exec_die", exec_id, exitCode=result.exit_code)
+    return result
+
+
+def start(
+    parts: "Parts", container_id: str, wanted: Wanted, stdin: int | None, stdout: int | None, stderr: int | None
+) -> EngineExec:  # fmt: skip
+    """Start a program. Raises what `run` does."""
+    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+        return EngineExec(start_asked(asked.request, stdin, stdout, stderr), parts, record, exec_id)
+
+
+def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
+    """Start a program that outlives this process, its output nowhere; its id. Raises what `run` does.
+
+    `running` and `status` of its shim are in <state of the container>/exec/<id> until a few minutes after its end.
+    """
+    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+        place = os.path.join(record.state_dir, "exec")
+        _forget_old(place)
+        place = os.path.join(place, exec_id)
+        os.makedirs(place, 0o700)
+        rows, columns = wanted.size
+        settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
+        shim_exec.start(asked, settings).release()
+        return exec_id
+
+
+@contextmanager
+def _joining(
+    parts: "Parts", container_id: str, wanted: Wanted
+) -> "Iterator[tuple[Joining, ContainerRecord, str]]":
+    record = stopping.current(parts, container_id)
+    if record.state == "paused":
+        raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
+    container_state.check("exec", record)
+    who = shim.running(record.state_dir)
+    if who is None:
+        raise FailedPrecondition(f"Container {record.id} is not running")
+    pidfd = joining.open_init(record.id, who.pid, who.pid_started)
+    try:
+        launcher = _launcher(parts, record, who.pid)
+        target = Target(launcher, record.id, who.pid, pidfd, launcher.environment(record.id))
+        with Joining(target, wanted) as asked:
+            exec_id = os.urandom(32).hex()
+            words = " ".join(wanted.argv)
+            _say(parts, record, f"exec_create: {words}", exec_id)
+            _say(parts, record, f"exec_start: {words}", exec_id)
+            yield asked, record, exec_id
+    finally:
+        os.close(pidfd)
+
+
+def _launcher(parts: "Parts", record: "ContainerRecord", pid: int) -> "Launcher":
+    """What the container was made by, but for what a further program has no part in."""
+    joined = {key: f"/proc/{pid}/ns/{kind}" for key, kind in _JOINED.items()}
+    options = host_config.options_of(
+        record.config, record.host_config, rest=record.options, joined={**joined, "Shm": "/dev/shm"}
+    )
+    kept = {option: value for option, value in options.items() if option not in _OF_THE_START}
+    return throwaway.launcher(starting.root_of(parts, record), {**kept, "etc_files": False})  # type: ignore[typeddict-item]
+
+
+def _forget_old(place: str) -> None:
+    """Remove what programs have left that ended a while ago."""
+    try:
+        found = os.listdir(place)
+    except FileNotFoundError:
+        return
+    for name in found:
+        directory = os.path.join(place, name)
+        try:
+            if time.time() - os.stat(f"{directory}/status").st_mtime > _KEPT_S:
+                for file in os.listdir(directory):
+                    os.unlink(os.path.join(directory, file))
+                os.rmdir(directory)
+        except OSError:
+            pass  # it runs, or another is faster
+
+
+def _say(parts: "Parts", record: "ContainerRecord", action: str, exec_id: str, **more: object) -> None:
+    container_events.say(parts, record, action, execID=exec_id, **more)
