@@ -29,7 +29,7 @@ _PARAMETERS = (
     "net/ipv4/ip_default_ttl",
 )  # fmt: skip
 _STATE = "/run/pyrunc"
-_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns")
+_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-shim", "pyrunc-userns")
 
 
 def processes(root: int) -> tuple[set[str], bool]:

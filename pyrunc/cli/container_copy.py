@@ -11,9 +11,9 @@ from pyrunc.cli import local_paths, units
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.local_paths import Place
 from pyrunc.cli.session import CommandError, engine
-from pyrunc.engine.container import Container
 from pyrunc.cli.verb import verb
 from pyrunc.engine import archive_extract, archive_write
+from pyrunc.engine.container import Container
 from pyrunc.engine.copy import PathStat
 from pyrunc.errors import PyruncError
 
