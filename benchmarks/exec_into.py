@@ -12,12 +12,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pyrunc
 from benchmarks.host import Unable, Workspace, enter_private_namespace
 from benchmarks.measure import summarize, turns
 
 ROUNDS = 50
+
+
+def sleeper(workspace: Workspace) -> dict[str, Any]:
+    """Make the bundle of a container that waits to be joined; its document."""
+    document: dict[str, Any] = json.loads((workspace.bundle / "config.json").read_text())
+    document["process"]["args"] = ["/bin/busybox", "sleep", "600"]
+    document["root"]["path"] = str(workspace.rootfs)
+    (workspace.directory("sleeper") / "config.json").write_text(json.dumps(document))
+    return document
 
 
 def joiner(name: str, workspace: Workspace) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -49,14 +59,11 @@ def main(rounds: int) -> None:
     """Print the median, the 95th percentile and the minimum of each."""
     enter_private_namespace()
     workspace = Workspace()
-    document = json.loads((workspace.bundle / "config.json").read_text())
-    document["process"]["args"] = ["/bin/busybox", "sleep", "600"]
-    document["root"]["path"] = str(workspace.rootfs)
-    (workspace.directory("sleeper") / "config.json").write_text(json.dumps(document))
+    document = sleeper(workspace)
     contenders: dict[str, Callable[[], object]] = {}
     endings: list[Callable[[], None]] = []
     try:
-        process = pyrunc.Sandbox.from_spec(document, workspace.bundle).start(["/bin/busybox", "sleep", "600"])
+        process = pyrunc.Sandbox.from_spec(document, workspace.bundle).start(document["process"]["args"])
         endings.append(process.close)
         contenders["pyrunc"] = lambda: process.exec(["/bin/true"])
         for name in ("crun", "runc"):

@@ -37,12 +37,19 @@ def _check(rc: int, what: str) -> None:
         raise OSError(errno, f"{what}: {os.strerror(errno)}")
 
 
-def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """Mount in this process's namespace; raises OSError, which names the target."""
+
     def raw(text: str | None) -> bytes | None:
         return None if text is None else text.encode()
 
     rc = _libc.mount(raw(source), raw(target), raw(kind), ctypes.c_ulong(flags), raw(data))
     _check(rc, f"mount {target}")
+
+
+def detach(target: str) -> None:
+    """Take the mount at *target* out of the tree, whoever uses it; fails harmlessly where there is none."""
+    _libc.umount2(target.encode(), 2)  # MNT_DETACH
 
 
 def enter_private_namespace() -> None:
@@ -51,7 +58,7 @@ def enter_private_namespace() -> None:
     Raises OSError without root. Source: mount_namespaces(7).
     """
     _check(_libc.unshare(CLONE_NEWNS), "unshare of the mount namespace")
-    _mount(None, "/", None, MS_REC | MS_PRIVATE)
+    mount(None, "/", None, MS_REC | MS_PRIVATE)
 
 
 def adopt_orphans() -> None:
@@ -114,6 +121,18 @@ def build_floor(target: Path) -> None:
     subprocess.run([*compiler.split(), "-O2", "-static", "-o", str(target), str(FLOOR_SOURCE)], check=True)
 
 
+def hide_hybrid_controllers(directory: Path) -> None:
+    """Show an empty list of v2 controllers: crun refuses a hybrid whose v2 side still holds one (hugetlb).
+
+    Mounting that controller as v1 would change it for the whole host; a cover in this namespace changes nothing.
+    The cover is a file in *directory*.
+    """
+    if cgroup_mode() == "hybrid" and HYBRID_CONTROLLERS.read_text().strip():
+        empty = directory / "no-controllers"
+        empty.touch()
+        mount(str(empty), str(HYBRID_CONTROLLERS), None, MS_BIND)
+
+
 class Workspace:
     """A scratch directory on a private tmpfs with the rootfs, the bundle and the floor's executable in it.
 
@@ -128,10 +147,10 @@ class Workspace:
         """
         self.place(Path(tempfile.mkdtemp(prefix="pyrunc-bench-")))
         try:
-            _mount("tmpfs", str(self.path), "tmpfs", 0, "mode=755")
+            mount("tmpfs", str(self.path), "tmpfs", 0, "mode=755")
             make_rootfs(self.rootfs)
             self._make_bundle()
-            self._hide_hybrid_controllers()
+            hide_hybrid_controllers(self.path)
         except BaseException:
             self.close()
             raise
@@ -160,16 +179,6 @@ class Workspace:
         document["process"]["args"] = ["/bin/true"]
         config.write_text(json.dumps(document))
 
-    def _hide_hybrid_controllers(self) -> None:
-        """Show an empty list of v2 controllers: crun refuses a hybrid whose v2 side still holds one (hugetlb).
-
-        Mounting that controller as v1 would change it for the whole host; a cover in this namespace changes nothing.
-        """
-        if cgroup_mode() == "hybrid" and HYBRID_CONTROLLERS.read_text().strip():
-            empty = self.path / "no-controllers"
-            empty.touch()
-            _mount(str(empty), str(HYBRID_CONTROLLERS), None, MS_BIND)
-
     def floor(self) -> Path:
         """Return the floor's executable, compiled when it is first asked for."""
         target = self.path / "floor"
@@ -185,5 +194,5 @@ class Workspace:
 
     def close(self) -> None:
         """Detach the tmpfs, with everything on it, and remove its mount point."""
-        _libc.umount2(str(self.path).encode(), 2)  # MNT_DETACH; fails harmlessly if the mount never happened
+        detach(str(self.path))
         shutil.rmtree(self.path, ignore_errors=True)

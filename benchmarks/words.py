@@ -21,7 +21,8 @@ RATE_GOALS = (
 )
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table, whose first column is words and the others are figures."""
     aligned = ["---"] + ["---:"] * (len(head) - 1)
     return ["| " + " | ".join(row) + " |" for row in [head, aligned, *rows]]
 
@@ -59,16 +60,16 @@ def markdown(report: Report) -> str:
             + [f"{peer['rate_per_s'][width]:.0f}" for width in widths]
             + [f"{peer['cpu_ms']:.2f}", "-" if peer["syscalls"] is None else f"{peer['syscalls']:.0f}"]
         )
-    lines += _table(head, rows)
+    lines += table(head, rows)
     if found := goals(report):
         rows = [
             [goal["what"], goal["goal"], f"{goal['ratio']:.2f}", "yes" if goal["reached"] else "**no**"]
             for goal in found
         ]
-        lines += ["", *_table(["goal", "wanted", "measured", "reached"], rows)]
+        lines += ["", *table(["goal", "wanted", "measured", "reached"], rows)]
     for name, stages in report["stages"].items():
         lines += ["", f"Where the time of one start goes, {name}, medians:", ""]
-        lines += _table(["stage", "µs"], [[stage, f"{ns / 1e3:.0f}"] for stage, ns in stages.items()])
+        lines += table(["stage", "µs"], [[stage, f"{ns / 1e3:.0f}"] for stage, ns in stages.items()])
     if report["missing"]:
         lines += ["", *(f"- not measured: {name}: {reason}" for name, reason in report["missing"].items())]
     lines += ["", _notes(settings)]

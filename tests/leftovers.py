@@ -29,7 +29,8 @@ _PARAMETERS = (
     "net/ipv4/ip_default_ttl",
 )  # fmt: skip
 _STATE = "/run/pyrunc"
-_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-shim", "pyrunc-userns")
+_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns", "pyrunc-shim")
+_ID_LENGTH, _STATE_DEPTH = 64, 4
 
 
 def processes(root: int) -> tuple[set[str], bool]:
@@ -116,6 +117,23 @@ def places() -> Iterator[str]:
     yield from (f"named network namespace {path}" for path in Path("/run/netns").glob("*"))
 
 
+def states(place: Path) -> Iterator[str]:
+    """The containers that still have a state directory below *place*, where tests have theirs."""
+    above = len(place.parts)
+    for directory, names, files in os.walk(place):
+        if len(Path(directory).parts) - above >= _STATE_DEPTH:
+            names.clear()
+        if len(os.path.basename(directory)) == _ID_LENGTH and {"attach", "running"} & {*files, *names}:
+            yield f"state of a container {directory}"
+            names.clear()
+
+
+def temporary(config: pytest.Config) -> Path | None:
+    """Where the tests of this session have their directories, if there are any."""
+    found: Path | None = getattr(getattr(config, "_tmp_path_factory", None), "_basetemp", None)
+    return found
+
+
 def look() -> tuple[set[str], bool]:
     """Everything that must be after the suite as it was before, and whether it may be of others."""
     ours, strangers = processes(os.getpid())
@@ -153,6 +171,8 @@ class Leftovers:
             self.report = [
                 f"left: {entry}" for entry in sorted(after - self.before) if not self.of_others(entry)
             ]
+            if place := temporary(session.config):
+                self.report += [f"left: {entry}" for entry in sorted(states(place))]
             self.report += [f"gone: {entry}" for entry in sorted(self.before - after) if _ours_to_keep(entry)]
             if not self.report or time.monotonic() > deadline:
                 break

@@ -16,15 +16,18 @@ _ROOT = Path(__file__).parent.parent
 
 def session(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     """A pytest session of one test, in namespaces of its own, so that what it leaves is not left here."""
-    (tmp_path / "test_it.py").write_text(f"import os, subprocess\ndef test_it():\n    {body}\n")
+    (tmp_path / "test_it.py").write_text(f"import os, subprocess\ndef test_it(tmp_path):\n    {body}\n")
     result: list[subprocess.CompletedProcess[str]] = []
     reading, writing = os.pipe()
 
     def run() -> None:
         mount.mount(b"tmpfs", b"/mnt", b"tmpfs")
+        mount.mount(b"tmpfs", b"/run", b"tmpfs")
+        Path("/run/pyrunc").mkdir()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "tests.leftovers", "-p", "no:cacheprovider",
-             "--leftovers-wait-s=1", "-c", "/dev/null", str(tmp_path / "test_it.py")],
+             "--leftovers-wait-s=1", f"--basetemp={tmp_path / 'base'}", "-c", "/dev/null",
+             str(tmp_path / "test_it.py")],
             cwd=_ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         os.write(writing, f"{done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}".encode())
@@ -47,6 +50,8 @@ def test_a_session_that_leaves_nothing_passes(tmp_path: Path) -> None:
     [
         ("os.mkdir('/mnt/left')", "left: path /mnt/left"),
         ("subprocess.Popen(['sleep', '60'], start_new_session=True)", "left: process"),
+        ("os.mkdir('/run/pyrunc/' + 'f' * 64)", "left: path /run/pyrunc/ffff"),
+        ("os.makedirs(tmp_path / 'state' / ('f' * 64) / 'attach')", "left: state of a container"),
         ("subprocess.run(['mount', '-t', 'tmpfs', 'x', '/mnt'], check=True)", "left: mount /mnt"),
         ("subprocess.run(['mount', '-t', 'tmpfs', 'x', '/dev'], check=True)", "gone: device /dev/null"),
     ],

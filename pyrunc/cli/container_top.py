@@ -8,7 +8,11 @@ _WIDTH = 20  # of Docker's columns here
 
 
 @verb(
-    "top CONTAINER [ps OPTIONS]", "Display the running processes of a container", low=1, high=None, interspersed=False
+    "top CONTAINER [ps OPTIONS]",
+    "Display the running processes of a container",
+    low=1,
+    high=None,
+    interspersed=False,
 )
 def top(arguments: list[str]) -> None:
     """What the host's ps says of the processes of a container."""

@@ -206,15 +206,9 @@ def _map(text: str) -> tuple[str, str]:
     return name, value if equals else ""
 
 
-def _mount(text: str) -> dict[str, Any]:
-    from pyrunc.cli import mount_flags
-
-    return mount_flags.mount(text)
-
-
 _LISTS = frozenset(("list", "strings", "filter", "map", "ulimit", "mount", "network", "gpu-request"))
 _READERS: dict[str, Callable[[str], Any]] = {
-    "": _bool, "bytes": _bytes, "decimal": _decimal, "filter": _filter, "map": _map, "mount": _mount,
+    "": _bool, "bytes": _bytes, "decimal": _decimal, "filter": _filter, "map": _map,
     "int": _integer("ParseInt", -(1 << 63), (1 << 63) - 1), "uint": _integer("ParseUint", 0, (1 << 64) - 1),
     "uint16": _integer("ParseUint", 0, 65535), "strings": lambda text: text.split(","),
 }  # fmt: skip

@@ -70,7 +70,7 @@ class Passed:
 def code_of(container: "Container", client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        return container.wait()
+        return container.wait(condition="removed" if container.record().auto_remove else "not-running")
     except NotFound:
         if client.exit_status is None:
             raise

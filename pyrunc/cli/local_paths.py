@@ -99,7 +99,9 @@ def destination(path: str) -> Place:
         return Place(path, True, os.path.isdir(path))
     above = split(path)[0]
     if not os.path.isdir(above):
-        raise CommandError("not a directory" if os.path.exists(above) else f"stat {above}: no such file or directory")
+        raise CommandError(
+            "not a directory" if os.path.exists(above) else f"stat {above}: no such file or directory"
+        )
     return Place(path)
 
 

@@ -59,7 +59,11 @@ class Extractor:
         directories: list[tuple[str, int, tuple[int, int]]] = []
         try:
             with tarfile.open(
-                fileobj=counted, mode="r|*", bufsize=_CHUNK, encoding="utf-8", errors="surrogateescape"  # type: ignore[call-overload]
+                fileobj=counted,
+                mode="r|*",
+                bufsize=_CHUNK,
+                encoding="utf-8",
+                errors="surrogateescape",  # type: ignore[call-overload]
             ) as tar:
                 for entry in tar:
                     tar.members.clear()  # which it would keep, as many as there are

@@ -61,9 +61,7 @@ def stat_path(parts: "Parts", container: str, path: str, name: str = "") -> Path
         return _stat(root, absolute(path))
 
 
-def get_archive(
-    parts: "Parts", container: str, path: str, sink: "Sink", name: str = ""
-) -> PathStat:
+def get_archive(parts: "Parts", container: str, path: str, sink: "Sink", name: str = "") -> PathStat:
     """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
     Names in it begin with the last part of *path*. Raises NotFound in Docker's words, FailedPrecondition, OSError.

@@ -225,6 +225,7 @@ class Images:
         """Remove images without a name, or *everything* that no container uses.
 
         *filters* are ("until", time), ("label", "key[=value]"), ("label!", …), ("dangling", "true").
+        Raises InvalidArgument for another one.
         """
         from pyrunc.engine import image_removal
 

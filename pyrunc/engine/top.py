@@ -74,7 +74,10 @@ def _cgroup(pid: int, container_id: str) -> str:
 
 
 def _ps(words: "list[str]") -> str:
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }
     try:
         done = subprocess.run(
             ["ps", *words], capture_output=True, env=environment, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S,

@@ -96,9 +96,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
         privileged: bool = False,
     ) -> RunResult:  # fmt: skip
-        """Run a further program in the container to its end; arguments and errors are those of SandboxProcess.exec.
+        """Run a further program in the container to its end; the arguments are those of SandboxProcess.exec.
 
-        If the task is cancelled the program is killed. For one on a terminal there is `exec_start`.
+        Raises what that does. If the task is cancelled the program is killed. For one on a terminal there is `exec_start`.
         """
         begun = time.monotonic_ns()
         with self._joining(argv, env, cwd, user, groups, False, (0, 0), privileged) as joining:
@@ -114,9 +114,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
         size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> AsyncExecProcess:  # fmt: skip
-        """Start a further program in the container; arguments and errors are those of SandboxProcess.exec_start.
+        """Start a further program in the container; the arguments are those of SandboxProcess.exec_start.
 
-        If the task is cancelled, nothing is left.
+        Raises what that does. If the task is cancelled, nothing is left.
         """
         with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
 
@@ -185,7 +185,7 @@ class AsyncSandbox:
         return AsyncSandboxProcess(await _start(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
-        """What a start does, one step a line, as `pyrunc run --plan` prints it."""
+        """What a start does, one step a line, as `pyrunc run --plan` prints it. Raises InvalidArgument."""
         return self._launcher.plan(argv)
 
     def close(self) -> None:

@@ -320,7 +320,7 @@ class Sandbox:
         return SandboxProcess(start_asked(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
-        """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it."""
+        """What a start of *argv* does, one step a line, as `pyrunc run --plan` prints it. Raises InvalidArgument."""
         return self._launcher.plan(argv)
 
     def close(self) -> None:

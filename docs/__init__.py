@@ -1,0 +1,1 @@
+"""The documentation: hand-written pages, and what writes the others."""
