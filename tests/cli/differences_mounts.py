@@ -44,4 +44,5 @@ MOUNTS = {
     "top live -o pid,args": (0, _NUMBERS),
     "top live -eo pid,comm": (0, _NUMBERS),
     "top live -o comm,pid": (0, _NUMBERS),
+    "top live o args": (1, "what ps shows depends on the terminal"),
 }
