@@ -85,6 +85,8 @@ def _typed(key: str, value: Any, parent: Mapping[str, Any]) -> Any:
             return {name: _typed("", each, value) for name, each in value.items()}
         found = Struct(_fields(value))
         found.missing = _UNSET.get(key, {})
+        if key == "State":
+            found.unset = (NIL,)  # Health
         return found
     if isinstance(value, list):
         return [_typed("", each, {}) for each in value]

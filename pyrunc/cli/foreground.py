@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli.interactive import Outcome, converse
-from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.cli.session import ERROR, CommandError
+from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.pumping import AttachStream
 
@@ -26,6 +27,17 @@ _ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUI
 def pump(client: AttachClient, *, stdin: bool, tty: bool = False, keys: str = "") -> Outcome:
     """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse."""
     return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
+
+
+def check_keys(keys: str) -> None:
+    """Raise CommandError if nobody can type *keys* to detach."""
+    if keys:
+        from pyrunc.runtime.terminal import detach_keys
+
+        try:
+            detach_keys(keys)
+        except InvalidArgument as exc:
+            raise CommandError(f"{ERROR}{exc}") from exc
 
 
 @contextmanager

@@ -56,6 +56,12 @@ class Container:
         """What is known of it, in its true state."""
         return stopping.current(self._parts, self.id)
 
+    def inspect(self) -> "dict[str, Any]":
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        from pyrunc.engine import inspecting
+
+        return inspecting.inspect(self._engine, self.record())
+
     @property
     def pid(self) -> int:
         """The process of its init, as the host numbers it; 0 while it does not run."""

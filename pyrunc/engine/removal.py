@@ -78,7 +78,7 @@ def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]"
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting") or not passes(row.record):
+        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
             continue
         try:
             size = parts.snapshotter.usage(row.record.id).bytes if row.record.driver else 0

@@ -54,7 +54,7 @@ _OWN_CODES = {
     "images --tree": 125,
 }
 _LATER = ("copy", "mounts", "top", "volumes_used")  # what they need of containers does not exist yet
-_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?:[0-9a-f]{52})?(?![0-9a-f])")
+_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?:[0-9a-f]{52}|[0-9a-f]{2}(?=…))?(?![0-9a-f])")
 _FRESH = re.compile(r"(Up )?(?:Less than a second|\d+ seconds?|About a minute)(?(1)| ago)")
 
 
@@ -82,6 +82,7 @@ def _plain(text: str, ids: Ids) -> str:
     text = re.sub(
         r"^(WARNING: )?(IPv4 forwarding is disabled|Your kernel does not).*\n", "", text, flags=re.MULTILINE
     )
+    text = re.sub(r'"CreatedAt":"[^"]*"', '"CreatedAt":"now"', text)
     text = re.sub(r"Error: no such image: \S+: ", "Error: ", text)
     text = text.replace(
         "failed to create shim task: OCI runtime create failed: runc create failed: unable to start", ""

@@ -295,10 +295,9 @@ def test_a_full_disk_loses_no_exit_code(launcher: Launcher, tmp_path: Path) -> N
     (tmp_path / "here").mkdir()
     with place(launcher, tmp_path / "here") as here, small_tmpfs(tmp_path / "full", "64k") as full:
         process = here.start("read x; exit 6", state_dir=str(full), stdin_open=True)
-        eventually(lambda: (full / ".status").exists())
-        with pytest.raises(OSError, match="No space"), open(full / "ballast", "wb") as ballast:
-            while True:
-                ballast.write(bytes(4096))
+        eventually((full / ".status").exists)
+        with pytest.raises(OSError, match="No space"):
+            (full / "ballast").write_bytes(bytes(1 << 20))
         with AttachClient.connect(str(full), stdin=True) as client:
             client.send(b"\n")
             assert process.wait(10).exit_code == 6
@@ -320,23 +319,22 @@ def test_a_client_that_is_eager_does_not_hide_why_a_start_failed(here: Place) ->
         client.close()
 
 
-def test_a_container_is_started_with_a_shim_in_a_chroot(tmp_path: Path, launcher: Launcher) -> None:
+def test_a_container_is_started_with_a_shim_in_a_chroot(tmp_path: Path) -> None:
     """What the exit command is, and where state and log are, is the chroot's."""
     root = rootfs.make(tmp_path / "root")
-    for name in ("proc", "sys", "dev"):
-        subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
-        subprocess.run(["mount", "--make-rslave", root / name], check=True)
     (root / "inner").mkdir()
     rootfs.make(root / "inner/root")
     (root / "state").mkdir()
     shutil.copy(spawner.init_path(), root / "pyrunc-init")
+    for name in ("proc", "sys", "dev"):
+        subprocess.run(["mount", "--rbind", "--make-rslave", f"/{name}", root / name], check=True)
     box = os.urandom(32).hex()
     pid = os.fork()
     if pid == 0:
         try:
             os.chroot(root)
             os.chdir("/")
-            spawner.init_path = lambda: "/pyrunc-init"  # type: ignore[assignment]
+            spawner.init_path = lambda: "/pyrunc-init"
             command = ("/bin/sh", "-c", "echo $WORD > /marker")
             settings = shim.ShimSettings("/state", shim.LogFile("/log"), command, ("WORD=inside",))
             inner = Launcher.of_options("/inner/root", {"seccomp": "unconfined"})
