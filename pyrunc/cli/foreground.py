@@ -70,11 +70,14 @@ class Passed:
 def code_of(container: "Container", client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        return container.wait()
+        goes = container.record().auto_remove
+        code = container.wait(condition="removed" if goes else "not-running")
+        if not goes or client.exit_status is None:
+            return code
     except NotFound:
         if client.exit_status is None:
             raise
-        return client.exit_status.exit_code
+    return client.exit_status.exit_code
 
 
 class Signals:
