@@ -4,11 +4,11 @@ import os
 
 from pyrunc.api import Pruned, Removed
 from pyrunc.engine import container_events, container_filters, container_state, finish, mount_specs, stopping
-from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.owners import Owners
@@ -73,20 +73,24 @@ def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
         parts.collect()
 
 
-def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
-    """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+def prune(
+    parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]", size_of: "Callable[[ContainerRecord], int]"
+) -> Pruned:  # fmt: skip
+    """Remove the containers that do not run; *size_of* says how much one frees.
+
+    Raises InvalidArgument for a filter that there is not.
+    """
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
+        record = row.record
+        if record.state not in ("created", "exited", "dead") or not passes(record):
             continue
         try:
-            size = parts.snapshotter.usage(row.record.id).bytes if row.record.driver else 0
-            remove(parts, owners, row.record.id, force=False, volumes=False)
+            size = size_of(record)
+            remove(parts, owners, record.id, force=False, volumes=False)
         except (FailedPrecondition, NotFound):
             continue  # it was started, or removed, meanwhile
-        except PyruncError:
-            continue
-        removed.append(Removed("deleted", row.record.id))
+        removed.append(Removed("deleted", record.id))
         freed += size
     return Pruned(tuple(removed), freed)

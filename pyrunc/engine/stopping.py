@@ -126,8 +126,8 @@ def wait(
     try:
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
-        code = owners.code(container_id)
-        code = owners.wait(container_id, timeout_s) if code is None else code
+        code = owners.wait(container_id, timeout_s)  # if this process is about to take note of it
+        code = owners.code(container_id) if code is None else code
         if code is None:
             raise
         return code

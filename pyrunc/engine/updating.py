@@ -58,6 +58,8 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
     """The HostConfig that the changes lead to. Raises FailedPrecondition, InvalidArgument in Docker's words."""
     before = record.host_config
     wanted = {**before, **changes}
+    if "PidsLimit" in changes:
+        wanted["PidsLimit"] = max(changes["PidsLimit"] or 0, 0)  # 0 is no limit, as Docker keeps it
     if "RestartPolicy" in changes and record.auto_remove and restart_policy.is_set(changes):
         raise _refused(
             record, "Restart policy cannot be updated because AutoRemove is enabled for the container"
@@ -87,6 +89,8 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
     options.pop("env", None)
     resources = option_resources.resources(options)
     resources.pop("devices", None)
+    if (limits.get("PidsLimit") or 0) <= 0 and "PidsLimit" in limits:
+        resources["pids"] = {"limit": -1}
     layout = cgroup_layout.detect()
     try:
         plan = cgroups.plan_update(layout, finish.cgroup_of(record), resources)

@@ -386,6 +386,8 @@ def test_limits_are_changed_where_it_runs_and_kept(loaded: Engine) -> None:
         container.update(Memory=1 << 30)
     with pytest.raises(InvalidArgument, match="Binds cannot be updated"):
         container.update(Binds=["/:/x"])
+    container.update(PidsLimit=-1)
+    assert (place.read_text(), container.record().host_config["PidsLimit"]) == ("max\n", 0)
     container.update(NanoCpus=5 * 10**8)
     with pytest.raises(
         InvalidArgument, match="CPU Period cannot be updated as NanoCPUs has already been set"
