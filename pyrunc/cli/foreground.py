@@ -70,11 +70,14 @@ class Passed:
 def code_of(container: "Container", client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        return container.wait()
+        goes = container.record().auto_remove
+        code = container.wait(condition="removed" if goes else "not-running")
+        if not goes or client.exit_status is None:
+            return code
     except NotFound:
         if client.exit_status is None:
             raise
-        return client.exit_status.exit_code
+    return client.exit_status.exit_code
 
 
 class Signals:
@@ -106,7 +109,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None is a handler that C has installed, such as faulthandler's; only C could put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, numbers: Iterable[int]) -> None:
         for number in numbers if self._wanted else ():

@@ -109,11 +109,8 @@ class Containers:
 
     def prune(self, filters: "Iterable[tuple[str, str]]" = ()) -> "Pruned":
         """Remove those that do not run. Raises InvalidArgument for a filter that there is not."""
-        from pyrunc.engine.container_sizes import sizes
-
         self.list(all=True)  # which ends what has ended
-        engine = self._engine
-        return removal.prune(self._parts, engine._owners, filters, lambda record: sizes(engine, record)[0])  # noqa: SLF001
+        return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
     def _look(self, row: "Row") -> "ContainerRecord | None":
         record, settled = observing.look(row)

@@ -8,7 +8,7 @@ from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.owners import Owners
@@ -73,13 +73,10 @@ def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
         parts.collect()
 
 
-def prune(
-    parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]", size_of: "Callable[[ContainerRecord], int]"
-) -> Pruned:  # fmt: skip
-    """Remove the containers that do not run; *size_of* says how much one frees.
+def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
+    """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+    from pyrunc.engine.container_sizes import written
 
-    Raises InvalidArgument for a filter that there is not.
-    """
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
@@ -87,7 +84,7 @@ def prune(
         if record.state not in ("created", "exited", "dead") or not passes(record):
             continue
         try:
-            size = size_of(record)
+            size = written(parts, record)
             remove(parts, owners, record.id, force=False, volumes=False)
         except (FailedPrecondition, NotFound):
             continue  # it was started, or removed, meanwhile
