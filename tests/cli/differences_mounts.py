@@ -20,14 +20,23 @@ MOUNTS = {
     f"{_RUN} -v : beta true": (125, _PLACE),
     f"{_RUN} -v relative beta true": (125, _PLACE),
     f"{_RUN} -v a:/v beta true": (125, _LETTER),
-    f"{_RUN} -v /proc/nothing/x:/v beta true": (125, "Docker's client takes the words for those about a program"),
+    f"{_RUN} -v /proc/nothing/x:/v beta true": (
+        125,
+        "Docker's client takes the words for those about a program",
+    ),
     f"{_RUN} --mount source=x,target=/v,volume-driver=wrong beta true": (125, _NOT_HERE),
     f"{_RUN} --volume-driver wrong -v drv2:/v beta true": (125, _NOT_HERE),
     f"{_RUN} --mount type=image,source=beta,target=/v beta true": (125, "refused by name"),
     f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT} {{{{end}}}}' source": (0, _ANY_ORDER),
     f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT} {{{{end}}}}' from": (0, _ANY_ORDER),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}} ', '')} {{{{end}}}}' from-ro": (0, _ANY_ORDER),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Driver}}')}|{{{{end}}}}' bindv": (0, _ANY_ORDER),
+    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}} ', '')} {{{{end}}}}' from-ro": (
+        0,
+        _ANY_ORDER,
+    ),
+    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Driver}}')}|{{{{end}}}}' bindv": (
+        0,
+        _ANY_ORDER,
+    ),
     f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Source}} {{.Driver}}')}|{{{{end}}}}' bindspec": (
         0,
         _ANY_ORDER,

@@ -53,7 +53,7 @@ _OWN_CODES = {
     "images -f until=2021-01-01": 0,
     "images --tree": 125,
 }
-_KNOWN = differences.CONTAINERS | differences_mounts.MOUNTS
+_KNOWN = differences.CONTAINERS | differences.EXEC | differences_mounts.MOUNTS
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?:[0-9a-f]{52}|[0-9a-f]{2}(?=…))?(?![0-9a-f])")
 _FRESH = re.compile(r"(Up )?(?:Less than a second|\d+ seconds?|About a minute)(?(1)| ago)")
 
