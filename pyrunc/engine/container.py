@@ -53,8 +53,14 @@ class Container:
         return f"<Container {self.name} {self.id[:12]}>"
 
     def record(self) -> "ContainerRecord":
-        """What is known of it, in its true state."""
+        """What is known of it, in its true state. Raises NotFound."""
         return stopping.current(self._parts, self.id)
+
+    def inspect(self) -> "dict[str, Any]":
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        from pyrunc.engine import inspecting
+
+        return inspecting.inspect(self._engine, self.record())
 
     @property
     def pid(self) -> int:
@@ -82,6 +88,7 @@ class Container:
 
         None if it did not run. The signal is the image's, or SIGTERM where it has none or no known one; the time is the
         container's StopTimeout, or 10 s; -1 waits for ever. A restart policy does not start it again.
+        Raises InvalidArgument for a signal that there is not.
         """
         number = None if signal is None else _number(signal)
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
@@ -184,7 +191,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), stdin: bytes = b"", timeout_s: float | None = None,
         tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "RunResult":  # fmt: skip
-        """Run a further program in it to its end; as SandboxProcess.exec. Errors about the container are Docker's."""
+        """Run a further program in it to its end; the arguments are those of SandboxProcess.exec.
+
+        Raises what that does, with Docker's words for what is wrong with the container.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -195,7 +205,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), stdin: int | None = None, stdout: int | None = None,
         stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "EngineExec":  # fmt: skip
-        """Start a further program in it; as SandboxProcess.exec_start. It ends with this process too."""
+        """Start a further program in it, which ends with this process too.
+
+        The arguments are those of SandboxProcess.exec_start. Raises what `exec` raises.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -206,7 +219,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), tty: bool = False, size: tuple[int, int] = (0, 0),
         privileged: bool = False,
     ) -> str:  # fmt: skip
-        """Start a further program in it that goes on without this process, its output nowhere; its id."""
+        """Start a further program in it that goes on without this process, its output nowhere; its id.
+
+        Raises what `exec` raises.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -227,13 +243,13 @@ class Container:
         return commit.commit(self._parts, self._engine.images, request)
 
     def diff(self) -> "list[tuple[str, str]]":
-        """What it changed: ("A", "C" or "D", path), sorted."""
+        """What it changed: ("A", "C" or "D", path), sorted. Raises NotFound."""
         from pyrunc.engine import commit
 
         return commit.changes_of(self._parts, self.id)
 
     def export(self, sink: "Callable[[memoryview], object]") -> None:
-        """Write its whole tree as a tar to *sink*, which takes bytes."""
+        """Write its whole tree as a tar to *sink*, which takes bytes. Raises NotFound."""
         from pyrunc.engine import commit
 
         commit.export(self._parts, self.id, sink)
@@ -245,7 +261,10 @@ class Container:
         return copy.stat_path(self._parts, self.id, path, self.name)
 
     def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
-        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive."""
+        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive.
+
+        Raises NotFound in Docker's words.
+        """
         from pyrunc.engine import copy
 
         return copy.get_archive(self._parts, self.id, path, sink, self.name)
@@ -254,7 +273,10 @@ class Container:
         self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
         rename: "Callable[[str], str] | None" = None,
     ) -> None:  # fmt: skip
-        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive."""
+        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive.
+
+        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
+        """
         from pyrunc.engine import copy
 
         copy.put_archive(
@@ -262,7 +284,10 @@ class Container:
         )  # fmt: skip
 
     def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
-        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top."""
+        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top.
+
+        Raises FailedPrecondition if it does not run, InvalidArgument for what ps does not take.
+        """
         from pyrunc.engine import top
 
         return top.top(self._parts, self.id, arguments)

@@ -80,7 +80,7 @@ def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]"
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting") or not passes(row.record):
+        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
             continue
         try:
             size = written(parts, row.record)

@@ -62,6 +62,10 @@ class Attached(Protocol):
     closed: bool
 
     @property
+    def exit_status(self) -> object:
+        """How it has ended, or None; the last that comes."""
+
+    @property
     def pending(self) -> bool:
         """Whether something waits to be sent that was taken."""
 
@@ -96,7 +100,7 @@ class AttachStream:
     @property
     def closed(self) -> bool:
         """See Stream."""
-        return self._client.closed
+        return self._client.closed or self._client.exit_status is not None
 
     def watched(self, sending: bool) -> Iterable[tuple[int, int]]:
         """See Stream."""

@@ -38,6 +38,7 @@ CONTAINERS = {
     ),
     "run --detach-keys wrong-x --network none beta true": (1, _OWN),
     "ps -f exited=x": (1, _NEWER),
+    "attach three < yes": (6, "Docker's client may be gone before the answer comes"),
     "ps -a -f before=nobody": (1, _NEWER),
     "inspect created": (0, _WHOLE),
     "inspect exited": (0, _WHOLE),
@@ -47,30 +48,4 @@ CONTAINERS = {
     "container inspect created exited": (0, _WHOLE),
     "inspect --type container runs nobody": (1, _WHOLE),
     "inspect -f '{{json .State}}' created": (0, "the order of the keys"),
-}
-
-_STREAM = (
-    "said on stderr, and in fewer words; a program that is not there is 127, as in newer versions of Docker"
-)
-_WORDS = "Docker says it on stdout, with another end of line"
-EXEC = {
-    "exec one nothing": (127, _STREAM),
-    "exec one /nothing": (127, _STREAM),
-    "exec one /etc/passwd": (126, _STREAM),
-    "exec one /etc": (126, _STREAM),
-    "exec -u 7:8 one /bin/busybox id": (0, "newer versions of Docker do not add the group once more"),
-    "exec --user nobody one /bin/busybox true": (126, _WORDS),
-    "exec -u 0:nobody one /bin/busybox true": (126, _WORDS),
-    "exec -u 0x7 one /bin/busybox true": (126, _WORDS),
-    "exec --workdir relative one /bin/busybox pwd": (126, _STREAM),
-    "exec -w /nowhere one /bin/busybox pwd": (126, _STREAM),
-    "exec -t one nothing": (127, _STREAM),
-    "exec -d one nothing": (1, _OWN),
-    "exec --privileged one sh -c 'busybox grep CapEff /proc/self/status'": (
-        0,
-        "dockerd lacks a capability here",
-    ),
-    "exec -u 7 --privileged one sh -c 'busybox grep CapEff /proc/self/status'": (0, "as above"),
-    "attach --detach-keys wrong one": (1, _OWN),
-    "attach three < yes": (6, "Docker's client may be gone before the answer comes"),
 }
