@@ -70,7 +70,8 @@ def _config(record: "ContainerRecord") -> "dict[str, Any]":
     found: dict[str, Any] = {}
     shared = record.host_config.get("NetworkMode") == "host"
     for key, fallback in (
-        ("Hostname", os.uname().nodename if shared else record.id[:12]), ("Domainname", ""), ("User", ""), ("AttachStdin", False), ("AttachStdout", False),
+        ("Hostname", os.uname().nodename if shared else record.id[:12]), ("Domainname", ""), ("User", ""),
+        ("AttachStdin", False), ("AttachStdout", False),
         ("AttachStderr", False), ("Tty", False), ("OpenStdin", False), ("StdinOnce", False), ("Env", None),
         ("Cmd", None), ("Image", record.image), ("Volumes", None), ("WorkingDir", ""), ("Entrypoint", None),
         ("OnBuild", None), ("Labels", {}),
