@@ -13,7 +13,7 @@ import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
 INTERNAL = frozenset((
-    "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of", "Sandbox.of_launcher", "Volumes.claim",
+    "AsyncSandbox.of_launcher", "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of", "Sandbox.of_launcher", "Volumes.claim",
     "Volumes.damage", "Volumes.data", "Volumes.ensure_data", "Volumes.is_known", "Volumes.mount_points",
     "Volumes.release", "Volumes.users",
 ))  # fmt: skip
