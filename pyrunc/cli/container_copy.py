@@ -132,7 +132,7 @@ def _to_container(path: str, name: str, target: str, follow: bool, copy_owner: b
     parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _connected(
-            lambda sink: archive_write.write(parent, leaf, begin.rebase or leaf, count.through(sink)),
+            lambda sink: archive_write.write(parent, leaf, leaf, count.through(sink)),
             lambda source: container.put_archive(directory, source, copy_owner=copy_owner, rename=rename),
         )
     finally:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pyrunc.cli import format as formats
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
-from pyrunc.cli.session import ellipsis, engine, formatted, say, short
+from pyrunc.cli.session import CommandError, ellipsis, engine, say, short
 from pyrunc.cli.values import NIL, Method
 from pyrunc.cli.verb import verb
 
@@ -55,7 +55,11 @@ def ps(
         for each in found
     ]
     headers = {**_HEADERS, "Label": Method(_label_header)}
-    say(formatted(lambda: formats.rows(template, lines, headers, _TYPE)))
+    try:
+        say(formats.rows(template, lines, headers, _TYPE))
+    except formats.TemplateError as exc:
+        what = "execute" if " executing " in str(exc) else "parse"
+        raise CommandError(f"failed to {what} template: {exc}") from exc
 
 
 def _label_header(name: str) -> str:

@@ -51,6 +51,7 @@ def _attached(name: str, interactive: bool, detach_keys: str) -> int:
     record = container.record()
     stdin = interactive and bool(record.config.get("OpenStdin"))
     terminal = bool(record.config.get("Tty"))
+    foreground.check_keys(detach_keys)
     if stdin and terminal and not sys.stdin.isatty():
         raise CommandError("the input device is not a TTY")
     sys.stdout.flush()

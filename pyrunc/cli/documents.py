@@ -63,6 +63,7 @@ _UNSET: Mapping[str, Mapping[str, Any]] = {
         "ExposedPorts": NilMap(), "Healthcheck": NIL, "StopSignal": "", "StopTimeout": NIL, "Shell": NilSlice(),
         "NetworkDisabled": False, "MacAddress": "", "ArgsEscaped": False,
     },
+    "Mounts[]": {"Name": "", "Driver": ""},
 }  # fmt: skip
 
 
@@ -85,9 +86,11 @@ def _typed(key: str, value: Any, parent: Mapping[str, Any]) -> Any:
             return {name: _typed("", each, value) for name, each in value.items()}
         found = Struct(_fields(value))
         found.missing = _UNSET.get(key, {})
+        if key == "State":
+            found.unset = (NIL,)  # Health
         return found
     if isinstance(value, list):
-        return [_typed("", each, {}) for each in value]
+        return [_typed(f"{key}[]", each, {}) for each in value]
     if value is None:
         return NilMap() if is_map else NilSlice() if key in _SLICES else NIL
     return value

@@ -26,6 +26,8 @@ def volumes(texts: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
         source, colon, rest = text.partition(":")
         if colon and "" in text.split(":"):
             raise InvalidArgument(f"invalid spec: {text}: empty section between colons")
+        if text.count(":") > 2:
+            raise InvalidArgument(f"invalid spec: {text}: too many colons")
         if not colon:
             anonymous[text] = {}
         elif source.startswith("."):
@@ -37,15 +39,12 @@ def volumes(texts: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
 
 def mount(text: str) -> dict[str, Any]:
     """One --mount as one of Mounts. Raises ValueError in Docker's words."""
-    import csv
-
     found: dict[str, Any] = {"Type": "volume"}
     bind: dict[str, Any] = {}
     volume: dict[str, Any] = {}
     tmpfs: dict[str, Any] = {}
     subpath = ""
-    rows = list(csv.reader([text]))
-    for field in rows[0] if rows else ():
+    for field in _fields(text):
         key, value = _field(field)
         if key == "type":
             found["Type"] = value.lower()
@@ -75,6 +74,22 @@ def mount(text: str) -> dict[str, Any]:
         "TmpfsOptions": tmpfs,
     }  # fmt: skip
     return {**found, **{name: options for name, options in more.items() if options}}
+
+
+def _fields(text: str) -> list[str]:
+    """The fields of one line of CSV. Raises ValueError in Docker's words."""
+    import csv
+
+    if text.count('"') % 2:
+        place = f"line 1, column {len(text.encode()) + 1}"
+        raise ValueError(f'parse error on {place}: extraneous or missing " in quoted-field')
+    try:
+        fields = next(csv.reader([text], strict=True), [])
+    except csv.Error as exc:
+        raise ValueError(f"parse error on line 1: {exc}") from exc
+    if not fields:
+        raise ValueError("EOF")
+    return fields
 
 
 def _field(field: str) -> tuple[str, str]:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli.interactive import Outcome, converse
-from pyrunc.errors import FailedPrecondition, NotFound
+from pyrunc.cli.session import ERROR, CommandError
+from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.pumping import AttachStream
 
@@ -26,6 +27,17 @@ _ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUI
 def pump(client: AttachClient, *, stdin: bool, tty: bool = False, keys: str = "") -> Outcome:
     """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse."""
     return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
+
+
+def check_keys(keys: str) -> None:
+    """Raise CommandError if nobody can type *keys* to detach."""
+    if keys:
+        from pyrunc.runtime.terminal import detach_keys
+
+        try:
+            detach_keys(keys)
+        except InvalidArgument as exc:
+            raise CommandError(f"{ERROR}{exc}") from exc
 
 
 @contextmanager
@@ -58,11 +70,14 @@ class Passed:
 def code_of(container: "Container", client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        return container.wait()
+        goes = container.record().auto_remove
+        code = container.wait(condition="removed" if goes else "not-running")
+        if not goes or client.exit_status is None:
+            return code
     except NotFound:
         if client.exit_status is None:
             raise
-        return client.exit_status.exit_code
+    return client.exit_status.exit_code
 
 
 class Signals:
@@ -94,7 +109,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None is a handler that C has installed, such as faulthandler's; only C could put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, numbers: Iterable[int]) -> None:
         for number in numbers if self._wanted else ():

@@ -4,6 +4,7 @@ Source: what Docker's client 28 does, tests/fixtures/docker/copy.txt.
 """
 
 import os
+import stat
 from posixpath import basename, dirname, isabs, join, normpath
 from typing import NamedTuple
 
@@ -24,12 +25,15 @@ class Place(NamedTuple):
 class Renamer:
     """Changes the beginning of the names in an archive."""
 
-    def __init__(self, old: str, new: str) -> None:
+    def __init__(self, old: str, new: str, before: "Renamer | None" = None) -> None:
         self._old = "" if old == "/" else old
         self._new = new
+        self._before = before
 
     def __call__(self, name: str) -> str:
         """What an entry, or what a hard link names, is called instead."""
+        if self._before is not None:
+            name = self._before(name)
         return name.replace(self._old, self._new, 1) if name.startswith(self._old) else name
 
 
@@ -74,18 +78,11 @@ def source(path: str, follow: bool) -> Place:
             found = f"{directory.rstrip('/')}/{leaf}"
             names = [text.rstrip("/").rpartition("/")[2] for text in (path, found)]
             rebase = names[0] if path.endswith("/") and names[0] != names[1] else ""
-        return Place(found, True, os.path.isdir(found) and not _is_link(found), rebase)
+        return Place(found, True, stat.S_ISDIR(os.lstat(found).st_mode), rebase)
     except NotADirectoryError as exc:
         raise CommandError("not a directory") from exc
     except OSError as exc:
         raise CommandError(f"lstat {exc.filename or path}: {(exc.strerror or str(exc)).lower()}") from exc
-
-
-def _is_link(path: str) -> bool:
-    if path.endswith(("/", "/.")):
-        return False
-    os.lstat(path)  # says what is not there
-    return os.path.islink(path)
 
 
 def destination(path: str) -> Place:
@@ -122,12 +119,15 @@ def prepared(begin: Place, end: Place) -> tuple[str, Renamer | None]:
 
     Raises CommandError in Docker's words.
     """
+    if not end.path:
+        raise CommandError("no such directory")
     directory, name = split(end.path)
     old = split(begin.path)[1]
+    rebased = Renamer(old, begin.rebase) if begin.rebase else None
     if end.is_directory:
-        return end.path, None
+        return end.path, rebased
     if end.exists and begin.is_directory:
         raise CommandError("cannot copy directory")
     if not end.exists and not begin.is_directory and (end.path.endswith("/") or basename(end.path) == "."):
         raise CommandError("no such directory")
-    return directory, Renamer(begin.rebase or old, name)
+    return directory, Renamer(begin.rebase or old, name, rebased)

@@ -42,11 +42,11 @@ _CONTAINER = {
     "attach": _in(
         "container_attach", "attach", "Attach local standard input, output, and error streams to a running container"
     ),
-    "exec": _in("container_exec", "exec_", "Execute a command in a running container"),
     "commit": _in("container_commit", "commit", "Create a new image from a container's changes"),
     "cp": _in("container_copy", "cp", "Copy files/folders between a container and the local filesystem"),
     "create": _in("create", "create", "Create a new container"),
     "diff": _in("container_commit", "diff", "Inspect changes to files or directories on a container's filesystem"),
+    "exec": _in("container_exec", "exec_", "Execute a command in a running container"),
     "export": _in("container_commit", "export", "Export a container's filesystem as a tar archive"),
     "inspect": _in("inspect", "container_inspect", "Display detailed information on one or more containers"),
     "kill": _in("container_life", "kill", "Kill one or more running containers"),

@@ -50,6 +50,7 @@ def _detached(wanted: Wanted, flags: dict[str, Any]) -> int:
 def _attached(wanted: Wanted, flags: dict[str, Any]) -> int:
     from pyrunc.cli import foreground
 
+    foreground.check_keys(flags["detach_keys"])
     config = wanted.config
     stdin = bool(config["AttachStdin"])
     allow = flags["allow_host_image"]

@@ -13,10 +13,12 @@ from typing import Any
 class Struct(dict[str, Any]):
     """Fields in order; *type_name* is what Go's errors call it, "" for a document that is a map to Go.
 
-    *aliases* are other names of fields, *missing* the values of fields that JSON leaves out because they are empty.
+    *unset* are the values of last fields that Go prints and JSON leaves out. *aliases* are other names of fields,
+    *missing* the values of fields that JSON leaves out because they are empty.
     """
 
     type_name = ""
+    unset: tuple[Any, ...] = ()
     aliases: Mapping[str, str] = {}
     missing: Mapping[str, Any] = {}
 
@@ -57,7 +59,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return _float(value)
     if isinstance(value, Struct):
-        return "{" + " ".join(shown(field) for field in value.values()) + "}"
+        return "{" + " ".join(shown(field) for field in (*value.values(), *value.unset)) + "}"
     if isinstance(value, dict):
         return "map[" + " ".join(f"{key}:{shown(value[key])}" for key in sorted(value)) + "]"
     if isinstance(value, list | tuple):

@@ -56,6 +56,12 @@ class Container:
         """What is known of it, in its true state. Raises NotFound."""
         return stopping.current(self._parts, self.id)
 
+    def inspect(self) -> "dict[str, Any]":
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        from pyrunc.engine import inspecting
+
+        return inspecting.inspect(self._engine, self.record())
+
     @property
     def pid(self) -> int:
         """The process of its init, as the host numbers it; 0 while it does not run."""
@@ -138,13 +144,13 @@ class Container:
             raise InvalidArgument("Neither old nor new names may be empty")
         with self._parts.lock(self.id):
             record = self._settled()
-            bare = check_name(name)
+            bare = name.removeprefix("/")
             if bare == record.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             try:
-                self._parts.containers.rename(self.id, bare)
-            except AlreadyExists as exc:
-                raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+                self._parts.containers.rename(self.id, check_name(f"/{bare}"))
+            except (AlreadyExists, InvalidArgument) as exc:
+                raise type(exc)(f"Error when allocating new name: {exc}") from exc
             container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
 
@@ -318,6 +324,6 @@ def _number(signal: "int | str") -> int:
     try:
         return check_signal(text)
     except InvalidArgument:
-        if text.isdigit():
+        if text.isdigit() and int(text):
             raise InvalidArgument(f"The linux daemon does not support signal {text}") from None
         raise

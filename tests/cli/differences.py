@@ -4,6 +4,7 @@ _SOONER = "refused when it is created, where Docker 20.10 refuses it at the star
 _NAMED = "refused by name"
 _OWN = "pyrunc's own words"
 _NO_REGISTRY = "there are no registries"
+_WHOLE = "keys of the API v1.51; see test_inspect_containers.py"
 _NEWER = "the words of newer versions of Docker"
 
 # line -> (exit code, reason)
@@ -31,4 +32,19 @@ CONTAINERS = {
     "start nogroup": (1, "a small letter at the beginning"),
     "start nouser": (1, _OWN),
     "run --network none missing true": (125, _NO_REGISTRY),
+    "inspect -s -f '{{.SizeRw}} {{.SizeRootFs}}' exited": (
+        0,
+        "Docker counts the lengths of symbolic links too",
+    ),
+    "run --detach-keys wrong-x --network none beta true": (1, _OWN),
+    "ps -f exited=x": (1, _NEWER),
+    "ps -a -f before=nobody": (1, _NEWER),
+    "inspect created": (0, _WHOLE),
+    "inspect exited": (0, _WHOLE),
+    "inspect runs": (0, _WHOLE),
+    "inspect hosted": (0, _WHOLE),
+    "inspect logless": (0, _WHOLE),
+    "container inspect created exited": (0, _WHOLE),
+    "inspect --type container runs nobody": (1, _WHOLE),
+    "inspect -f '{{json .State}}' created": (0, "the order of the keys"),
 }

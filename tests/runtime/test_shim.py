@@ -173,6 +173,28 @@ def settled(proc: Path) -> bool:
     )
 
 
+def test_the_program_has_its_streams_and_nothing_of_the_shim_s(here: Place) -> None:
+    process = here.start("ls -l /proc/self/fd /proc/1/fd", stdin_open=True)
+    assert process.wait(10).exit_code == 0
+    process.finished()
+    targets = [line.partition(" -> ")[2] for line in here.logged().splitlines() if " -> " in line]
+    streams = [target for target in targets if target.startswith("pipe:")]
+    assert len(streams) == 6
+    assert {target for target in targets if target not in streams} <= {
+        "/proc/6/fd",
+        "/proc/7/fd",
+        "/proc/2/fd",
+    }
+
+
+def test_a_killed_shim_takes_a_container_along_that_shall_not_outlive_its_owner(here: Place) -> None:
+    process = here.start("exec sleep 60", keep_running=False)
+    os.kill(process.shim_pid, signal.SIGKILL)
+    eventually(lambda: ended(process.running))
+    with pytest.raises(errors.Unavailable):
+        process.wait(10)
+
+
 def test_the_shim_leaves_the_starter_s_cgroups_and_removes_its_own(here: Place) -> None:
     process = here.start("exec sleep 60")
     proc = Path(f"/proc/{process.shim_pid}")
@@ -275,6 +297,26 @@ def test_no_zombie_is_left_while_the_starter_lives(here: Place) -> None:
     assert not Path(f"/proc/{process.pid}").exists()
 
 
+def test_sixty_shims_leave_nothing_in_the_starter_or_its_spawner(launcher: Launcher, tmp_path: Path) -> None:
+    def once(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        with place(launcher, tmp_path / str(number)) as here:
+            process = here.start("exit 0", keep_running=number % 2 == 0)
+            process.wait(10)
+            process.finished()
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{spawner.current().pid}/fd"))
+
+    once(0)
+    before = held()
+    for number in range(1, 60):
+        once(number)
+    children = Path(f"/proc/{spawner.current().pid}/task/{spawner.current().pid}/children")
+    eventually(lambda: len(children.read_text().split()) == 1)
+    assert held() == before
+
+
 def test_an_idle_shim_sleeps(here: Place) -> None:
     process = here.start("echo x; exec sleep 60")
     time.sleep(2.5)  # it gives back its memory a second after there was work
@@ -295,10 +337,9 @@ def test_a_full_disk_loses_no_exit_code(launcher: Launcher, tmp_path: Path) -> N
     (tmp_path / "here").mkdir()
     with place(launcher, tmp_path / "here") as here, small_tmpfs(tmp_path / "full", "64k") as full:
         process = here.start("read x; exit 6", state_dir=str(full), stdin_open=True)
-        eventually(lambda: (full / ".status").exists())
-        with pytest.raises(OSError, match="No space"), open(full / "ballast", "wb") as ballast:
-            while True:
-                ballast.write(bytes(4096))
+        eventually((full / ".status").exists)
+        with pytest.raises(OSError, match="No space"):
+            (full / "ballast").write_bytes(bytes(1 << 20))
         with AttachClient.connect(str(full), stdin=True) as client:
             client.send(b"\n")
             assert process.wait(10).exit_code == 6
@@ -320,23 +361,22 @@ def test_a_client_that_is_eager_does_not_hide_why_a_start_failed(here: Place) ->
         client.close()
 
 
-def test_a_container_is_started_with_a_shim_in_a_chroot(tmp_path: Path, launcher: Launcher) -> None:
+def test_a_container_is_started_with_a_shim_in_a_chroot(tmp_path: Path) -> None:
     """What the exit command is, and where state and log are, is the chroot's."""
     root = rootfs.make(tmp_path / "root")
-    for name in ("proc", "sys", "dev"):
-        subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
-        subprocess.run(["mount", "--make-rslave", root / name], check=True)
     (root / "inner").mkdir()
     rootfs.make(root / "inner/root")
     (root / "state").mkdir()
     shutil.copy(spawner.init_path(), root / "pyrunc-init")
+    for name in ("proc", "sys", "dev"):
+        subprocess.run(["mount", "--rbind", "--make-rslave", f"/{name}", root / name], check=True)
     box = os.urandom(32).hex()
     pid = os.fork()
     if pid == 0:
         try:
             os.chroot(root)
             os.chdir("/")
-            spawner.init_path = lambda: "/pyrunc-init"  # type: ignore[assignment]
+            spawner.init_path = lambda: "/pyrunc-init"
             command = ("/bin/sh", "-c", "echo $WORD > /marker")
             settings = shim.ShimSettings("/state", shim.LogFile("/log"), command, ("WORD=inside",))
             inner = Launcher.of_options("/inner/root", {"seccomp": "unconfined"})
