@@ -29,7 +29,7 @@ def public_copy() -> Iterator[Path]:
 
 def test_every_command_is_in_the_usage() -> None:
     usage = dev(CHECKOUT, "help").stdout
-    commands = {line.split()[0] for line in usage.splitlines() if line.startswith("    ")}
+    commands = {line.split()[0] for line in usage.splitlines() if line.startswith("    ") and line[4] != " "}
     assert commands == {"hello", "test", "bench", "soak", "vm", "lint", "docs", "build", "wheel"}
     assert dev(CHECKOUT).stdout == usage
     unknown = dev(CHECKOUT, "nonsense")

@@ -57,7 +57,7 @@ class Container:
         return stopping.current(self._parts, self.id)
 
     def inspect(self) -> "dict[str, Any]":
-        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse). Raises NotFound."""
         from pyrunc.engine import inspecting
 
         return inspecting.inspect(self._engine, self.record())
