@@ -57,7 +57,7 @@ class Container:
         return stopping.current(self._parts, self.id)
 
     def inspect(self) -> "dict[str, Any]":
-        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse). Raises NotFound."""
         from pyrunc.engine import inspecting
 
         return inspecting.inspect(self._engine, self.record())
@@ -171,20 +171,23 @@ class Container:
         """
         from pyrunc.engine import logs
 
-        record = self.record()
-        if not record.log_path:
-            raise Unsupported("configured logging driver does not support reading")
-
-        def ended() -> bool:
-            try:
-                return self.record().state not in ("running", "paused", "restarting")
-            except NotFound:
-                return True
-
         return logs.read(
-            record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
-            sleep=sleep,
+            self._log_path(), follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=self._over,
+            note=note, sleep=sleep,
         )  # fmt: skip
+
+    def _log_path(self) -> str:
+        path = self.record().log_path
+        if not path:
+            raise Unsupported("configured logging driver does not support reading")
+        return path
+
+    def _over(self) -> bool:
+        """Whether it writes nothing any more."""
+        try:
+            return self.record().state not in ("running", "paused", "restarting")
+        except NotFound:
+            return True
 
     def exec(
         self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
