@@ -32,7 +32,10 @@ CONTAINERS = {
     "start nogroup": (1, "a small letter at the beginning"),
     "start nouser": (1, _OWN),
     "run --network none missing true": (125, _NO_REGISTRY),
-    "inspect -s -f '{{.SizeRw}} {{.SizeRootFs}}' exited": (0, "Docker counts the lengths of symbolic links too"),
+    "inspect -s -f '{{.SizeRw}} {{.SizeRootFs}}' exited": (
+        0,
+        "Docker counts the lengths of symbolic links too",
+    ),
     "run --detach-keys wrong-x --network none beta true": (1, _OWN),
     "inspect created": (0, _WHOLE),
     "inspect exited": (0, _WHOLE),

@@ -9,8 +9,10 @@ _NUMBERS = "numbers of processes"
 _CSV = "Docker's client says what goes wrong in itself"
 _NOT_HERE = "Docker's client asks a registry for what is not found, whatever it is"
 _MOUNT = "range .Mounts"
-_RUN = "run --rm --network none"
 _FORMAT = '{{.Type}} {{.Driver}} {{.Destination}} {{printf "%q" .Mode}} {{.RW}} {{printf "%q" .Propagation}}'
+_NAMED = _FORMAT.replace("{{.Driver}}", "{{.Name}} {{.Driver}}")
+_WHOLE = _FORMAT.replace("{{.Driver}}", "{{.Name}} {{.Source}} {{.Driver}}")
+_RUN = "run --rm --network none"
 
 # line -> (exit code, reason)
 MOUNTS = {
@@ -20,15 +22,24 @@ MOUNTS = {
     f"{_RUN} -v : beta true": (125, _PLACE),
     f"{_RUN} -v relative beta true": (125, _PLACE),
     f"{_RUN} -v a:/v beta true": (125, _LETTER),
-    f"{_RUN} -v /proc/nothing/x:/v beta true": (125, "Docker's client takes the words for those about a program"),
+    f"{_RUN} -v /proc/nothing/x:/v beta true": (
+        125,
+        "Docker's client takes the words for those about a program",
+    ),
     f"{_RUN} --mount source=x,target=/v,volume-driver=wrong beta true": (125, _NOT_HERE),
     f"{_RUN} --volume-driver wrong -v drv2:/v beta true": (125, _NOT_HERE),
     f"{_RUN} --mount type=image,source=beta,target=/v beta true": (125, "refused by name"),
     f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT} {{{{end}}}}' source": (0, _ANY_ORDER),
     f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT} {{{{end}}}}' from": (0, _ANY_ORDER),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}} ', '')} {{{{end}}}}' from-ro": (0, _ANY_ORDER),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Driver}}')}|{{{{end}}}}' bindv": (0, _ANY_ORDER),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Source}} {{.Driver}}')}|{{{{end}}}}' bindspec": (
+    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}} ', '')} {{{{end}}}}' from-ro": (
+        0,
+        _ANY_ORDER,
+    ),
+    f"inspect -f '{{{{{_MOUNT}}}}}{_NAMED}|{{{{end}}}}' bindv": (
+        0,
+        _ANY_ORDER,
+    ),
+    f"inspect -f '{{{{{_MOUNT}}}}}{_WHOLE}|{{{{end}}}}' bindspec": (
         0,
         _ANY_ORDER,
     ),

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.cli import record_system
-from tests.cli.test_scenarios import Ids, Shell, _plain, shell
+from tests.cli.shell import Shell
+from tests.cli.test_scenarios import Ids, _plain, shell
 
 __all__ = ["shell"]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
