@@ -17,8 +17,8 @@ _OBJECTS = objects.public()
 _METHODS = [(name, member) for name, cls in _OBJECTS.items() for member, _ in objects.members(cls)]
 # What raises nothing but what Python itself does, such as for a closed descriptor.
 _QUIET = {
-    "check", "close", "containers", "dangling", "exit_code", "fileno", "info", "kill", "message",
-    "pid", "stop", "version",
+    "check", "close", "containers", "dangling", "exit_code", "fileno", "info", "is_directory", "is_symlink", "kill",
+    "message", "pid", "stop", "users", "version", "volumes",
 }  # fmt: skip
 
 
