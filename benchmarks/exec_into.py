@@ -66,6 +66,7 @@ def main(rounds: int) -> None:
         process = pyrunc.Sandbox.from_spec(document, workspace.bundle).start(document["process"]["args"])
         endings.append(process.close)
         contenders["pyrunc"] = lambda: process.exec(["/bin/true"])
+        contenders["pyrunc -t"] = lambda: process.exec(["/bin/true"], tty=True)
         for name in ("crun", "runc"):
             try:
                 contenders[name], end = joiner(name, workspace)
@@ -84,7 +85,7 @@ def main(rounds: int) -> None:
         for name, taken in samples.items():
             found = summarize(taken)
             print(
-                f"{name:8} median {found.median_ms:6.2f} ms  p95 {found.p95_ms:6.2f}  min {found.min_ms:6.2f}"
+                f"{name:9} median {found.median_ms:6.2f} ms  p95 {found.p95_ms:6.2f}  min {found.min_ms:6.2f}"
             )
     finally:
         for end in endings:

@@ -80,7 +80,7 @@ def start(bench: Bench) -> Part:
                 if result.exit_code:
                     raise RuntimeError(f"hello: {result.exit_code} {result.stderr!r}")
                 if not options.get("remove", True):
-                    engine.remove(result.container_id)
+                    engine.containers.get(result.container_id).remove()
                 return elapsed
 
             act()

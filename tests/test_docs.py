@@ -16,10 +16,13 @@ _ROOT = Path(__file__).parents[1]
 _OBJECTS = objects.public()
 _METHODS = [(name, member) for name, cls in _OBJECTS.items() for member, _ in objects.members(cls)]
 # What raises nothing but what Python itself does, such as for a closed descriptor.
-_QUIET = {
-    "check", "close", "containers", "dangling", "exit_code", "fileno", "info", "is_directory", "is_symlink", "kill",
-    "message", "pid", "stop", "users", "version", "volumes",
-}  # fmt: skip
+_QUIET = {"check", "close", "fileno", "info", "message", "version"}
+
+
+_MET = (
+    "Engine", "Images", "Containers", "Container", "Volumes", "Volume", "LogEntry", "Event", "NotFound", "Sandbox",
+    "SandboxOptions", "SandboxProcess", "ExecProcess", "RunResult", "AsyncSandbox", "ContainerRecord",
+)  # fmt: skip
 
 
 def test_the_objects_that_users_meet_are_public() -> None:
@@ -47,7 +50,8 @@ def test_a_public_method_says_what_it_does_and_raises(name: str, member: str) ->
     text = value.__doc__ or ""
     first = text.split("\n\n")[0].strip()
     assert first.endswith((".", ":", ";")), f"{name}.{member}: {first!r} is no sentence"
-    assert member in _QUIET or re.search(r"\b[Rr]aise", text), f"{name}.{member} does not say what it raises"
+    quiet = isinstance(value, property) or member in _QUIET
+    assert quiet or re.search(r"\b[Rr]aise", text), f"{name}.{member} does not say what it raises"
     for each in re.findall(r"\b[Rr]aises? ((?:[A-Z]\w+(?:, (?:or )?| or | and )?)+)", text):
         for word in re.findall(r"[A-Z]\w+", each):
             assert hasattr(errors, word) or hasattr(builtins, word), f"{name}.{member}: there is no {word}"

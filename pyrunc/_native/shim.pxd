@@ -15,7 +15,6 @@ from pyrunc._native.shim_state cimport *
 from pyrunc._native.steps cimport *
 
 cdef enum:
-    STACK = 1 << 18                 # more than was ever used of it
     DRAIN_MOST = 1 << 22            # of a terminal that somebody outside goes on to write to
 
 
@@ -226,13 +225,10 @@ cdef inline void shim_drain(walk *w, shim *s) noexcept nogil:
 
 
 cdef inline void quiet(walk *w, shim *s) noexcept nogil:
-    """Give back what memory there is only for work: the workspace, the plan's pages, which are in its file, and the stack
-    below this frame, which what has returned has used."""
-    cdef uint64_t here = <uint64_t>&here & ~<uint64_t>4095
+    """Give back what memory there is only for work: the workspace, and the plan's pages, which are in its file."""
     if s.worked and s.input_done == s.input_held and s.streams[0].held + s.streams[1].held == 0:
         madvise(s.space, sizeof(workspace), MADV_DONTNEED)
         madvise(<void *>w.data, w.data_size, MADV_DONTNEED)
-        madvise(<void *>(here - STACK - 8192), STACK, MADV_DONTNEED)
         s.worked = False
 
 
@@ -278,6 +274,7 @@ cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
 cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report, int host_net) noexcept nogil:
     """Serve init until it ends, as `supervise` does, the program's streams, and whoever is attached."""
     cdef pollfd watch[7 + MAX_CLIENTS]
+    cdef timespec pause
     cdef int clients
     cdef int i
     cdef int rc
@@ -296,7 +293,9 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         clients = watch_clients(s, watch + 7)
         rc = poll(watch, <unsigned long>(7 + clients), patience(w, s))
         if rc < 0 and errno != EINTR:
-            return
+            pause.tv_sec = 0
+            pause.tv_nsec = 10000000
+            nanosleep(&pause, NULL)     # no memory; whoever lives on it depends on this process
         if s.move_at and now_ns() >= s.move_at:
             move(w, s)
             continue

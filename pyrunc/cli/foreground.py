@@ -109,7 +109,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None is a handler that C has installed, such as faulthandler's; only C could put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _take(self, numbers: Iterable[int]) -> None:
         for number in numbers if self._wanted else ():

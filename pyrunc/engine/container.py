@@ -53,8 +53,14 @@ class Container:
         return f"<Container {self.name} {self.id[:12]}>"
 
     def record(self) -> "ContainerRecord":
-        """What is known of it, in its true state."""
+        """What is known of it, in its true state. Raises NotFound."""
         return stopping.current(self._parts, self.id)
+
+    def inspect(self) -> "dict[str, Any]":
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        from pyrunc.engine import inspecting
+
+        return inspecting.inspect(self._engine, self.record())
 
     @property
     def pid(self) -> int:
@@ -82,6 +88,7 @@ class Container:
 
         None if it did not run. The signal is the image's, or SIGTERM where it has none or no known one; the time is the
         container's StopTimeout, or 10 s; -1 waits for ever. A restart policy does not start it again.
+        Raises InvalidArgument for a signal that there is not.
         """
         number = None if signal is None else _number(signal)
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
@@ -137,13 +144,13 @@ class Container:
             raise InvalidArgument("Neither old nor new names may be empty")
         with self._parts.lock(self.id):
             record = self._settled()
-            bare = check_name(name)
+            bare = name.removeprefix("/")
             if bare == record.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             try:
-                self._parts.containers.rename(self.id, bare)
-            except AlreadyExists as exc:
-                raise AlreadyExists(f"Error when allocating new name: {exc}") from exc
+                self._parts.containers.rename(self.id, check_name(f"/{bare}"))
+            except (AlreadyExists, InvalidArgument) as exc:
+                raise type(exc)(f"Error when allocating new name: {exc}") from exc
             container_events.say(self._parts, record._replace(name=bare), "rename", oldName=f"/{record.name}")
         self.name = bare
 
@@ -184,7 +191,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), stdin: bytes = b"", timeout_s: float | None = None,
         tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "RunResult":  # fmt: skip
-        """Run a further program in it to its end; as SandboxProcess.exec. Errors about the container are Docker's."""
+        """Run a further program in it to its end; the arguments are those of SandboxProcess.exec.
+
+        Raises what that does, with Docker's words for what is wrong with the container.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -195,7 +205,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), stdin: int | None = None, stdout: int | None = None,
         stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "EngineExec":  # fmt: skip
-        """Start a further program in it; as SandboxProcess.exec_start. It ends with this process too."""
+        """Start a further program in it, which ends with this process too.
+
+        The arguments are those of SandboxProcess.exec_start. Raises what `exec` raises.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -206,7 +219,10 @@ class Container:
         user: str | None = None, groups: "Sequence[str]" = (), tty: bool = False, size: tuple[int, int] = (0, 0),
         privileged: bool = False,
     ) -> str:  # fmt: skip
-        """Start a further program in it that goes on without this process, its output nowhere; its id."""
+        """Start a further program in it that goes on without this process, its output nowhere; its id.
+
+        Raises what `exec` raises.
+        """
         from pyrunc.engine import exec as execs
 
         wanted = execs.Wanted(argv, env, cwd, user, groups, tty, size, privileged)
@@ -227,13 +243,13 @@ class Container:
         return commit.commit(self._parts, self._engine.images, request)
 
     def diff(self) -> "list[tuple[str, str]]":
-        """What it changed: ("A", "C" or "D", path), sorted."""
+        """What it changed: ("A", "C" or "D", path), sorted. Raises NotFound."""
         from pyrunc.engine import commit
 
         return commit.changes_of(self._parts, self.id)
 
     def export(self, sink: "Callable[[memoryview], object]") -> None:
-        """Write its whole tree as a tar to *sink*, which takes bytes."""
+        """Write its whole tree as a tar to *sink*, which takes bytes. Raises NotFound."""
         from pyrunc.engine import commit
 
         commit.export(self._parts, self.id, sink)
@@ -245,10 +261,16 @@ class Container:
         return copy.stat_path(self._parts, self.id, path, self.name)
 
     def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
+<<<<<<< HEAD
         """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
         Names in it begin with the last part of *path*; with "/." at its end, they are what is in the directory. A
         container that does not run is read too, with its volumes. Raises NotFound, FailedPrecondition, OSError.
+=======
+        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive.
+
+        Raises NotFound in Docker's words.
+>>>>>>> main
         """
         from pyrunc.engine import copy
 
@@ -258,11 +280,17 @@ class Container:
         self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
         rename: "Callable[[str], str] | None" = None,
     ) -> None:  # fmt: skip
+<<<<<<< HEAD
         """Extract the tar that *source* reads, plain or by gzip, bzip2 or xz, to the directory *path*.
 
         Unless *overwrite* nothing but a directory takes the place of a directory, nor the other way round. Files belong
         to whom the archive says; with *copy_owner*, to the user of the container. *rename* changes each name first.
         Raises NotFound, FailedPrecondition for what is read-only, InvalidArgument for a bad archive, OSError.
+=======
+        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive.
+
+        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
+>>>>>>> main
         """
         from pyrunc.engine import copy
 
@@ -271,9 +299,15 @@ class Container:
         )  # fmt: skip
 
     def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
+<<<<<<< HEAD
         """What the host's ps, with *arguments* (none: -ef), says of its processes; a column PID is needed.
 
         Raises FailedPrecondition for one that does not run, Unsupported where the host has no ps.
+=======
+        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top.
+
+        Raises FailedPrecondition if it does not run, InvalidArgument for what ps does not take.
+>>>>>>> main
         """
         from pyrunc.engine import top
 
@@ -308,6 +342,6 @@ def _number(signal: "int | str") -> int:
     try:
         return check_signal(text)
     except InvalidArgument:
-        if text.isdigit():
+        if text.isdigit() and int(text):
             raise InvalidArgument(f"The linux daemon does not support signal {text}") from None
         raise

@@ -57,8 +57,7 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
             and labelled(record.config.get("Labels") or {}, by)
         )
 
-    wide = bool(by.keys() & {"status", "exited", "before", "since"})
-    return passes, wide
+    return passes, "status" in by
 
 
 def for_prune(filters: "Iterable[tuple[str, str]]") -> "Passes":

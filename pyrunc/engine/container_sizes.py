@@ -9,23 +9,26 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.parts import Parts
 
 
 def sizes(engine: "Engine", record: "ContainerRecord") -> tuple[int, int]:
     """Bytes of the files that *record* has written, as Docker counts them, and the same with its image."""
-    written = _written(engine, record) if record.driver else 0
+    own = written(engine._parts, record)  # noqa: SLF001 - the engine's own
     try:
-        return written, written + engine.images.get(record.image_id).size
+        return own, own + engine.images.get(record.image_id).size
     except (NotFound, InvalidArgument):
-        return written, written
+        return own, own
 
 
-def _written(engine: "Engine", record: "ContainerRecord") -> int:
-    snapshotter = engine._parts.snapshotter  # noqa: SLF001 - the engine's own
+def written(parts: "Parts", record: "ContainerRecord") -> int:
+    """Bytes of the files that *record* has written, as Docker counts them."""
+    if not record.driver:
+        return 0
     try:
-        upper = snapshotter.rootfs(record.id).upper
+        upper = parts.snapshotter.rootfs(record.id).upper
         if not upper:
-            return snapshotter.usage(record.id).bytes
+            return parts.snapshotter.usage(record.id).bytes
     except NotFound:
         return 0
     seen: set[tuple[int, int]] = set()

@@ -88,14 +88,16 @@ class Containers:
         """Those that run, or *all*, the latest first; of the *limit* (0: no limit) that were created last.
 
         *filters* are Docker's: ("status", "exited"), ("label", "key=value"), ("name", …), …
-        What was ended by the death of who was to look after it is taken note of here.
+        What was ended by the death of who was to look after it is taken note of here, and what they have left goes.
         Raises InvalidArgument for a filter that there is not, NotFound for a container that one names.
         """
         passes, wide = container_filters.for_list(self._parts, filters)
         rows = self._parts.containers
         everything = all or wide or limit > 0
         found = []
-        for row in rows.all() if everything else rows.live():
+        looked_at = rows.all() if everything else rows.live()
+        finish.sweep(self._parts, {row.record.id for row in looked_at if row.record.running})
+        for row in looked_at:
             record = self._look(row)
             if record is None or not (everything or record.state in ("running", "paused", "restarting")):
                 continue
@@ -116,7 +118,7 @@ class Containers:
             try:
                 return finish.settle(self._parts, record.id, timeout_s=0)
             except TimedOut:
-                pass  # somebody is at it
+                return record if record.state != "removing" else None  # somebody is at it
         return record
 
     def _create(self, base: "Base", wanted: Wanted, exist_ok: bool) -> "ContainerRecord":

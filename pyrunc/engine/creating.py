@@ -58,20 +58,23 @@ def create(
 
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported; then nothing is left.
     """
-    record = described(parts, base, container_id, wanted)
-    boot = ""
+    record, boot = described(parts, base, container_id, wanted), ""
     if starts:
-        record = record._replace(
-            state="running", started_ns=record.created_ns, state_dir=starting.state_dir(container_id)
-        )
+        place = starting.state_dir(container_id)
+        record = record._replace(state="running", started_ns=record.created_ns, state_dir=place)
         boot = observing.boot()
-    record = _add(parts, record, None if wanted.name is None else check_name(wanted.name), boot)
+    # Of both kinds of row it is seen that it is half made, and then it is removed, if its maker is killed.
+    row = record if starts else record._replace(state="removing")
+    name = None if wanted.name is None else check_name(wanted.name)
+    record = record._replace(name=_add(parts, row, name, boot))
     rootfs = None
     try:
         if base.driver:
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
         mount_specs.prepare(parts, container_id, record.config, record.host_config)
+        if not starts:
+            parts.containers.change(container_id, state="created")
     except BaseException:
         removal.forget(parts, record, volumes=True)
         raise
@@ -102,7 +105,8 @@ def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -
     )  # fmt: skip
 
 
-def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -> ContainerRecord:
+def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -> str:
+    """Add the row; its name, which is made up unless there is one."""
     for attempt in range(_ATTEMPTS):
         found = record._replace(name=name or names.make())
         try:
@@ -111,5 +115,5 @@ def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -
             if name is not None or attempt == _ATTEMPTS - 1:
                 raise
         else:
-            return found
+            return found.name
     raise AssertionError("unreachable")

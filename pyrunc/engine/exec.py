@@ -30,6 +30,8 @@ _OF_THE_START = (
     "mounts", "tmpfs", "shm_bytes", "devices", "sysctls", "hosts", "dns", "dns_search", "dns_options", "tty",
     "console_size",
 )  # fmt: skip
+_MOST = 64  # compiled plans that are kept; each is some 10 KB
+_launchers: "dict[tuple[str, int, int], Launcher]" = {}
 _JOINED = {"NetworkMode": "net", "PidMode": "pid", "IpcMode": "ipc"}
 
 
@@ -100,7 +102,7 @@ def _joining(
         raise FailedPrecondition(f"Container {record.id} is not running")
     pidfd = joining.open_init(record.id, who.pid, who.pid_started)
     try:
-        launcher = _launcher(parts, record, who.pid)
+        launcher = _launcher(parts, record, who)
         target = Target(launcher, record.id, who.pid, pidfd, launcher.environment(record.id))
         with Joining(target, wanted) as asked:
             exec_id = os.urandom(32).hex()
@@ -112,8 +114,19 @@ def _joining(
         os.close(pidfd)
 
 
-def _launcher(parts: "Parts", record: "ContainerRecord", pid: int) -> "Launcher":
-    """What the container was made by, but for what a further program has no part in."""
+def _launcher(parts: "Parts", record: "ContainerRecord", who: shim.Running) -> "Launcher":
+    """What the container was made by, but for what no further program has a part in; compiled once for each run."""
+    key = record.id, who.pid, who.pid_started
+    found = _launchers.get(key)
+    if found is None:
+        found = _compiled(parts, record, who.pid)
+        if len(_launchers) >= _MOST:
+            _launchers.clear()
+        _launchers[key] = found
+    return found
+
+
+def _compiled(parts: "Parts", record: "ContainerRecord", pid: int) -> "Launcher":
     joined = {key: f"/proc/{pid}/ns/{kind}" for key, kind in _JOINED.items()}
     options = host_config.options_of(
         record.config, record.host_config, rest=record.options, joined={**joined, "Shm": "/dev/shm"}

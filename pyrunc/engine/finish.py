@@ -10,7 +10,9 @@ import time
 
 from pyrunc.engine import container_events, observing, restart_policy
 from pyrunc.engine.observing import Ending
+from pyrunc.errors import TimedOut
 from pyrunc.runtime import shim
+from pyrunc.store.files import sweep_locks
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.parts import Parts
 
+<<<<<<< HEAD
 _MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
+=======
+_ID_LENGTH = 64
+>>>>>>> main
 _BEGUN_S = 60.0  # how long a start may take whose starter was killed
 
 
@@ -88,6 +94,29 @@ def drop_state(state_dir: str) -> None:
         pass
 
 
+def sweep(parts: "Parts", live: "set[str]") -> None:
+    """Remove what killed processes have left: locks, and the state of containers that have ended.
+
+    *live* are the ids of those that may have state. What belongs to another root, which may have the same state
+    directory, is left alone.
+    """
+    sweep_locks(parts.locks)
+    try:
+        names = os.listdir(state_root())
+    except FileNotFoundError:
+        return
+    for name in names:
+        if len(name) != _ID_LENGTH or name in live or parts.containers.by_id(name) is None:
+            continue
+        try:
+            with parts.lock(name, 0):
+                row = parts.containers.by_id(name)
+                if row is not None and not row.record.running:
+                    drop_state(os.path.join(state_root(), name))
+        except TimedOut:
+            continue  # somebody is at it
+
+
 def cgroup_of(record: "ContainerRecord") -> str:
     """The path of a container's cgroup."""
     parent = record.host_config.get("CgroupParent") or "/pyrunc"
@@ -141,11 +170,16 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
             container_events.say(parts, record, "oom")
         seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9
         container_events.say(parts, record, "die", execDuration=seconds, exitCode=ending.exit_code)
+<<<<<<< HEAD
         if record.config.get("Volumes") or any(record.host_config.get(key) for key in _MOUNTS):
             from pyrunc.engine import mount_specs
 
             mount_specs.ended(parts, record.id)
     if record.auto_remove:
+=======
+    unmade = not ending.ran and record.started_ns == record.created_ns  # its maker was killed
+    if record.auto_remove or unmade:
+>>>>>>> main
         from pyrunc.engine import removal
 
         removal.forget(parts, record, volumes=True)

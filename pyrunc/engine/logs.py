@@ -37,11 +37,6 @@ class LogEntry(NamedTuple):
     details: "Mapping[str, str]" = _NO_DETAILS
 
 
-def path_of(root: str, container_id: str) -> str:
-    """The log of a container below *root*."""
-    return os.path.join(root, "containers", container_id, f"{container_id}-json.log")
-
-
 def read(
     path: str, *, follow: bool = False, tail: int | None = None, since_ns: int = 0, until_ns: int | None = None,
     ended: "Callable[[], bool] | None" = None, note: "Callable[[str], object] | None" = None,
@@ -82,7 +77,8 @@ def read(
                 if entry.time_ns >= since_ns:
                     yield entry
             if note is not None and file.skipped + damaged > said:
-                note(f"{path}: {file.skipped + damaged - said} damaged records were skipped")
+                new = file.skipped + damaged - said
+                note(f"{path}: {new} damaged record{' was' if new == 1 else 's were'} skipped")
                 said = file.skipped + damaged
             if over:
                 return

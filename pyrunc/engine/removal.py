@@ -75,13 +75,15 @@ def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
 
 def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
     """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+    from pyrunc.engine.container_sizes import written
+
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting") or not passes(row.record):
+        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
             continue
         try:
-            size = parts.snapshotter.usage(row.record.id).bytes if row.record.driver else 0
+            size = written(parts, row.record)
             remove(parts, owners, row.record.id, force=False, volumes=False)
         except (FailedPrecondition, NotFound):
             continue  # it was started, or removed, meanwhile

@@ -3,7 +3,7 @@
 import os
 
 from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
-from pyrunc.errors import AlreadyExists, PyruncError
+from pyrunc.errors import PyruncError
 from pyrunc.runtime import shim
 from pyrunc.runtime.sandbox import ATTEMPTS
 from pyrunc.runtime.supervised import NotTaken
@@ -117,8 +117,9 @@ def _make_place(path: str) -> None:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
         os.mkdir(path, 0o700)
-    except FileExistsError as exc:
-        raise AlreadyExists(f"{path} is another's") from exc
+    except FileExistsError:
+        finish.drop_state(path)  # of an end whose last step was not done
+        os.mkdir(path, 0o700)
 
 
 def _environment() -> tuple[str, ...]:

@@ -34,7 +34,10 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
 
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words.
     """
-    host_config.check(changes)
+    alone = {
+        key: value for key, value in changes.items() if key != "MemorySwap"
+    }  # its limit may be set already
+    host_config.check(alone)
     unknown = sorted(set(changes) - KEYS)
     if unknown:
         raise InvalidArgument(f"{unknown[0]} cannot be updated")
@@ -58,6 +61,8 @@ def _merged(record: "ContainerRecord", changes: "Mapping[str, Any]") -> "dict[st
     """The HostConfig that the changes lead to. Raises FailedPrecondition, InvalidArgument in Docker's words."""
     before = record.host_config
     wanted = {**before, **changes}
+    if (wanted.get("PidsLimit") or 0) < 0:
+        wanted["PidsLimit"] = 0  # as Docker keeps it
     if "RestartPolicy" in changes and record.auto_remove and restart_policy.is_set(changes):
         raise _refused(
             record, "Restart policy cannot be updated because AutoRemove is enabled for the container"
@@ -85,6 +90,8 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
     """Write the limits to the cgroups of a running container."""
     options = checked(host_config.options_of({}, {key: value for key, value in limits.items() if value}))
     options.pop("env", None)
+    if limits.get("PidsLimit") == 0:
+        options["pids_limit"] = -1  # lifted
     resources = option_resources.resources(options)
     resources.pop("devices", None)
     layout = cgroup_layout.detect()

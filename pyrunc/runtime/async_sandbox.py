@@ -98,7 +98,8 @@ class AsyncSandboxProcess(AsyncRunningProcess):
     ) -> RunResult:  # fmt: skip
         """Run a further program in the container to its end; the arguments are those of SandboxProcess.exec.
 
-        Raises what that does. If the task is cancelled the program is killed. For one on a terminal there is `exec_start`.
+        Raises what that does. If the task is cancelled the program is killed. For one on a terminal there is
+        `exec_start`.
         """
         begun = time.monotonic_ns()
         with self._joining(argv, env, cwd, user, groups, False, (0, 0), privileged) as joining:

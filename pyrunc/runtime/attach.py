@@ -22,7 +22,7 @@ import struct
 
 from pyrunc.errors import FailedPrecondition
 from pyrunc.runtime import held
-from pyrunc.runtime.shim import Status, numbers_of
+from pyrunc.runtime.shim_state import Status, numbers_of
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:

@@ -244,7 +244,7 @@ class Joined(Supervised):
 
 def not_running(container_id: str) -> FailedPrecondition:
     """In Docker's words."""
-    return FailedPrecondition(f"container {container_id} is not running")
+    return FailedPrecondition(f"Container {container_id} is not running")
 
 
 def _ended(pidfd: int, patience_ms: int) -> bool:

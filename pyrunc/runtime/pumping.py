@@ -62,6 +62,10 @@ class Attached(Protocol):
     closed: bool
 
     @property
+    def exit_status(self) -> object:
+        """How it has ended, or None; the last that comes."""
+
+    @property
     def pending(self) -> bool:
         """Whether something waits to be sent that was taken."""
 
@@ -96,7 +100,7 @@ class AttachStream:
     @property
     def closed(self) -> bool:
         """See Stream."""
-        return self._client.closed
+        return self._client.closed or self._client.exit_status is not None
 
     def watched(self, sending: bool) -> Iterable[tuple[int, int]]:
         """See Stream."""
@@ -334,7 +338,10 @@ class Pump:
                     self._output[kind] += data
 
     def _show(self, ready: dict[int, int]) -> bool:
-        """Write what can be written; False if the terminal is gone. Other readers that are gone miss the rest."""
+        """Write what can be written; False if the terminal is gone.
+
+        Raises BrokenPipeError if another reader is: as with Docker, nobody stays for what nobody reads.
+        """
         for kind, waiting in self._output.items():
             to = self._to[kind]
             if not waiting or to is None or not ready.get(to, 0) & ~select.POLLIN:
@@ -344,7 +351,7 @@ class Pump:
             except BlockingIOError:
                 pass
             except OSError as exc:
-                if exc.errno not in (errno.EIO, errno.EPIPE):
+                if exc.errno != errno.EIO:
                     raise
                 if exc.errno == errno.EIO and self._stdin_is_terminal:
                     return False

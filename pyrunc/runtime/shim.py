@@ -19,6 +19,7 @@ from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime.plan import Shim
 from pyrunc.runtime.sandbox import ATTEMPTS
+from pyrunc.runtime.shim_state import Running, Status, is_alive, numbers_of, running, signal, status
 from pyrunc.runtime.spawner import DEFAULT_PARENT
 from pyrunc.runtime.stdio import Stdio
 from pyrunc.runtime.supervised import Exit, NotTaken, Supervised
@@ -27,9 +28,13 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from socket import socket
-    from typing import Self
 
     from pyrunc.runtime.launcher import Launcher
+
+__all__ = [
+    "LogFile", "Running", "ShimProcess", "ShimSettings", "Shimmed", "Status", "check", "is_alive", "listening",
+    "numbers_of", "running", "signal", "start", "started", "status",
+]  # fmt: skip
 
 CGROUP = f"{DEFAULT_PARENT}/shims"
 _BACKLOG = 128
@@ -84,37 +89,6 @@ class ShimSettings(NamedTuple):
             tuple(hierarchy.mountpoint for hierarchy in (*layout.hierarchies, *layout.named)),
             rows=self.rows, columns=self.columns,
         )  # fmt: skip
-
-
-class Running(NamedTuple):
-    """Who runs: the container's init and its shim.
-
-    *pid_started* and *shim_started* are when those were born, in clock ticks since boot (proc_pid_stat(5)):
-    a number of a process may become another's. *started_ns* is realtime.
-    """
-
-    pid: int
-    pid_started: int
-    shim: int
-    shim_started: int
-    started_ns: int
-
-
-class Status(NamedTuple):
-    """How a container ended: as Exit has it; *finished_ns* is realtime."""
-
-    exit_code: int
-    signal: int
-    oom_kills: int
-    finished_ns: int
-    utime_us: int
-    stime_us: int
-    maxrss_bytes: int
-
-    @classmethod
-    def of(cls, numbers: Mapping[str, int]) -> Self:
-        """From what the shim has written."""
-        return cls(*(numbers.get(name, 0) for name in cls._fields))
 
 
 class Shimmed(Supervised):
@@ -269,62 +243,3 @@ def check(settings: ShimSettings) -> None:
         raise InvalidArgument(f"terminal: {settings.rows}x{settings.columns}: at most 65535 rows or columns")
     if max(len(settings.exit_command), len(settings.exit_env)) > 64:
         raise InvalidArgument("exit command: at most 64 arguments and 64 variables")
-
-
-def running(state_dir: str) -> Running | None:
-    """Who runs, as the shim of *state_dir* has written, whether or not it still does; None if it never ran."""
-    numbers = _numbers(f"{state_dir}/running")
-    return None if numbers is None else Running(*(numbers.get(name, 0) for name in Running._fields))
-
-
-def status(state_dir: str) -> Status | None:
-    """How the container of *state_dir* ended; None as long as it has not, or if its shim was killed."""
-    numbers = _numbers(f"{state_dir}/status")
-    return None if numbers is None else Status.of(numbers)
-
-
-def numbers_of(text: str) -> dict[str, int]:
-    """A flat JSON object of numbers; json itself would be imported for this alone."""
-    pairs = (pair.partition(":") for pair in text.strip().strip("{}").split(","))
-    return {name.strip('"'): int(value) for name, _, value in pairs}
-
-
-def _numbers(path: str) -> dict[str, int] | None:
-    try:
-        with open(path, encoding="ascii") as file:
-            return numbers_of(file.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def is_alive(pid: int, born: int) -> bool:
-    """Whether the process *pid* that was born at *born* (clock ticks since boot) runs, and is no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return int(fields[19]) == born and fields[0] not in "ZX"
-
-
-def signal(who: Running, number: int) -> bool:
-    """Send the signal *number* to the container's init; False when that has ended.
-
-    Raises PermissionError, and ProcessLookupError never.
-    """
-    import signal as signals
-
-    try:
-        pidfd = os.pidfd_open(who.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        # By now the number is this descriptor's process for good; was it the container's?
-        if not is_alive(who.pid, who.pid_started):
-            return False
-        signals.pidfd_send_signal(pidfd, number)
-        return True
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(pidfd)

@@ -37,6 +37,8 @@ CONTAINERS = {
         "Docker counts the lengths of symbolic links too",
     ),
     "run --detach-keys wrong-x --network none beta true": (1, _OWN),
+    "ps -f exited=x": (1, _NEWER),
+    "ps -a -f before=nobody": (1, _NEWER),
     "inspect created": (0, _WHOLE),
     "inspect exited": (0, _WHOLE),
     "inspect runs": (0, _WHOLE),

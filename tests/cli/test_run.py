@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,16 @@ class Command:
         }  # fmt: skip
         self._top = top
 
-    def begin(self, *argv: str, **more: object) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-            [sys.executable, "-m", "pyrunc", *argv], env=self.environment, cwd=self._top, **more
-        )
+    @contextmanager
+    def begin(self, *argv: str, **more: object) -> "Iterator[subprocess.Popen[bytes]]":
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-m", "pyrunc", *argv], env=self.environment, cwd=self._top, **more  # type: ignore[call-overload]
+        )  # fmt: skip
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def __call__(self, *argv: str, stdin: bytes = b"", code: int = 0) -> str:
         done = subprocess.run(

@@ -48,11 +48,35 @@ DIFFERENT = {
     "image": "the commands that there are",
     "--wrong": "the usage line of the root",
 }
+# Of exec: newer daemons answer 127 too. This host does not let the daemon give all capabilities.
+_NOT_FOUND = ("exec one nothing", "exec one /nothing", "exec -t one nothing")
+_ALL_CAPABILITIES = tuple(
+    f"exec {flags}--privileged one sh -c 'busybox grep CapEff /proc/self/status'" for flags in ("", "-u 7 ")
+)
+DIFFERENT |= dict.fromkeys(_NOT_FOUND, _OTHER_WORDS) | dict.fromkeys(
+    _ALL_CAPABILITIES, "see _ALL_CAPABILITIES"
+)
+DIFFERENT |= dict.fromkeys(
+    (
+        "exec one /etc/passwd", "exec one /etc", "exec -d one nothing", "exec -w /nowhere one /bin/busybox pwd",
+        "exec --workdir relative one /bin/busybox pwd", "attach --detach-keys wrong one",
+    ),
+    _OTHER_WORDS,
+)  # fmt: skip
+DIFFERENT |= dict.fromkeys(
+    (
+        "exec --user nobody one /bin/busybox true", "exec -u 0:nobody one /bin/busybox true",
+        "exec -u 0x7 one /bin/busybox true",
+    ),
+    "Docker's daemon says it among the program's output, with a carriage return",
+)  # fmt: skip
+DIFFERENT["attach three < yes"] = "Docker's client has missed what the program wrote"
 _OWN_CODES = {
     "volume ls --format '{{.Label \"a\"}}' -f name=two": 1,
     "images -f until=2021-01-01": 0,
     "images --tree": 125,
-}
+    **dict.fromkeys(_NOT_FOUND, 127), **dict.fromkeys(_ALL_CAPABILITIES, 0),
+}  # fmt: skip
 _KNOWN = differences.CONTAINERS | differences_mounts.MOUNTS
 _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{12}(?:[0-9a-f]{52}|[0-9a-f]{2}(?=…))?(?![0-9a-f])")
 _FRESH = re.compile(r"(Up )?(?:Less than a second|\d+ seconds?|About a minute)(?(1)| ago)")

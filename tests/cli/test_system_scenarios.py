@@ -3,10 +3,12 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyrunc.engine import times
 from tests.cli import record_system
 from tests.cli.shell import Shell
 from tests.cli.test_scenarios import Ids, _plain, shell
@@ -44,7 +46,9 @@ def _compare(shell: Shell, recorded: dict[str, Any]) -> None:
     problems = []
     for step in recorded["steps"]:
         line = step["line"]
-        answer = shell.run(line)
+        with pytest.MonkeyPatch.context() as patch:  # "10m" is ten minutes before the recording
+            patch.setattr(times, "time", SimpleNamespace(time_ns=lambda now=step["now"]: int(now * 10**9)))
+            answer = shell.run(line)
         code = _OWN_CODES.get(line, step["code"])
         found = _plain(answer.stdout, Ids()), _plain(answer.stderr, Ids())
         wanted = _plain(step["stdout"], Ids()), _plain(step["stderr"], Ids())
@@ -59,7 +63,7 @@ def test_logs_are_shown_as_docker_shows_them(shell: Shell, tmp_path: Path) -> No
     recorded = _recorded("logs")
     assert shell.run("load -q -i beta.tar").code == 0
     for name, files in recorded["logs"].items():
-        assert shell.run(f"run --name {name} beta true").code == 0
+        assert shell.run(f"create --name {name} beta true").code == 0
         container_id = shell.run(f"inspect -f {{{{.Id}}}} {name}").stdout.strip()
         directory = tmp_path / "root/containers" / container_id
         directory.mkdir(parents=True, exist_ok=True)

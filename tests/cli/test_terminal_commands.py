@@ -1,5 +1,6 @@
 """`pyrunc run -it`, `exec` and `attach` as a person at a terminal uses them, on a pty of the test's."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -143,6 +144,16 @@ def test_a_shell_in_a_container_that_another_process_has_started(store: Store, s
     assert store.state("one") == "running"
 
 
+def test_a_large_paste_is_not_lost(store: Store, sit: Sit) -> None:
+    data = os.urandom(1 << 20).replace(b"\x10", b"x")
+    script = f"busybox stty raw -echo; echo ready; busybox head -c {len(data)} | busybox sha1sum; busybox sleep 0.2"
+    person = sit("run", "-it", "--name", "one", "beta", "sh", "-c", script)
+    person.sees(b"ready")
+    person.type(data)
+    assert hashlib.sha1(data).hexdigest().encode() in person.sees(b"  -")
+    assert person.waits() == 0
+
+
 def test_a_program_ends_with_its_container(store: Store, sit: Sit) -> None:
     store.ok("run", "-d", "--name", "one", "beta", "sleep", "600")
     person = sit("exec", "-it", "one", "sh")
@@ -153,7 +164,7 @@ def test_a_program_ends_with_its_container(store: Store, sit: Sit) -> None:
 
 
 @pytest.mark.parametrize("tty", [False, True])
-def test_nobody_in_a_container_can_type_into_the_callers_terminal(store: Store, sit: Sit, tty: bool) -> None:
+def test_nobody_in_a_container_can_type_into_the_callers_terminal(store: Store, tty: bool) -> None:
     """TIOCSTI of a program that holds all capabilities, on each of its streams."""
     if not os.path.exists("/usr/bin/python3"):
         pytest.skip("needs /usr/bin/python3, to run it inside")
@@ -218,7 +229,8 @@ def test_exec_detached_goes_on_alone(store: Store) -> None:
 
 def test_signals_go_to_the_container_that_is_attached_to(store: Store) -> None:
     store.ok(
-        "run", "-d", "--name", "one", "beta", "sh", "-c", "trap 'echo usr1; exit 4' USR1; while :; do busybox sleep 0.1; done",
+        "run", "-d", "--name", "one", "beta", "sh", "-c",
+        "trap 'echo usr1; exit 4' USR1; while :; do busybox sleep 0.1; done",
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, *_PYRUNC, "attach", "--no-stdin", "one"], env={**os.environ, **store.environment},

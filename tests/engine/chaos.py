@@ -257,6 +257,7 @@ def main() -> int:
     place.mkdir(exist_ok=True)
     print(f"seed {options.seed}, {options.seconds:g} s, {options.workers} workers, {place}", flush=True)
     chaos = Chaos(place, options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         chaos.prepare()
         chaos.play()

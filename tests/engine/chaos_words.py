@@ -21,7 +21,8 @@ PROGRAMS = {
 ENDING = ("ends", "good")
 CODES = {"ends": 3, "good": 0}
 
-# In Docker's words: a daemon that these workers acted on in the same way said them, and no others. A name is of a container, of an image or of a volume; who is faster decides.
+# In Docker's words: a daemon that these workers acted on in the same way said them, and no others.
+# A name is of a container, of an image or of a volume; who is faster decides.
 _WORD = r"[/\w.:@-]+"
 REFUSALS = tuple(
     re.compile(pattern)

@@ -113,17 +113,31 @@ def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
     other = python(code, tmp_path / "root", "overlay2")
     assert other.communicate(timeout=60)[1] == ""
     found = loaded.containers.list(all=True)
-    if remove and not again:
-        assert found == []
+    if not again:
+        assert found == []  # it was not even made
         assert [each for each in os.listdir(tmp_path / "state") if len(each) == 64] == []
         return
     (record,) = found
-    assert record.state == ("exited" if again else "created")
+    assert record.state == "exited"
     assert record.error == "the process that started it was killed"
     container = loaded.containers.get("one")
     assert container.start() and container.wait(60) == 0
     container.remove()
     assert left(tmp_path, container.id) == []
+
+
+@pytest.mark.parametrize("where", ["prepare", "use_image"])
+def test_a_container_whose_maker_dies_was_never_made(loaded: Engine, tmp_path: Path, where: str) -> None:
+    for verb in ("start", "containers.create"):
+        part = "snapshotter" if where == "prepare" else "metadata"
+        code = (
+            f"import os\nengine.containers.create('beta', ['true']).remove()\nkind = type(engine._parts.{part})\n"
+            f"kind.{where} = lambda *_, **__: os.kill(os.getpid(), 9)\nengine.{verb}('beta', ['true'], name='one')"
+        )
+        other = python(code, tmp_path / "root", "overlay2")
+        assert other.communicate(timeout=60)[1] == ""
+        assert loaded.containers.list(all=True) == []
+        loaded.containers.create("beta", name="one").remove()
 
 
 # --- the shim, and its exit command
@@ -334,19 +348,25 @@ def test_several_processes_do_all_at_once_and_the_rows_are_true(
         assert [path.read_text() for path in said] == ["ready\n"] * 3
     engine = open_engine()
 
+    wrong: list[object] = []
+
     def true() -> bool:
         """Every row has its processes, or an exit code; no state is left but of what runs."""
         records = engine.containers.list(all=True)
         running = {each.id for each in records if each.state in ("running", "paused")}
-        for each in records:
-            assert each.state in ("created", "running", "paused", "exited"), each
-            if each.id in running:
-                assert Path(f"/proc/{each.pid}").exists()
         states = {each for each in os.listdir(tmp_path / "state") if len(each) == 64}
         locks = [each for each in os.listdir(tmp_path / "root/locks") if each.endswith(".container")]
-        return states == running and not locks
+        known = ("created", "running", "paused", "exited")
+        wrong[:] = [states ^ running, locks, [each for each in records if each.state not in known]]
+        wrong.append(
+            [each for each in records if each.id in running and not Path(f"/proc/{each.pid}").exists()]
+        )
+        return not any(wrong)
 
-    until(true)
+    try:
+        until(true)
+    except AssertionError:
+        raise AssertionError(wrong) from None
     for record in engine.containers.list(all=True):
         engine.containers.get(record.id).remove(force=True)
     assert [info.key for info in engine._parts.snapshotter.walk() if len(info.key) == 64] == []

@@ -131,7 +131,7 @@ def test_damaged_records_are_skipped_and_told(noise: bytes, log: Path) -> None:
     for how in ({}, {"tail": 2}):
         notes: list[str] = []
         assert _data(log, note=notes.append, **how) == ["a\n", "b\n"]
-        assert notes == [f"{log}: 1 damaged records were skipped"]
+        assert notes == [f"{log}: 1 damaged record was skipped"]
 
 
 def test_a_record_that_is_not_yet_whole_is_read_when_it_is(log: Path) -> None:

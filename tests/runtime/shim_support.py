@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class Place:
             eventually(lambda who=who: not shim.is_alive(who.pid, who.pid_started))  # type: ignore[misc]
             if shim.is_alive(who.shim, who.shim_started):
                 # Its owner may be kept by the traceback of a failure.
-                os.kill(who.shim, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(who.shim, signal.SIGKILL)
                 eventually(lambda who=who: not shim.is_alive(who.shim, who.shim_started))  # type: ignore[misc]
         layout = cgroup_layout.detect()
         cgroup_control.kill(layout, f"/pyrunc/{self.id}")

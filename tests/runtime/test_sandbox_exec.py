@@ -15,7 +15,7 @@ import pytest
 from pyrunc import AsyncSandbox, IdMap, Sandbox, SandboxProcess, errors
 from pyrunc.runtime.cgroup_layout import detect
 
-pytestmark = [pytest.mark.usefixtures("host_unchanged"), pytest.mark.vm]
+pytestmark = pytest.mark.usefixtures("host_unchanged")
 Start = Callable[..., SandboxProcess]
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
 # tmpfs, where the root may be, since Linux 6.3.
@@ -59,6 +59,7 @@ def status_of(text: str) -> dict[str, str]:
     return {name: rows[name].strip() for name in names if name in rows and name != "NSpid"}
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_what_the_containers_own_program_is(start: Start, kind: str) -> None:
     process = start(
@@ -95,6 +96,7 @@ def test_the_program_is_told_from_the_containers_own(start: Start) -> None:
     assert process.exit_code is None
 
 
+@pytest.mark.vm
 def test_user_groups_and_home_are_looked_up_in_the_container(start: Start) -> None:
     process = start()
     assert shell(process, "id; echo $HOME", user="web") == (
@@ -208,6 +210,7 @@ def test_a_time_out_ends_the_program_and_not_the_container(start: Start) -> None
     assert process.exit_code is None
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("pid", ["private", "host"])
 @pytest.mark.parametrize("how", ["closed", "init killed"])
 def test_it_ends_with_the_container(start: Start, pid: str, how: str) -> None:
@@ -222,6 +225,7 @@ def test_it_ends_with_the_container(start: Start, pid: str, how: str) -> None:
         program.close()
 
 
+@pytest.mark.vm
 def test_there_is_none_in_a_container_that_has_ended(rootfs: Path) -> None:
     with Sandbox(rootfs) as box:
         process = box.start(["sleep", "600"])
@@ -231,13 +235,13 @@ def test_there_is_none_in_a_container_that_has_ended(rootfs: Path) -> None:
             try:
                 process.exec(["true"], user="web")
             except errors.FailedPrecondition as exc:
-                assert str(exc) == f"container {container} is not running"
+                assert str(exc) == f"Container {container} is not running"
                 break
         else:
             pytest.fail("it can still be joined")
         process.close()
         for call in (process.exec, process.exec_start):
-            with pytest.raises(errors.FailedPrecondition, match=f"^container {container} is not running$"):
+            with pytest.raises(errors.FailedPrecondition, match=f"^Container {container} is not running$"):
                 call(["true"])
         quick = box.start(["true"])
         quick.wait(10)
@@ -294,6 +298,7 @@ def gone(pid: int) -> bool:
     return True
 
 
+@pytest.mark.vm
 def test_the_death_of_its_supervisor_is_its_own_and_not_the_containers(start: Start) -> None:
     """This process is a subreaper that reaps nobody: a pid namespace does not end before all in it are reaped."""
     for tty in (False, True):
@@ -317,6 +322,7 @@ def test_what_it_leaves_running_stays_until_the_container_ends(start: Start) -> 
         assert time.monotonic() < deadline
 
 
+@pytest.mark.vm
 def test_its_memory_counts_for_the_container(start: Start) -> None:
     process = start(memory_bytes=16 << 20, memory_swap_bytes=16 << 20)
     result = process.exec(

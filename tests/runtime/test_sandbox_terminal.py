@@ -16,7 +16,7 @@ import pytest
 from pyrunc import ExecProcess, IdMap, Mount, Sandbox, SandboxProcess, errors
 from tests.safety.support import wait_until
 
-pytestmark = [pytest.mark.usefixtures("host_unchanged"), pytest.mark.vm]
+pytestmark = pytest.mark.usefixtures("host_unchanged")
 Process = SandboxProcess | ExecProcess
 Begin = Callable[..., Any]
 # tmpfs, where the root may be, since Linux 6.3.
@@ -73,6 +73,7 @@ def rest(process: Process) -> bytes:
     return read_until(process, b"\0no such thing\0")
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_program_has_it_for_its_own(begin: Begin, kind: str) -> None:
     script = (
@@ -93,6 +94,7 @@ def test_the_program_has_it_for_its_own(begin: Begin, kind: str) -> None:
         assert lines[5:] == ["xterm", "88:0", "end"]
 
 
+@pytest.mark.vm
 def test_it_is_the_console_of_the_container(rootfs: Path) -> None:
     with Sandbox(rootfs, tty=True) as box:
         result = box.run(["sh", "-c", "echo to the console >/dev/console; stat -c %t:%T /dev/console"])
@@ -187,6 +189,7 @@ def test_all_of_a_large_output_arrives(begin: Begin) -> None:
         assert process.wait(10) == 0
 
 
+@pytest.mark.vm
 def test_a_terminal_that_disappears_hangs_its_program_up(begin: Begin) -> None:
     with begin(["sh", "-c", "echo ready; exec sleep 600"], pid="host") as process:
         read_until(process, b"ready")
@@ -203,6 +206,7 @@ def test_a_further_one_ends_with_its_requester_and_not_the_container(rootfs: Pat
         assert process.exec(["true"]).exit_code == 0
 
 
+@pytest.mark.vm
 def test_run_types_the_input_and_takes_what_appears(rootfs: Path) -> None:
     with Sandbox(rootfs) as box, box.start(["sleep", "600"]) as process:
         result = process.exec(

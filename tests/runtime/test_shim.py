@@ -173,6 +173,28 @@ def settled(proc: Path) -> bool:
     )
 
 
+def test_the_program_has_its_streams_and_nothing_of_the_shim_s(here: Place) -> None:
+    process = here.start("ls -l /proc/self/fd /proc/1/fd", stdin_open=True)
+    assert process.wait(10).exit_code == 0
+    process.finished()
+    targets = [line.partition(" -> ")[2] for line in here.logged().splitlines() if " -> " in line]
+    streams = [target for target in targets if target.startswith("pipe:")]
+    assert len(streams) == 6
+    assert {target for target in targets if target not in streams} <= {
+        "/proc/6/fd",
+        "/proc/7/fd",
+        "/proc/2/fd",
+    }
+
+
+def test_a_killed_shim_takes_a_container_along_that_shall_not_outlive_its_owner(here: Place) -> None:
+    process = here.start("exec sleep 60", keep_running=False)
+    os.kill(process.shim_pid, signal.SIGKILL)
+    eventually(lambda: ended(process.running))
+    with pytest.raises(errors.Unavailable):
+        process.wait(10)
+
+
 def test_the_shim_leaves_the_starter_s_cgroups_and_removes_its_own(here: Place) -> None:
     process = here.start("exec sleep 60")
     proc = Path(f"/proc/{process.shim_pid}")
@@ -273,6 +295,26 @@ def test_no_zombie_is_left_while_the_starter_lives(here: Place) -> None:
     process.finished()
     eventually(lambda: not Path(f"/proc/{process.shim_pid}").exists())
     assert not Path(f"/proc/{process.pid}").exists()
+
+
+def test_sixty_shims_leave_nothing_in_the_starter_or_its_spawner(launcher: Launcher, tmp_path: Path) -> None:
+    def once(number: int) -> None:
+        (tmp_path / str(number)).mkdir()
+        with place(launcher, tmp_path / str(number)) as here:
+            process = here.start("exit 0", keep_running=number % 2 == 0)
+            process.wait(10)
+            process.finished()
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{spawner.current().pid}/fd"))
+
+    once(0)
+    before = held()
+    for number in range(1, 60):
+        once(number)
+    children = Path(f"/proc/{spawner.current().pid}/task/{spawner.current().pid}/children")
+    eventually(lambda: len(children.read_text().split()) == 1)
+    assert held() == before
 
 
 def test_an_idle_shim_sleeps(here: Place) -> None:

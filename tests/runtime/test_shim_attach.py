@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import select
 import signal
 import socket
@@ -261,6 +262,32 @@ def test_who_sends_no_frames_is_dropped(here: Place, garbage: bytes) -> None:
             pass  # there was more of it
     assert ready(AttachClient.connect(str(here.state))).is_ready
     stop(here, process)
+    assert finish(process) == 0
+
+
+def test_garbage_of_hundreds_of_clients_costs_those_alone(here: Place) -> None:
+    process = here.start(FOREVER, stdin_open=True)
+    witness = ready(AttachClient.connect(str(here.state)))
+    chance = random.Random(7)
+    kinds = [0, 1, 2, 16, 17, 18, 19, 20, 21, 255]
+    for _ in range(300):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(here.state / "attach"))
+            sock.setblocking(False)
+            for _ in range(chance.randrange(6)):
+                head = struct.pack(
+                    ">B3xI", chance.choice(kinds), chance.choice([0, 1, 4, 5, 70000, (1 << 32) - 1])
+                )
+                try:
+                    sock.send(
+                        head[: chance.choice([8, 8, 8, 3])] + chance.randbytes(chance.choice([0, 4, 9, 5000]))
+                    )
+                except OSError:
+                    break
+    assert ready(AttachClient.connect(str(here.state))).is_ready
+    stop(here, process)
+    to_the_end(witness)
+    assert witness.exit_status is not None
     assert finish(process) == 0
 
 

@@ -128,6 +128,18 @@ def test_a_terminal_is_the_shim_s_and_a_client_s_resize_reaches_it(here: Place) 
     process.finished()
 
 
+def test_a_terminal_is_there_for_the_next_client_though_its_input_opens_once(here: Place) -> None:
+    settings: dict[str, Any] = {"tty": True, "stdin_open": True, "stdin_once": True}
+    process, state = execute(here, 1, "echo up; read x; echo got $x; exit 5", **settings)
+    client = ready(AttachClient.connect(str(state), stdin=True))
+    client.close()
+    client = ready(AttachClient.connect(str(state), stdin=True))
+    client.send(b"more\r")
+    assert to_the_end(client)[0].endswith(b"got more\r\n")
+    assert process.wait(10).exit_code == 5
+    process.finished()
+
+
 def test_a_terminal_s_last_words_are_not_lost(here: Place) -> None:
     for number in range(20):
         client, theirs = AttachClient.pair(stdin=False, stdout=True, stderr=True)

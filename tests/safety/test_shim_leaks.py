@@ -30,6 +30,11 @@ def engine(tmp_path: Path, rootfs: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         subprocess.run(["tar", "-C", rootfs, "-cf", archive, "."], check=True)
         with archive.open("rb") as file:
             opened.images.import_(file, "root")
+        # The thread that takes note of ends opens the databases with its first one, and keeps them open.
+        ending = [opened.start("root", ["/bin/true"]) for _ in range(3)]
+        assert support.wait_until(lambda: all(each.record().state == "exited" for each in ending))
+        for each in ending:
+            each.remove()
         yield opened
         for record in opened.containers.list(all=True):
             opened.containers.get(record.id).remove(force=True)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pty
+import signal
 import stat
 import termios
 from collections.abc import Callable
@@ -158,3 +159,66 @@ def test_the_image_chooses_nothing_about_it(rootfs: Path, sandbox: Make) -> None
         assert console.st_rdev == os.fstat(os.open(root / "dev/pts/0", os.O_RDWR | os.O_NOCTTY)).st_rdev
         assert fcntl.ioctl(process.terminal, termios.TIOCGWINSZ, b"\0" * 8) == b"\0" * 8
     assert (rootfs / "etc/passwd").stat() == before
+
+
+# Sends a file of its own as a program's terminal, by the socket of each process that it meets before its program runs.
+FORGER = """
+import array, ctypes, os, signal, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+over = []
+signal.signal(signal.SIGTERM, lambda *_: over.append(1))
+own = os.open("/forged", os.O_RDWR | os.O_CREAT)
+message = struct.pack("=IIiI16Q", 5, 0, 0, 0, *bytes(16))
+sent = 0
+print("ready", flush=True)
+known = set(os.listdir("/proc"))
+while not over:
+    for pid in set(os.listdir("/proc")) - known:
+        if not pid.isdigit():
+            continue
+        try:
+            with open(f"/proc/{pid}/comm") as file:
+                if not file.read().startswith("pyrunc-"):
+                    continue
+            for fd in map(int, os.listdir(f"/proc/{pid}/fd")):
+                if fd > 2 and os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
+                    pidfd = os.pidfd_open(int(pid))
+                    taken = libc.syscall(438, pidfd, fd, 0)
+                    os.close(pidfd)
+                    if taken >= 0:
+                        with socket.socket(fileno=taken) as sock:
+                            rights = array.array("i", [own])
+                            sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+                            sent += 1
+        except OSError:
+            pass
+print(sent, flush=True)
+"""
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_who_looks_into_a_program_does_not_choose_its_terminal(sandbox: Make, tty: bool) -> None:
+    """With CAP_SYS_PTRACE, by the socket on which that is sent: the requester would write to what it is given."""
+    box = sandbox(mounts=support.python_mounts(), cap_add=["SYS_PTRACE"])
+    with box.start(["/bin/sleep", "600"]) as process:
+        reading, writing = os.pipe()
+        with process.exec_start(support.python(FORGER), stdout=writing) as forger, open(reading) as said:
+            os.close(writing)
+            assert said.readline() == "ready\n"
+            join = joining.Join(terminal=(0, 0) if tty else None)
+            plan = joining.compile_join(process._child.template, join)
+            idle = next(step for step in plan.steps if step.op == "umask")
+            at = next(at for at, step in enumerate(plan.steps) if step.op == "fork") + 1
+            plan.steps[at:at] = [idle] * 7000
+            plan.freeze()
+            assert process._child.origin is not None
+            process._child.origin[0].joins[join] = plan
+            for _ in range(20):
+                with process.exec_start(["/bin/sleep", "600"], tty=tty) as program:
+                    if tty:
+                        assert os.readlink(f"/proc/self/fd/{program.terminal}").endswith("/ptmx")
+                    else:
+                        assert program.terminal == -1
+            forger.kill(signal.SIGTERM)
+            assert int(said.readline()) > 0
+            forger.wait(10)

@@ -1,0 +1,175 @@
+"""Further programs in containers of the engine's, whoever has started them."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyrunc import Engine, errors
+from pyrunc.engine import events
+from pyrunc.engine.container import Container
+from pyrunc.runtime import joining, shim
+from tests.cli import samples
+from tests.safety.support import wait_until
+
+pytestmark = [
+    pytest.mark.usefixtures("host_unchanged"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+]
+SLEEP = ["sleep", "600"]
+_RIGHTS = ("Uid", "Gid", "Cap", "Sec", "NoN")  # rows of /proc/<pid>/status
+_ELSEWHERE = """
+import json, sys
+from pyrunc import Engine
+engine = Engine(sys.argv[1])
+engine.start("beta", ["sleep", "600"], name="one", **json.loads(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("PYRUNC_STATE", str(tmp_path / "state"))
+    samples.write(tmp_path, Path("/bin/busybox"))
+    with Engine(tmp_path / "root") as made:
+        made.images.load(str(tmp_path / "beta.tar"))
+        yield made
+        for record in made.containers.list(all=True):
+            made.containers.get(record.id).remove(force=True, volumes=True)
+
+
+def elsewhere(engine: Engine, options: str = "{}") -> Container:
+    """A container that another process has started, which is no more."""
+    subprocess.run([sys.executable, "-c", _ELSEWHERE, engine._parts.root, options], check=True, timeout=60)
+    return engine.containers.get("one")
+
+
+def shell(container: Container, script: str, **options: object) -> str:
+    result = container.exec(["sh", "-c", script], timeout_s=30, **options)  # type: ignore[arg-type]
+    assert result.exit_code == 0, result
+    return result.stdout.decode()
+
+
+def test_it_is_what_the_container_of_another_process_is(engine: Engine) -> None:
+    options = {
+        "env": {"A": "b"}, "cwd": "/tmp", "hostname": "box", "user": "7:8", "memory_bytes": 64 << 20,
+        "rlimits": {"nofile": 100}, "umask": 0o27,
+    }  # fmt: skip
+    container = elsewhere(engine, json.dumps(options))
+    own = container.pid
+    with container.exec_start(SLEEP) as program:
+        for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup"):
+            assert os.stat(f"/proc/{program.pid}/ns/{name}") == os.stat(f"/proc/{own}/ns/{name}"), name
+        for name in ("cgroup", "limits", "oom_score_adj", "environ"):
+            ours, theirs = (Path(f"/proc/{pid}/{name}").read_bytes() for pid in (program.pid, own))
+            assert ours == theirs, name
+        ours_may, theirs_may = (
+            [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row[:3] in _RIGHTS]
+            for pid in (program.pid, own)
+        )
+        assert ours_may == theirs_may
+        assert os.readlink(f"/proc/{program.pid}/cwd") == os.readlink(f"/proc/{own}/cwd")
+
+
+def test_a_source_that_is_gone_does_not_matter(engine: Engine, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    container = engine.containers.create(
+        "beta", SLEEP, host_config={"Binds": [f"{source}:/data"], "ShmSize": 1 << 20}
+    )
+    container.start()
+    source.rmdir()
+    assert shell(container, "echo here") == "here\n"
+
+
+def test_options(engine: Engine) -> None:
+    container = elsewhere(engine)
+    assert shell(container, "echo $A; busybox pwd; busybox id -u", env={"A": "1"}, cwd="/etc", user="7") == (
+        "1\n/etc\n7\n"
+    )
+    assert (
+        shell(container, "busybox tty; busybox stty size", tty=True, size=(7, 9)) == "/dev/pts/0\r\n7 9\r\n"
+    )
+    held = shell(container, "busybox grep CapBnd /proc/self/status", privileged=True).split()[1]
+    own = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("CapPrm"))
+    assert int(held, 16) == int(own.split()[1], 16)
+    with pytest.raises(errors.CommandNotFound):
+        container.exec(["nothing"])
+    with pytest.raises(errors.NotFound, match="unable to find user nobody"):
+        container.exec(["true"], user="nobody")
+
+
+def test_words_when_it_does_not_run(engine: Engine) -> None:
+    container = engine.containers.create("beta", SLEEP, name="one")
+    for verb in (container.exec, container.exec_start, container.exec_detached):
+        with pytest.raises(errors.FailedPrecondition, match=f"^Container {container.id} is not running$"):
+            verb(["true"])
+    container.start()
+    container.pause()
+    with pytest.raises(errors.FailedPrecondition, match=r"^Container one is paused, unpause the container"):
+        container.exec(["true"])
+    container.unpause()
+    assert container.exec(["true"]).exit_code == 0
+
+
+def test_many_at_once_end_with_the_container(engine: Engine) -> None:
+    container = elsewhere(engine)
+    programs = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        for _ in range(5):
+            program = container.exec_start(SLEEP, tty=True)
+            with lock:
+                programs.append(program)
+            assert container.exec(["true"]).exit_code == 0
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(programs) == 30
+    container.kill()
+    assert [program.wait(20) for program in programs] == [137] * 30
+    for program in programs:
+        program.close()
+
+
+def test_a_detached_one_is_told_of_by_its_shim(engine: Engine) -> None:
+    container = elsewhere(engine)
+    exec_id = container.exec_detached(["sh", "-c", "exit 5"])
+    place = f"{container.record().state_dir}/exec/{exec_id}"
+    assert wait_until(lambda: shim.status(place) is not None)
+    status = shim.status(place)
+    assert status is not None
+    assert status.exit_code == 5
+
+
+def test_another_process_with_its_number_is_not_joined(engine: Engine) -> None:
+    """The pid that its shim has written may be another's by now: the start time tells."""
+    container = elsewhere(engine)
+    running = shim.running(container.record().state_dir)
+    assert running is not None
+    with pytest.raises(errors.FailedPrecondition, match="is not running"):
+        joining.open_init(container.id, os.getpid(), running.pid_started)
+    os.close(joining.open_init(container.id, running.pid, running.pid_started))
+    with pytest.raises(errors.FailedPrecondition, match="is not running"):
+        joining.open_init(container.id, 1 << 22, running.pid_started)
+
+
+def test_events(engine: Engine) -> None:
+    container = elsewhere(engine)
+    container.exec(["sh", "-c", "exit 3"])
+    found = [each for each in events.read(engine._parts.root) if each.action.startswith("exec")]
+    assert [each.action for each in found] == [
+        "exec_create: sh -c exit 3",
+        "exec_start: sh -c exit 3",
+        "exec_die",
+    ]
+    assert found[2].attributes["exitCode"] == "3"
+    assert len({each.attributes["execID"] for each in found}) == 1
