@@ -12,19 +12,11 @@ from typing import Any
 import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
-<<<<<<< HEAD
-INTERNAL = frozenset(
-    ("Images.shipped", "Images.unpack", "RunResult.of", "Sandbox.of_launcher", "Volumes.claim", "Volumes.close",
-     "Volumes.damage", "Volumes.data", "Volumes.ensure_data", "Volumes.is_known", "Volumes.mount_points",
-     "Volumes.release")
-)  # fmt: skip
-=======
 INTERNAL = frozenset((
     "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of", "Sandbox.of_launcher", "Volumes.claim",
     "Volumes.damage", "Volumes.data", "Volumes.ensure_data", "Volumes.is_known", "Volumes.mount_points",
-    "Volumes.release", "Volumes.users",
+    "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip
->>>>>>> main
 
 
 def public() -> dict[str, type]:

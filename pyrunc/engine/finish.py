@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.parts import Parts
 
-<<<<<<< HEAD
 _MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
-=======
 _ID_LENGTH = 64
->>>>>>> main
 _BEGUN_S = 60.0  # how long a start may take whose starter was killed
 
 
@@ -170,16 +167,12 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
             container_events.say(parts, record, "oom")
         seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9
         container_events.say(parts, record, "die", execDuration=seconds, exitCode=ending.exit_code)
-<<<<<<< HEAD
         if record.config.get("Volumes") or any(record.host_config.get(key) for key in _MOUNTS):
             from pyrunc.engine import mount_specs
 
             mount_specs.ended(parts, record.id)
-    if record.auto_remove:
-=======
     unmade = not ending.ran and record.started_ns == record.created_ns  # its maker was killed
     if record.auto_remove or unmade:
->>>>>>> main
         from pyrunc.engine import removal
 
         removal.forget(parts, record, volumes=True)

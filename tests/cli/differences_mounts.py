@@ -35,19 +35,11 @@ MOUNTS = {
         0,
         _ANY_ORDER,
     ),
-<<<<<<< HEAD
     f"inspect -f '{{{{{_MOUNT}}}}}{_NAMED}|{{{{end}}}}' bindv": (
         0,
         _ANY_ORDER,
     ),
     f"inspect -f '{{{{{_MOUNT}}}}}{_WHOLE}|{{{{end}}}}' bindspec": (
-=======
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Driver}}')}|{{{{end}}}}' bindv": (
-        0,
-        _ANY_ORDER,
-    ),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Source}} {{.Driver}}')}|{{{{end}}}}' bindspec": (
->>>>>>> main
         0,
         _ANY_ORDER,
     ),
