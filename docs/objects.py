@@ -15,7 +15,7 @@ import pyrunc
 INTERNAL = frozenset((
     "AsyncSandbox.of_launcher", "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of",
     "Sandbox.of_launcher", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
-    "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users",
+    "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip
 
 

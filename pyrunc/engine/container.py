@@ -264,9 +264,10 @@ class Container:
         return copy.stat_path(self._parts, self.id, path, self.name)
 
     def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
-        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive.
+        """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
-        Raises NotFound in Docker's words.
+        Names in it begin with the last part of *path*; with "/." at its end, they are what is in the directory. A
+        container that does not run is read too, with its volumes. Raises NotFound, FailedPrecondition, OSError.
         """
         from pyrunc.engine import copy
 
@@ -276,9 +277,11 @@ class Container:
         self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
         rename: "Callable[[str], str] | None" = None,
     ) -> None:  # fmt: skip
-        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive.
+        """Extract the tar that *source* reads, plain or by gzip, bzip2 or xz, to the directory *path*.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
+        Unless *overwrite* nothing but a directory takes the place of a directory, nor the other way round. Files belong
+        to whom the archive says; with *copy_owner*, to the user of the container. *rename* changes each name first.
+        Raises NotFound, FailedPrecondition for what is read-only, InvalidArgument for a bad archive, OSError.
         """
         from pyrunc.engine import copy
 
@@ -287,9 +290,9 @@ class Container:
         )  # fmt: skip
 
     def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
-        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top.
+        """What the host's ps, with *arguments* (none: -ef), says of its processes; a column PID is needed.
 
-        Raises FailedPrecondition if it does not run, InvalidArgument for what ps does not take.
+        Raises FailedPrecondition for one that does not run, Unsupported where the host has no ps.
         """
         from pyrunc.engine import top
 
