@@ -11,6 +11,7 @@ from pyrunc._native.steps cimport *
 
 cdef enum:
     THAW_AGAIN_MS = 50
+    SAID_LAST = 64                  # messages that are read of a process that has ended
 
 
 cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noexcept nogil:
@@ -108,6 +109,7 @@ cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *rep
     cdef pollfd watch[3]
     cdef uint32_t answer = STOP
     cdef int rc
+    cdef int i
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd[0]
@@ -133,8 +135,10 @@ cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *rep
                 kill_container(w, pidfd[0])
                 watch[1].fd = -1
     w.dying = False
-    if not w.forked and w.progress_fd >= 0:
-        hear(w, reply_fd, pid[0], pidfd[0], report)     # it may have said so just before its end
+    for i in range(SAID_LAST):
+        # It may have said so just before its end, behind what somebody has said for it who may look into it.
+        if w.forked or w.progress_fd < 0 or not hear(w, reply_fd, pid[0], pidfd[0], report):
+            break
     if not w.forked:
         if w.progress_fd >= 0:
             send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)      # it may have been killed before it could

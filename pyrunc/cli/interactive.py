@@ -51,7 +51,7 @@ def converse(
             try:
                 return pump.run()
             finally:
-                signal.signal(signal.SIGWINCH, before)
+                signal.signal(signal.SIGWINCH, signal.SIG_DFL if before is None else before)
         return pump.run()
     finally:
         pump.close()

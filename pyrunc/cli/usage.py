@@ -115,14 +115,14 @@ def _options(flags: Sequence[Flag], title: str = "Options") -> list[str]:
         f"  {flag.short + ',' if flag.short else '   '} {flag.long} {flag.kind}".rstrip() for flag in shown
     ]
     margin = max(map(len, left)) + 3
-    width = max(_columns() - margin, 24)
+    width = max(_columns() - 1 - margin, 24)
     lines = ["", f"{title}:"]
     for begin, flag in zip(left, shown, strict=True):
         text = flag.text
         if flag.fallback not in (None, False, "", []):
             value = f'"{flag.fallback}"' if isinstance(flag.fallback, str) else str(flag.fallback).lower()
             text += f" (default {value})"
-        first, *more = _folded(text, width) or [""]
+        first, *more = _folded(text, width)
         lines.append(begin.ljust(margin) + first)
         lines += [" " * margin + line for line in more]
     return lines
@@ -136,10 +136,12 @@ def _columns() -> int:
 
 
 def _folded(text: str, width: int) -> list[str]:
+    """*text* in lines as pflag folds it: what fits is left whole, and a line that is folded is five shorter."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+    while len(text) >= width:
+        at = text.rfind(" ", 0, width - 5)
+        if at <= 0:
+            break
+        lines.append(text[:at])
+        text = text[at + 1 :]
+    return [*lines, text]

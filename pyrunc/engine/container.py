@@ -47,7 +47,7 @@ class Container:
         return stopping.current(self._parts, self.id)
 
     def inspect(self) -> "dict[str, Any]":
-        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse). Raises NotFound."""
         from pyrunc.engine import inspecting
 
         return inspecting.inspect(self._engine, self.record())
@@ -179,20 +179,23 @@ class Container:
         """
         from pyrunc.engine import logs
 
-        record = self.record()
-        if not record.log_path:
-            raise Unsupported("configured logging driver does not support reading")
-
-        def ended() -> bool:
-            try:
-                return self.record().state not in ("running", "paused", "restarting")
-            except NotFound:
-                return True
-
         return logs.read(
-            record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
-            sleep=sleep,
+            self._log_path(), follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=self._over,
+            note=note, sleep=sleep,
         )  # fmt: skip
+
+    def _log_path(self) -> str:
+        path = self.record().log_path
+        if not path:
+            raise Unsupported("configured logging driver does not support reading")
+        return path
+
+    def _over(self) -> bool:
+        """Whether it writes nothing any more."""
+        try:
+            return self.record().state not in ("running", "paused", "restarting")
+        except NotFound:
+            return True
 
     def exec(
         self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
@@ -270,9 +273,10 @@ class Container:
         return copy.stat_path(self._parts, self.id, path, self.name)
 
     def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
-        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive.
+        """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
-        Raises NotFound in Docker's words.
+        Names in it begin with the last part of *path*; with "/." at its end, they are what is in the directory. A
+        container that does not run is read too, with its volumes. Raises NotFound, FailedPrecondition, OSError.
         """
         from pyrunc.engine import copy
 
@@ -282,9 +286,11 @@ class Container:
         self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
         rename: "Callable[[str], str] | None" = None,
     ) -> None:  # fmt: skip
-        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive.
+        """Extract the tar that *source* reads, plain or by gzip, bzip2 or xz, to the directory *path*.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
+        Unless *overwrite* nothing but a directory takes the place of a directory, nor the other way round. Files belong
+        to whom the archive says; with *copy_owner*, to the user of the container. *rename* changes each name first.
+        Raises NotFound, FailedPrecondition for what is read-only, InvalidArgument for a bad archive, OSError.
         """
         from pyrunc.engine import copy
 
@@ -293,9 +299,9 @@ class Container:
         )  # fmt: skip
 
     def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
-        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top.
+        """What the host's ps, with *arguments* (none: -ef), says of its processes; a column PID is needed.
 
-        Raises FailedPrecondition if it does not run, InvalidArgument for what ps does not take.
+        Raises FailedPrecondition for one that does not run, Unsupported where the host has no ps.
         """
         from pyrunc.engine import top
 

@@ -133,18 +133,32 @@ def read(
     of one name any must pass, of labels all. *sleep* is what waits. Who follows and lets two whole files (8 MiB) go by
     unread misses what was in between. Raises InvalidArgument for a filter that there is not, at once.
     """
+    return _awake(steps(root, since_ns=since_ns, until_ns=until_ns, follow=follow, filters=filters), sleep)
+
+
+def steps(
+    root: str, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False, filters: "Filters" = ()
+) -> "Iterator[Event | float]":  # fmt: skip
+    """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
     passes = _filter(filters)
     begin = time.time_ns() if since_ns is None else since_ns
-    return _read(os.path.join(root, NAME), begin, until_ns, follow, passes, sleep)
+    return _steps(os.path.join(root, NAME), begin, until_ns, follow, passes)
 
 
-def _read(
-    path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]",
-    sleep: "Callable[[float], object]",
-) -> "Iterator[Event]":  # fmt: skip
+def _awake(steps: "Iterator[Event | float]", sleep: "Callable[[float], object]") -> "Iterator[Event]":
+    for step in steps:
+        if isinstance(step, float):
+            sleep(step)
+        else:
+            yield step
+
+
+def _steps(
+    path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]"
+) -> "Iterator[Event | float]":  # fmt: skip
     from pyrunc.engine.rotated import Pace, RotatedFile
 
-    pace = Pace(sleep)
+    pace = Pace()
     with RotatedFile(path) as file:
         while True:
             over = not follow or (until_ns is not None and time.time_ns() > until_ns)
@@ -161,7 +175,7 @@ def _read(
                     yield event
             if over:
                 return
-            pace.wait(None if until_ns is None else (until_ns - time.time_ns()) / 1e9 + 0.001)
+            yield pace.next_s(until_ns)
 
 
 def _parse(line: bytes) -> Event | None:

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 
 from pyrunc.engine import container_events, container_state, host_config, starting, stopping, throwaway
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, RunResult, run_asked, start_asked
@@ -102,7 +102,12 @@ def _joining(
         raise FailedPrecondition(f"Container {record.id} is not running")
     pidfd = joining.open_init(record.id, who.pid, who.pid_started)
     try:
-        launcher = _launcher(parts, record, who)
+        try:
+            launcher = _launcher(parts, record, who)
+        except PyruncError:
+            # Is it, and its snapshot, gone meanwhile?
+            container_state.check("exec", stopping.current(parts, record.id))
+            raise
         target = Target(launcher, record.id, who.pid, pidfd, launcher.environment(record.id))
         with Joining(target, wanted) as asked:
             exec_id = os.urandom(32).hex()

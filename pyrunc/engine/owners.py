@@ -58,6 +58,7 @@ class Owners:
                 self._epoll.register(self._over, select.EPOLLIN)
                 start_new_thread(self._watch, (self._epoll, self._over))
             assert self._epoll is not None
+            self._codes.pop(container_id, None)
             self._owned[container_id] = _Owned(process)
             self._by_fd[process.fileno()] = container_id
             self._epoll.register(process.fileno(), _ONCE)
@@ -69,10 +70,13 @@ class Owners:
         """
         with lock:
             owned = self._owned.get(container_id) if self._pid == os.getpid() else None
-            fd = -1 if owned is None else self._watched(owned, 0)
-            if owned is None or fd < 0:
-                return None if owned is None else owned.code
-            ours = os.dup(fd)
+            if owned is None:
+                return None
+            fd = self._watched(owned, 0)
+            ours = os.dup(fd) if fd >= 0 else -1
+        if ours < 0:
+            with owned.guard:  # somebody is at it
+                return owned.code
         try:
             poller = select.poll()
             poller.register(ours, select.POLLIN)

@@ -4,7 +4,7 @@ import os
 
 from pyrunc.engine import container_events, finish
 from pyrunc.engine.mounts_wanted import wanted
-from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -87,15 +87,14 @@ def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]"
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
+        record = row.record
+        if record.state not in ("created", "exited", "dead") or not passes(record):
             continue
         try:
-            size = written(parts, row.record)
-            remove(parts, owners, row.record.id, force=False, volumes=False)
+            size = written(parts, record)
+            remove(parts, owners, record.id, force=False, volumes=False)
         except (FailedPrecondition, NotFound):
             continue  # it was started, or removed, meanwhile
-        except PyruncError:
-            continue
-        removed.append(Removed("deleted", row.record.id))
+        removed.append(Removed("deleted", record.id))
         freed += size
     return Pruned(tuple(removed), freed)

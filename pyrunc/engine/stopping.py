@@ -128,8 +128,8 @@ def wait(
     try:
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
-        code = owners.code(container_id)
-        code = owners.wait(container_id, timeout_s) if code is None else code
+        code = owners.wait(container_id, timeout_s)  # if this process is about to take note of it
+        code = owners.code(container_id) if code is None else code
         if code is None:
             raise
         return code
@@ -159,8 +159,8 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
     """The record of a container in its true state. Raises NotFound."""
     row = parts.containers.find(container_id)
     record, settled = observing.look(row)
-    if settled:
-        return record
+    if settled and record.running == row.record.running:
+        return record  # else it has ended, and somebody is at it
     found = finish.settle(parts, record.id)
     if found is None:
         raise NotFound(f"No such container: {container_id}")

@@ -150,6 +150,14 @@ class AsyncSandbox:
         self._queue = asyncio.Lock()
         return self
 
+    @classmethod
+    def of_launcher(cls, launcher: Launcher) -> Self:
+        """A sandbox for what was compiled elsewhere."""
+        self = cls.__new__(cls)
+        self._launcher = launcher
+        self._queue = asyncio.Lock()
+        return self
+
     async def run(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: bytes = b"",
         timeout_s: float | None = None,

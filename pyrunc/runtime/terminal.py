@@ -136,7 +136,8 @@ class RawTerminal:
     def _give_back_handlers(self) -> None:
         while self._handlers:
             number, before = self._handlers.popitem()
-            signal.signal(number, before)
+            # None is a handler of C's, such as faulthandler's, which cannot be set again.
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGWINCH:

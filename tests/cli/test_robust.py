@@ -194,19 +194,6 @@ def test_signals_reach_the_program(loaded: Cli) -> None:
     assert loaded.good("ps", "-aq") == ""
 
 
-def test_killed_it_takes_the_container_with_it(loaded: Cli) -> None:
-    process = loaded.start("run", "--name", "one", "beta", "sh", "-c", "echo ready; sleep 60")
-    assert process.stdout is not None
-    process.stdout.readline()
-    pid = int(loaded.good("inspect", "-f", "{{.State.Pid}}", "one"))
-    assert Path(f"/proc/{pid}").exists()
-    process.kill()
-    process.communicate(timeout=60)
-    until(lambda: not Path(f"/proc/{pid}").exists())
-    state = json.loads(loaded.good("inspect", "-f", "{{json .State}}", "one"))
-    assert (state["Status"], state["ExitCode"]) == ("exited", 137)
-
-
 @pytest.mark.parametrize(
     ("flags", "script", "output"),
     [

@@ -5,7 +5,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +69,14 @@ def _described(pid: int) -> str:
 
 def running_files(place: Path) -> dict[str, Document]:
     """id -> what the shim has written when its container began to run."""
-    found = {}
-    for path in (place / "state").glob("*/running"):
+    return {path.parent.name: document for path, document in _documents((place / "state").glob("*/running"))}
+
+
+def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Document]]:
+    """Those that are there, each with its path; what is about to go may be gone."""
+    for path in paths:
         with contextlib.suppress(OSError, ValueError):
-            found[path.parent.name] = json.loads(path.read_text())
-    return found
+            yield path, json.loads(path.read_text())
 
 
 # --- the host
@@ -162,6 +165,9 @@ def invariants(place: Path, before: Host, kills: bool) -> list[str]:
         if key not in snapshots:
             wrong.append("has no snapshot")
         found += [f"{who}: {each}" for each in wrong]
+        if alive:  # programs that were executed in it and go on have shims of their own
+            execs = _documents((place / "state" / key).glob("exec/*/running"))
+            shims.update(file["shim"] for _, file in execs)
     found += _without_a_row(place, before, documents, snapshots, volumes, shims)
     found += _events(place, documents, kills)
     return found
