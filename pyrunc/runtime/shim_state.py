@@ -67,7 +67,7 @@ def numbers_of(text: str) -> dict[str, int]:
 
 def _numbers(path: str) -> dict[str, int] | None:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return numbers_of(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return None
