@@ -147,13 +147,15 @@ def _held_locks(place: Path) -> Iterator[str]:
 def invariants(place: Path, before: Host, kills: bool) -> list[str]:
     """What is wrong after one `ps`, in words."""
     from pyrunc import Engine
-    from pyrunc.engine.inspecting import inspect
 
     with Engine() as opened:
         engine: Any = opened
-        documents = {record.id: inspect(engine, record) for record in engine.containers.list(all=True)}
+        documents = {
+            record.id: engine.containers.get(record.id).inspect()
+            for record in engine.containers.list(all=True)
+        }
         snapshots = {info.key for info in engine._parts.snapshotter.walk()}
-        volumes = {volume.name for volume in engine._parts.volumes.list()}
+        volumes = {volume.name for volume in engine.volumes.list()}
     found: list[str] = []
     shims: set[int] = set()
     files = running_files(place)
