@@ -455,7 +455,8 @@ def test_the_list_is_what_docker_filters(loaded: Engine) -> None:
             ([("since", "runs")], ["made", "done"]), ([("status", "created"), ("status", "running")], ["made", "runs"]),
         ):  # fmt: skip
             assert names(all=True, filters=filters) == wanted, filters
-        assert names(filters=[("status", "exited")]) == ["done"]
+        assert names(filters=[("status", "exited")]) == ["done"]  # the only one that asks for all
+        assert names(filters=[("exited", "3")]) == names(filters=[("before", "runs")]) == []
         assert names(all=True, filters=[("name", "^ma")]) == ["made"]
         assert names(all=True, filters=[("ancestor", "alpha:1")]) == ["made"]
         assert names(all=True, filters=[("id", runs.id[:6])]) == ["runs"]
