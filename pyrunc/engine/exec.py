@@ -12,6 +12,7 @@ from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, RunResult, run_asked, start_asked
+from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
         place = os.path.join(record.state_dir, "exec")
         _forget_old(place)
         place = os.path.join(place, exec_id)
-        os.makedirs(place, 0o700)
+        make_directory(place)
         rows, columns = wanted.size
         settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
         shim_exec.start(asked, settings).release()
