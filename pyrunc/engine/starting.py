@@ -2,7 +2,8 @@
 
 import os
 
-from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
+from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import PyruncError
 from pyrunc.runtime import shim
 from pyrunc.runtime.sandbox import ATTEMPTS
@@ -70,10 +71,11 @@ def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":
 def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, str]") -> "SandboxOptions":
     """The options that a container's documents mean, *joined* as in host_config.options_of. Raises InvalidArgument."""
     options = host_config.options_of(record.config, record.host_config, rest=record.options, joined=joined)
-    mounts = [
-        *mount_specs.resolve(parts, record.id, record.config, record.host_config),
-        *options.get("mounts", ()),
-    ]
+    mounts = list(options.get("mounts", ()))
+    if wanted(record.config, record.host_config):
+        from pyrunc.engine import mount_specs
+
+        mounts = [*mount_specs.resolve(parts, record.id, record.config, record.host_config), *mounts]
     if not record.driver:
         from pyrunc.engine import host as host_image
 
