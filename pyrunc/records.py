@@ -1,7 +1,7 @@
-"""NamedTuple, TypedDict and lru_cache for what is imported on the way to a container's first instruction.
+"""NamedTuple, TypedDict, lru_cache and JSON for what is imported on the way to a container's first instruction.
 
-They do what those of typing and functools do, without the 10 to 15 ms that it takes to import
-these two: half of what Python needs to start its first container. A module on that way says
+They do what those of typing, functools and json do, without the 10 to 15 ms that it takes to import
+these: half of what Python needs to start its first container. A module on that way says
 
     TYPE_CHECKING = False
     if TYPE_CHECKING:
@@ -16,8 +16,9 @@ from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from functools import lru_cache
-    from typing import NamedTuple, TypedDict
+    from typing import Any, NamedTuple, TypedDict
 elif sys.version_info >= (3, 14):
     # Annotations are computed when they are asked for, and these modules import less.
     from functools import lru_cache
@@ -92,4 +93,63 @@ else:
         return [found[name] for name in names]
 
 
-__all__ = ["NamedTuple", "TypedDict", "lru_cache"]
+try:
+    import _json as _native  # what does json's work; json itself imports re and enum
+except ImportError:
+    _native = None  # type: ignore[assignment]
+_json: "Any" = _native
+
+
+class Reader:
+    """Reads JSON; *pairs* makes what becomes of an object, *constant* of NaN and the infinities (None: as json)."""
+
+    strict = True
+    object_hook = None
+    parse_float = float
+    parse_int = int
+
+    def __init__(
+        self,
+        pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None,
+        constant: "Callable[[str], Any] | None" = None,
+    ) -> None:
+        self.object_pairs_hook = pairs
+        self.parse_constant = constant or {name: float(name) for name in _CONSTANTS}.__getitem__
+        self._scan = None if _json is None else _json.make_scanner(self)
+
+    def __call__(self, text: str) -> "Any":
+        """The value of *text*. Raises ValueError as json.loads does."""
+        if self._scan is not None:
+            bare = text.strip(" \t\n\r")
+            try:
+                value, end = self._scan(bare, 0)
+            except StopIteration:
+                end = -1
+            if end == len(bare):
+                return value
+        import json  # which says what is wrong
+
+        return json.loads(text, object_pairs_hook=self.object_pairs_hook, parse_constant=self.parse_constant)
+
+
+_CONSTANTS = ("NaN", "Infinity", "-Infinity")
+loads = Reader()
+
+
+def dumps(value: "Any") -> str:
+    """Compact JSON in ASCII. Raises TypeError for what JSON has no word for."""
+    if _json is None:
+        import json
+
+        return json.dumps(value, separators=(",", ":"))
+    encode = _json.make_encoder(
+        None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, True
+    )
+    return "".join(encode(value, 0))
+
+
+def _refuse(value: object) -> "Any":
+    raise TypeError(f"{type(value).__name__} is not a value of JSON")
+
+
+__all__ = ["NamedTuple", "Reader", "TypedDict", "dumps", "loads", "lru_cache"]

@@ -1,7 +1,6 @@
 """`pyrunc stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rename`, `rm` and `container prune`."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
@@ -9,8 +8,12 @@ from pyrunc.cli.session import ERROR, CommandError, complain, confirmed, each, e
 from pyrunc.cli.verb import verb
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pyrunc.engine.container import Container
+
 
 _SIGNAL = Flag("-s --signal", "string", "Signal to send to the container")
 _TIMEOUT = Flag("-t --timeout --time", "int", "Seconds to wait before killing the container")
@@ -19,7 +22,7 @@ _PRUNE_WARNING = (
 )
 
 
-def act(names: Iterable[str], do: "Callable[[Container], object]") -> int:
+def act(names: Iterable[str], do: Callable[[Container], object]) -> int:
     """*do* it with every container, and say the name of each with which it went well. The exit code."""
 
     def one(name: str) -> None:

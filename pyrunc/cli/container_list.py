@@ -1,7 +1,8 @@
 """`pyrunc ps`."""
 
+from __future__ import annotations
+
 import json
-from typing import TYPE_CHECKING
 
 from pyrunc.cli import format as formats
 from pyrunc.cli import units
@@ -10,8 +11,10 @@ from pyrunc.cli.session import CommandError, ellipsis, engine, say, short
 from pyrunc.cli.values import NIL, Method
 from pyrunc.cli.verb import verb
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.api import ContainerRecord
+
 
 _TYPE = "*formatter.ContainerContext"
 _HEADERS = {
@@ -67,7 +70,7 @@ def _label_header(name: str) -> str:
 
 
 def _line(
-    record: "ContainerRecord", names: "set[str] | None", cut: bool, sized: bool, mounts: list[str]
+    record: ContainerRecord, names: set[str] | None, cut: bool, sized: bool, mounts: list[str]
 ) -> formats.Row:
     command = " ".join(_word(word) for word in record.argv)
     labels = record.config.get("Labels") or {}
@@ -89,26 +92,26 @@ def _word(word: str) -> str:
     return f"'{word}'" if " " in word else word
 
 
-def _mounts(record: "ContainerRecord") -> list[str]:
+def _mounts(record: ContainerRecord) -> list[str]:
     """The names of volumes, and the host's paths of what is bound."""
     from pyrunc.engine.inspecting import mount_points
 
     return [point.get("Name") or point.get("Source") or "" for point in mount_points(engine(), record)]
 
 
-def _network(record: "ContainerRecord") -> str:
+def _network(record: ContainerRecord) -> str:
     mode = str(record.host_config.get("NetworkMode") or "none")
     return "" if mode.startswith("container:") else mode
 
 
-def _size(record: "ContainerRecord") -> str:
+def _size(record: ContainerRecord) -> str:
     from pyrunc.engine.container_sizes import sizes
 
     written, whole = sizes(engine(), record)
     return f"{units.size(written, 3)} (virtual {units.size(whole, 3)})"
 
 
-def _image(record: "ContainerRecord", names: "set[str] | None") -> str:
+def _image(record: ContainerRecord, names: set[str] | None) -> str:
     """What it was asked for as, as long as that still means its image; else the image's id."""
     name = record.image
     if names is not None and (name in names or f"{name}:latest" in names):
@@ -116,7 +119,7 @@ def _image(record: "ContainerRecord", names: "set[str] | None") -> str:
     return short(record.image_id)
 
 
-def status(record: "ContainerRecord") -> str:
+def status(record: ContainerRecord) -> str:
     """``Up 2 minutes (Paused)``, ``Exited (3) 1 second ago``, ``Created`` and the like, as Docker's daemon has them."""
     if record.state in ("running", "paused"):
         since = f"Up {units.duration(units.now() - record.started_ns / 1e9)}"

@@ -11,7 +11,7 @@ from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from pyrunc.engine.images import Images
@@ -34,7 +34,7 @@ OF_HOST = Base("", "", {}, "")
 class Bases:
     """Those of *parts*."""
 
-    def __init__(self, parts: "Parts", images: "Images") -> None:
+    def __init__(self, parts: "Parts", images: "Callable[[], Images]") -> None:
         self._parts = parts
         self._images = images
         self._pid = 0
@@ -49,14 +49,17 @@ class Bases:
         if found is not None:
             return found[0]
         row = self._parts.images.get(image_id)
-        config = self._parts.images.config(row).get("config") or {}
+        document = self._parts.images.config(row)
         lease = self._parts.metadata.lease()
         try:
-            top = mount_points.ensure(self._parts, self._images.unpack(row, lease), lease)
+            chain_ids = self._parts.metadata.chain_ids(row.id)
+            top = mount_points.ready(self._parts, chain_ids[-1], lease) if chain_ids else ""
+            if not top:
+                top = mount_points.ensure(self._parts, self._images().unpack(row, lease), lease)
         except BaseException:
             lease.release()
             raise
-        base = Base(row.id, self._parts.snapshotter.name, config, top)
+        base = Base(row.id, self._parts.snapshotter.name, document.get("config") or {}, top)
         with lock:
             other = self._found.setdefault(image_id, (base, lease))
         if other[1] is not lease:

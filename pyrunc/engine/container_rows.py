@@ -8,13 +8,12 @@ A row says "running" from before the start until somebody has taken note of the 
 seen in state_dir (engine/observing.py). restarter is the process that waits to start the container again.
 """
 
-import json
 import os
 import time
 
 from pyrunc.api import ContainerRecord
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, dumps, loads
 from pyrunc.store.check import Problem
 from pyrunc.store.database import Database
 
@@ -217,7 +216,7 @@ class ContainerRows:
         return [self._row(row) for row in found]
 
     def _row(self, row: "tuple[Any, ...]") -> Row:
-        documents = json.loads(row[5])
+        documents = loads(row[5])
         host_config = documents["host_config"]
         record = ContainerRecord(
             row[0], row[1], row[2], row[3], row[4], documents["config"], host_config, documents["options"],
@@ -229,7 +228,7 @@ class ContainerRows:
 
 def _document(*documents: "Mapping[str, Any]") -> str:
     names: Iterable[str] = ("config", "host_config", "options")
-    return json.dumps(dict(zip(names, map(dict, documents), strict=True)), separators=(",", ":"))
+    return dumps(dict(zip(names, map(dict, documents), strict=True)))
 
 
 def _value(value: object) -> object:

@@ -11,13 +11,11 @@ Source: Docker Engine API v1.51, EventMessage; filters as dockerd understands th
 """
 
 import fcntl
-import json
 import os
 import time
 
-from pyrunc.engine.rotated import Pace, RotatedFile
 from pyrunc.errors import InvalidArgument
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping
     try:
         named = {str(key): str(value) for key, value in attributes.items()}
         message = Event(kind, action, actor_id, named, time.time_ns()).message()
-        _append(os.path.join(root, NAME), json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        _append(os.path.join(root, NAME), dumps(message).encode() + b"\n")
     except (OSError, ValueError):
         pass
 
@@ -158,6 +156,8 @@ def _awake(steps: "Iterator[Event | float]", sleep: "Callable[[float], object]")
 def _steps(
     path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]"
 ) -> "Iterator[Event | float]":  # fmt: skip
+    from pyrunc.engine.rotated import Pace, RotatedFile
+
     pace = Pace()
     with RotatedFile(path) as file:
         while True:
@@ -180,6 +180,8 @@ def _steps(
 
 def _parse(line: bytes) -> Event | None:
     """The event of a line; None for one that is none."""
+    import json
+
     try:
         found = json.loads(line)
         actor = found["Actor"]

@@ -86,11 +86,12 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
         settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
         try:
             # Not what is above: that goes when the container has ended, and must not come back.
-            try:
-                os.mkdir(above, 0o700)
-            except FileExistsError:
-                pass
-            os.mkdir(place, 0o700)
+            for directory in (above, place):
+                try:
+                    os.mkdir(directory)
+                    os.chmod(directory, 0o700)  # under any umask
+                except FileExistsError:
+                    pass
             shim_exec.start(asked, settings).release()
         except FileNotFoundError as exc:
             if os.path.isdir(place):

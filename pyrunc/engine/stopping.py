@@ -3,11 +3,9 @@
 import select
 import time
 
-from pyrunc.engine import container_events, container_state, finish, observing, pausing, restarting
+from pyrunc.engine import container_events, container_state, finish, observing
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
-from pyrunc.image.changes import check_signal
 from pyrunc.runtime import shim
-from pyrunc.runtime.attach import AttachClient
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -78,6 +76,8 @@ def send(
         if not container_state.check(verb, record):
             return None
         if record.state == "restarting":
+            from pyrunc.engine import restarting
+
             row = parts.containers.by_id(container_id)
             assert row is not None  # its lock is held
             restarting.cancel(parts, row)
@@ -90,6 +90,8 @@ def send(
         if running is not None:
             shim.signal(running, number)
         if ends and record.state == "paused":
+            from pyrunc.engine import pausing
+
             pausing.thaw(record)
         container_events.say(parts, record, "kill", signal=number)
     return record
@@ -168,6 +170,7 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
 def stop_signal(record: "ContainerRecord") -> int:
     """What asks a container's program to end: the image's signal, or SIGTERM where it has none or no known one."""
     from pyrunc.errors import InvalidArgument
+    from pyrunc.image.changes import check_signal
 
     try:
         return check_signal(record.config["StopSignal"])
@@ -177,6 +180,8 @@ def stop_signal(record: "ContainerRecord") -> int:
 
 def _told(record: "ContainerRecord", deadline: float | None) -> int | None:
     """Wait for the end as the shim tells it: the exit code; None if it does not listen (any more)."""
+    from pyrunc.runtime.attach import AttachClient
+
     try:
         client = AttachClient.connect(record.state_dir, stdin=False, stdout=False, stderr=False)
     except (PyruncError, OSError):

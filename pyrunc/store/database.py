@@ -64,7 +64,7 @@ class Database:
         remedy: "str | Callable[[], str]" = "",
         timeout_s: float = 60.0,
     ) -> None:
-        import sqlite3  # 10 ms that whoever needs no database does not pay
+        sqlite3 = _import()
 
         self.path = path
         self.schema = tuple(schema)
@@ -235,7 +235,7 @@ class Database:
 
     def _connect(self, path: str) -> "sqlite3.Connection":
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        connection = self._sqlite.connect(
+        connection: sqlite3.Connection = self._sqlite.connect(
             f"file:{quoted}?mode=rw",  # never a new, empty file in the place of one that was moved away
             uri=True,
             timeout=self._timeout_s,
@@ -345,6 +345,18 @@ class Database:
     def _damaged(self, why: str) -> DataLoss:
         remedy = self._remedy if isinstance(self._remedy, str) else self._remedy()
         return DataLoss(f"{self.path} is damaged: {why}" + (f"; {remedy}" if remedy else ""))
+
+
+def _import() -> "Any":
+    """What sqlite3 is made of, if it is there: sqlite3 itself imports datetime, which is half of what it costs."""
+    try:
+        import _sqlite3
+
+        return _sqlite3
+    except ImportError:
+        import sqlite3
+
+        return sqlite3
 
 
 class _Handle:
