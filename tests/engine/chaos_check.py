@@ -120,14 +120,14 @@ def _ours(place: Path, before: Host) -> Iterator[str]:
     ids, parent_name = known_ids(place), (place / "cgroup").read_text()
     for path in sorted(cgroups() - before.cgroups):
         parts = path.split("/")
-        if f"/{parts[4]}" == parent_name or ids.intersection(parts):
+        if parent_name[1:] in parts or ids.intersection(parts):
             yield path
 
 
 def remove_cgroups(place: Path, name: str) -> None:
     ids = {path.name for path in (place / "root/containers").glob("*")} | known_ids(place)
     for path in sorted(cgroups(), reverse=True):
-        if f"/{path.split('/')[4]}" == name or ids.intersection(path.split("/")):
+        if {name[1:], *ids}.intersection(path.split("/")):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
 
