@@ -1,8 +1,6 @@
 """``python -m pyrunc`` is the command ``pyrunc``."""
 
-import sys
-
-from pyrunc.cli.main import main
+from pyrunc.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

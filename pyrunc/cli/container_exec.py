@@ -33,7 +33,7 @@ _REFUSED_PROGRAM = 126  # Docker's code for whatever is wrong with it, but that 
     Flag("-t --tty", "", "Allocate a pseudo-TTY"),
     Flag("-u --user", "string", 'Username or UID (format: "<name|uid>[:<group|gid>]")'),
     Flag("-w --workdir", "string", "Working directory inside the container"),
-    low=2, high=None, interspersed=False,
+    low=2, high=None, interspersed=False, brief=True,
 )  # fmt: skip
 def exec_(arguments: list[str], **flags: Any) -> int:
     """Run it; the exit code is the program's, 126 or 127 if it cannot start, else 1."""

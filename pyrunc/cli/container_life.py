@@ -39,6 +39,7 @@ def act(names: Iterable[str], do: Callable[[Container], object]) -> int:
     _TIMEOUT,
     low=1,
     high=None,
+    brief=True,
 )
 def stop(signal: str, timeout: int | None, arguments: list[str]) -> int:
     """Ask programs to end, and kill what has not in time."""
@@ -53,7 +54,14 @@ def restart(signal: str, timeout: int | None, arguments: list[str]) -> int:
     return act(arguments, lambda found: found.restart(timeout, signal or None))
 
 
-@verb("kill CONTAINER [CONTAINER...]", "Kill one or more running containers", _SIGNAL, low=1, high=None)
+@verb(
+    "kill CONTAINER [CONTAINER...]",
+    "Kill one or more running containers",
+    _SIGNAL,
+    low=1,
+    high=None,
+    brief=True,
+)
 def kill(signal: str, arguments: list[str]) -> int:
     """Send a signal, KILL unless another was named."""
 
@@ -86,7 +94,7 @@ def unpause(arguments: list[str]) -> int:
 
 @verb(
     "wait CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes",
-    low=1, high=None,
+    low=1, high=None, brief=True,
 )  # fmt: skip
 def wait(arguments: list[str]) -> int:
     """Wait for one after the other."""
@@ -111,7 +119,7 @@ def rename(arguments: list[str]) -> int:
     Flag("-f --force", "", "Force the removal of a running container (uses SIGKILL)"),
     Flag("-l --link", refused="there are no links between containers"),
     Flag("-v --volumes", "", "Remove anonymous volumes associated with the container"),
-    low=1, high=None,
+    low=1, high=None, brief=True,
 )  # fmt: skip
 def rm(force: bool, link: bool, volumes: bool, arguments: list[str]) -> int:
     """Remove containers, and with -v their anonymous volumes."""

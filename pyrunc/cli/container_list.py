@@ -36,6 +36,7 @@ _COMMAND_LENGTH, _MOUNT_LENGTH = 20, 15
     Flag("--no-trunc", "", "Don't truncate output"),
     Flag("-q --quiet", "", "Only display container IDs"),
     Flag("-s --size", "", "Display total file sizes"),
+    brief=True,
 )  # fmt: skip
 def ps(
     all: bool, filter: list[tuple[str, str]], format: str, last: int, latest: bool, no_trunc: bool, quiet: bool,

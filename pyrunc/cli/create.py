@@ -21,8 +21,9 @@ _REFERENCE = "invalid reference format"  # what the client says itself
 
 
 @verb(
-    "create IMAGE [COMMAND] [ARG...]", "Create a new container", *CREATE, low=1, high=None, interspersed=False
-)
+    "create IMAGE [COMMAND] [ARG...]", "Create a new container", *CREATE, low=1, high=None, interspersed=False,
+    brief=True,
+)  # fmt: skip
 def create(arguments: list[str], **flags: Any) -> int:
     """Make it, and say its id."""
     wanted = Wanted("create", arguments, flags)

@@ -77,10 +77,10 @@ class Passed:
 def code_of(container: Container, client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        goes = container.record().auto_remove
-        code = container.wait(condition="removed" if goes else "not-running")
-        if not goes or client.exit_status is None:
+        code = container.wait()  # of one that we have started this is the end of it all
+        if client.exit_status is None or not container.record().auto_remove:
             return code
+        container.wait(condition="removed")
     except NotFound:
         if client.exit_status is None:
             raise

@@ -16,6 +16,7 @@ from pyrunc.errors import PyruncError
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 _COMMON = "Common Commands"
 _INTERRUPTED, _PIPE_BROKEN = 128 + 2, 128 + 13
@@ -149,8 +150,24 @@ root = Group(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Every error is words on stderr, none a traceback."""
+    return _run(sys.argv[1:] if argv is None else argv, ends=False)
+
+
+def program() -> NoReturn:
+    """Run the command line of this process and end it, without what Python does at its end: all is written by then."""
+    code = _run(sys.argv[1:], ends=True)
+    held = sys.modules.get("pyrunc.runtime.held")
+    if held is not None:
+        held.end_all()
+    spawner = sys.modules.get("pyrunc.runtime.spawner")
+    if spawner is not None:
+        spawner.shut_down()
+    os._exit(code)
+
+
+def _run(words: Sequence[str], *, ends: bool) -> int:
+    """Run one command line; *ends* says that this process ends with it."""
     _open_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
     context = Context(root, "pyrunc")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -160,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = root.run(context, words)
         finally:
             if context.session is not None:
-                context.session.close()
+                context.session.close(ends)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

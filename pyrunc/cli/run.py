@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @verb(
     "run IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", *RUN, low=1, high=None,
-    interspersed=False,
+    interspersed=False, brief=True,
 )  # fmt: skip
 def run(arguments: list[str], **flags: Any) -> int:
     """Run it; the exit code is the program's, 126 or 127 if it cannot start, else 125."""

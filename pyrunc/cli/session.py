@@ -31,10 +31,14 @@ class CommandError(Exception):
 
 
 class Session:
-    """What stands before the command; the engine is made when a command first needs it."""
+    """What stands before the command; the engine is made when a command first needs it.
+
+    *brief* says that the command is one of those that are over in a moment.
+    """
 
     def __init__(self, root: str, state: str, graph: str, debug: bool) -> None:
         self.debug = debug
+        self.brief = False
         self._root, self._graph = root or None, graph or None
         self._engine: Engine | None = None
         if state:
@@ -47,11 +51,17 @@ class Session:
             from pyrunc.engine.engine import Engine
 
             self._engine = Engine(self._root, graph=self._graph)
+            if self.brief:
+                self._engine.for_one_command()
         return self._engine
 
-    def close(self) -> None:
-        """Close the engine, if there is one."""
-        if self._engine is not None:
+    def close(self, ends: bool) -> None:
+        """Close the engine, if there is one; *ends* says that this process does right after it."""
+        if self._engine is None:
+            return
+        if ends and self.brief:
+            self._engine.leave()
+        else:
             self._engine.close()
 
 

@@ -39,11 +39,14 @@ class UnknownCommand(Exception):
 
 
 class Verb:
-    """One command. Its function gets the values of the flags by name, and the arguments as *arguments*."""
+    """One command. Its function gets the values of the flags by name, and the arguments as *arguments*.
+
+    For *brief* see `verb`.
+    """
 
     def __init__(
         self, function: Callable[..., int | None], usage: str, text: str, flags: Iterable[Flag], arguments: Arguments,
-        interspersed: bool = True,
+        interspersed: bool = True, brief: bool = False,
     ) -> None:  # fmt: skip
         self.function = function
         self.name = usage.split(maxsplit=1)[0]
@@ -52,6 +55,7 @@ class Verb:
         self.flags = [*flags, _HELP]
         self.arguments = arguments
         self.interspersed = interspersed
+        self.brief = brief
 
     def run(self, context: Context, words: Sequence[str]) -> int:
         """Read the flags and arguments in *words*, and run the command; ``--help`` ends here."""
@@ -66,6 +70,8 @@ class Verb:
 
             exc.hint = usage.hint(context, more=isinstance(exc, BadArguments))
             raise
+        if context.session is not None:
+            context.session.brief = self.brief
         begun(context)
         try:
             return self.function(**context.params, arguments=rest) or 0
@@ -81,12 +87,21 @@ class Verb:
 
 
 def verb(
-    usage: str, text: str, *flags: Flag, low: int = 0, high: int | None = 0, interspersed: bool = True
+    usage: str,
+    text: str,
+    *flags: Flag,
+    low: int = 0,
+    high: int | None = 0,
+    interspersed: bool = True,
+    brief: bool = False,
 ) -> Callable[[Callable[..., int | None]], Verb]:
-    """Make a command of a function. *usage* is its name and arguments, such as ``tag SOURCE TARGET``."""
+    """Make a command of a function. *usage* is its name and arguments, such as ``tag SOURCE TARGET``.
+
+    A *brief* one is over in a moment, and leaves nothing to be done at its end but what cannot wait.
+    """
 
     def decorate(function: Callable[..., int | None]) -> Verb:
-        return Verb(function, usage, text, flags, Arguments(low, high), interspersed)
+        return Verb(function, usage, text, flags, Arguments(low, high), interspersed, brief)
 
     return decorate
 

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 
 class Base(NamedTuple):
-    """An image to make containers of: its *config*, the snapshot *top* and its *driver*; "" for the host's root."""
+    """An image to make containers of: its *config*, the snapshot *top* and its *driver*; "" for the host's root.
+
+    Unless it is *held* the snapshot may be gone by the time that one is made.
+    """
 
     image_id: str
     driver: str
     config: "Mapping[str, Any]"
     top: str
+    held: bool = True
 
 
 OF_HOST = Base("", "", {}, "")
@@ -40,8 +44,8 @@ class Bases:
         self._pid = 0
         self._found: dict[str, tuple[Base, Lease]] = {}
 
-    def get(self, image_id: str) -> Base:
-        """That of an image. Raises NotFound."""
+    def get(self, image_id: str, *, hold: bool = True) -> Base:
+        """That of an image; if it need not *hold*, nothing protects it, where it is ready. Raises NotFound."""
         with lock:
             if self._pid != os.getpid():
                 self._pid, self._found = os.getpid(), {}  # a lease is not inherited by a forked process
@@ -50,10 +54,16 @@ class Bases:
             return found[0]
         row = self._parts.images.get(image_id)
         document = self._parts.images.config(row)
+        chain_ids = self._parts.metadata.chain_ids(row.id)
+        top = ""
+        if chain_ids and not hold:
+            top = mount_points.ready(self._parts, chain_ids[-1])
+            if top:
+                return Base(row.id, self._parts.snapshotter.name, document.get("config") or {}, top, False)
         lease = self._parts.metadata.lease()
         try:
-            chain_ids = self._parts.metadata.chain_ids(row.id)
-            top = mount_points.ready(self._parts, chain_ids[-1], lease) if chain_ids else ""
+            if chain_ids:
+                top = mount_points.ready(self._parts, chain_ids[-1], lease)
             if not top:
                 top = mount_points.ensure(self._parts, self._images().unpack(row, lease), lease)
         except BaseException:
@@ -65,6 +75,12 @@ class Bases:
         if other[1] is not lease:
             lease.release()
         return other[0]
+
+    def again(self, base: Base) -> Base | None:
+        """The same, held, if what was not was collected in the meantime."""
+        if base.held or mount_points.is_there(self._parts, base.top):
+            return None
+        return self.get(base.image_id)
 
     def forget(self, image_id: str) -> None:
         """An image is removed; containers that have begun with it keep what they need."""

@@ -2,13 +2,13 @@
 
 from pyrunc.engine import finish, observing
 from pyrunc.engine.container import Container
-from pyrunc.errors import AlreadyExists, TimedOut
+from pyrunc.errors import AlreadyExists, NotFound, TimedOut
 from pyrunc.records import dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any, Unpack
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypeVar, Unpack
 
     from pyrunc.api import ContainerRecord, Pruned
     from pyrunc.engine.bases import Base
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pyrunc.engine.creating import Wanted
     from pyrunc.engine.engine import Engine
     from pyrunc.runtime.options import SandboxOptions
+
+    _Made = TypeVar("_Made")
 
 
 class Containers:
@@ -42,7 +44,7 @@ class Containers:
 
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
         base = self._engine._base(image, allow_host)  # noqa: SLF001
-        record = self._create(base, wanted, exist_ok)
+        record = self._on(base, lambda base: self._create(base, wanted, exist_ok))
         return Container(self._engine, record.id, record.name)
 
     def start(
@@ -55,9 +57,24 @@ class Containers:
         keep_running: bool,
     ) -> Container:
         """Make and start one in as few steps as possible; see Engine.start."""
+        base = self._engine._base(wanted.image, allow_host)  # noqa: SLF001
+        return self._on(base, lambda base: self._start(base, wanted, exist_ok, client, keep_running))
+
+    def _on(self, base: "Base", make: "Callable[[Base], _Made]") -> "_Made":
+        """What *make* makes of *base*; of one that nobody holds, and that is gone by then, of the same again."""
+        try:
+            return make(base)
+        except NotFound:
+            again = self._engine._bases.again(base)  # noqa: SLF001
+            if again is None:
+                raise
+        return make(again)
+
+    def _start(
+        self, base: "Base", wanted: "Wanted", exist_ok: bool, client: int | None, keep_running: bool
+    ) -> Container:
         from pyrunc.engine import container_events, creating, starting
 
-        base = self._engine._base(wanted.image, allow_host)  # noqa: SLF001
         container_id = creating.new_id()
         with self._parts.lock(container_id):
             try:

@@ -38,6 +38,7 @@ class Engine:
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
         self._parts = Parts(None if root is None else os.fspath(root), graph)
         self._parts.forget = self._forget
+        self._brief = False
         self._canonical: dict[str, str] = {}
         self._owners = Owners(self._parts)
         self._made_throwaway: Throwaway | None = None
@@ -193,6 +194,25 @@ class Engine:
             self._made_bases.close()
         self._parts.close()
 
+    def for_one_command(self) -> None:
+        """Keep nothing ready for a next call, and no thread: this process does one thing, waits for it, and ends."""
+        self._brief = True
+        self._owners.watches = False
+
+    def leave(self) -> None:
+        """Let go in a process that ends right now: as `close`, but a database whose log is short is not tidied up.
+
+        What was written is as safe: whoever opens it next reads the log.
+        """
+        from pyrunc.store import database
+
+        self._owners.close()
+        if self._made_throwaway is not None:
+            self._made_throwaway.close()
+        if self._made_bases is not None:
+            self._made_bases.close()
+        database.leave_all()
+
     def __enter__(self) -> "Self":
         return self
 
@@ -288,7 +308,7 @@ class Engine:
             from pyrunc.engine.bases import OF_HOST
 
             return OF_HOST
-        return self._bases.get(self._resolve(image))
+        return self._bases.get(self._resolve(image), hold=not self._brief)
 
     def _run_kept(
         self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,

@@ -18,14 +18,15 @@ _PLACES = (
 )  # fmt: skip
 
 
-def ready(parts: "Parts", top: str, lease: "Lease") -> str:
+def ready(parts: "Parts", top: str, lease: "Lease | None" = None) -> str:
     """The snapshot above *top* that `ensure` has made, which implies that *top* is there; "" if it has not.
 
-    *lease* protects it.
+    *lease* protects it, if there is one.
     """
     name = _name(top)
-    lease.protect_snapshot(name)
-    return name if _is_there(parts, name) else ""
+    if lease is not None:
+        lease.protect_snapshot(name)
+    return name if is_there(parts, name) else ""
 
 
 def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
@@ -35,13 +36,13 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
     """
     name = _name(top)
     lease.protect_snapshot(name)
-    if _is_there(parts, name):
+    if is_there(parts, name):
         return name
     from pyrunc.store.files import Lock
 
     lock = os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")
     with Lock(lock, transient=True):
-        if _is_there(parts, name):
+        if is_there(parts, name):
             return name
         key = f"unpack-{os.urandom(16).hex()}"
         lease.protect_snapshot(key)
@@ -83,7 +84,8 @@ def _make(tree: int, path: bytes, directory: bool) -> None:
         os.close(made)
 
 
-def _is_there(parts: "Parts", name: str) -> bool:
+def is_there(parts: "Parts", name: str) -> bool:
+    """Whether there is a snapshot *name* to begin with."""
     try:
         return parts.snapshotter.stat(name).kind == "committed"
     except NotFound:

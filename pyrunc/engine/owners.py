@@ -33,7 +33,7 @@ class _Owned:
 
 
 class Owners:
-    """Those of one engine on *parts*."""
+    """Those of one engine on *parts*; unless it *watches*, only who waits for one takes note of its end."""
 
     def __init__(self, parts: "Parts") -> None:
         self._parts = parts
@@ -43,6 +43,7 @@ class Owners:
         self._epoll: select.epoll | None = None
         self._over = -1
         self._codes: dict[str, int] = {}
+        self.watches = True
 
     def code(self, container_id: str) -> int | None:
         """How a container ended of which this process took note, also of one that is gone since."""
@@ -56,7 +57,8 @@ class Owners:
                 self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
                 self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
                 self._epoll.register(self._over, select.EPOLLIN)
-                start_new_thread(self._watch, (self._epoll, self._over))
+                if self.watches:
+                    start_new_thread(self._watch, (self._epoll, self._over))
             assert self._epoll is not None
             self._codes.pop(container_id, None)
             self._owned[container_id] = _Owned(process)
@@ -107,7 +109,11 @@ class Owners:
             self.forget(container_id)
         with lock:
             if self._pid == os.getpid():
-                os.eventfd_write(self._over, 1)
+                if self.watches:
+                    os.eventfd_write(self._over, 1)
+                elif self._epoll is not None:
+                    self._epoll.close()
+                    os.close(self._over)
             self._epoll, self._pid = None, 0
 
     def _watch(self, epoll: select.epoll, over: int) -> None:

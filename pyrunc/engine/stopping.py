@@ -124,11 +124,13 @@ def wait(
     Raises TimedOut, NotFound.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    code = None
+    # If it is this process that takes note of the end, it does so now, or is about to.
+    code = owners.wait(container_id, timeout_s)
+    if code is not None and condition != "removed":
+        return code
     try:
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
-        code = owners.wait(container_id, timeout_s)  # if this process is about to take note of it
         code = owners.code(container_id) if code is None else code
         if code is None:
             raise

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _BESIDE = ("", "-wal", "-shm", "-journal")
 _LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
 _RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
+_LONG_LOG_BYTES = 512 << 10  # which takes half a millisecond to read
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _abandoned: "list[sqlite3.Connection]" = []
 # How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
@@ -144,6 +145,19 @@ class Database:
             self._closed = True
             for handle in list(self._handles):
                 handle.close()
+
+    def leave(self) -> None:
+        """At the end of this process: tidy up if the log has become long, else let the next one read it.
+
+        Closing folds the log into the file, with three flushes of the disk, and the next one to write would begin
+        a new log, with two more. A log that stays is what a killed process leaves: nothing that was committed is lost.
+        """
+        try:
+            long = os.stat(f"{self.path}-wal").st_size > _LONG_LOG_BYTES
+        except OSError:
+            return
+        if long:
+            self.close()
 
     def close_idle(self) -> None:
         """Close the connections that are in no transaction; the next use opens them again."""
@@ -374,6 +388,12 @@ class _Handle:
 
     def __del__(self) -> None:
         self.close()  # when its thread has ended
+
+
+def leave_all() -> None:
+    """`Database.leave` for all of this process."""
+    for database in list(_databases):
+        database.leave()
 
 
 def _is_full(path: str) -> bool:
