@@ -12,6 +12,7 @@ from pyrunc.engine.volume_fill import fill
 from pyrunc.engine.volumes import Claim
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError, Unsupported
 from pyrunc.runtime.options import Mount
+from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _check_subpath(source: str, subpath: str) -> None:
 
 def _make(source: str) -> None:
     try:
-        os.makedirs(source, 0o755, exist_ok=True)
+        make_directory(source, 0o755)
     except OSError as exc:
         raise PyruncError(
             f"error while creating mount source path '{source}': mkdir {exc.filename}:"
