@@ -195,8 +195,18 @@ def dumps(value: "Any") -> str:
     return "".join(encode(value, 0))
 
 
+def quoted(text: str) -> str:
+    """*text* as a string of JSON, in Unicode."""
+    if _json is None:
+        import json
+
+        return json.dumps(text, ensure_ascii=False)
+    found: str = _json.encode_basestring(text)
+    return found
+
+
 def _refuse(value: object) -> "Any":
     raise TypeError(f"{type(value).__name__} is not a value of JSON")
 
 
-__all__ = ["NamedTuple", "Reader", "TypedDict", "contextmanager", "dumps", "loads", "lru_cache"]
+__all__ = ["NamedTuple", "Reader", "TypedDict", "contextmanager", "dumps", "loads", "lru_cache", "quoted"]
