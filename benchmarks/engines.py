@@ -24,9 +24,8 @@ from benchmarks.host import Unable
 
 IMAGE = "bench"
 TIMEOUT_S = 120
+NOTES_S = 10.0
 REPOSITORY = Path(__file__).resolve().parent.parent
-# As pip makes it from pyproject.toml's entry point.
-_SCRIPT = "#!{python}\nimport sys\n\nfrom pyrunc.cli.main import main\n\nsys.exit(main())\n"
 
 
 class Contender(NamedTuple):
@@ -120,7 +119,8 @@ class Place:
             compileall.compile_dir(REPOSITORY / "pyrunc", quiet=1)  # as an installation has it
             script = self.path / "bin" / "pyrunc"
             script.parent.mkdir(exist_ok=True)
-            script.write_text(_SCRIPT.format(python=sys.executable))
+            text = (REPOSITORY / "bin/pyrunc").read_text()
+            script.write_text(text.replace("#!python", f"#!{sys.executable}", 1))  # as pip does
             script.chmod(0o755)
             environment = {
                 **os.environ, "PYTHONPATH": str(REPOSITORY), "PYRUNC_ROOT": str(self.path / name),
@@ -221,10 +221,28 @@ def _need(name: str) -> str:
 
 
 def _kill(state: Path) -> None:
-    """End what no command could."""
+    """End what no command could, and wait for those who take note of ends: they would make the root anew."""
     for pid in processes_of(state):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + NOTES_S
+    while _noting(state) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _noting(state: Path) -> bool:
+    """Whether a process runs that was given *state*: a shim that is about to note an end, or whoever does that."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if bytes(state) in path.read_bytes() or _holds(path.parent, state):
+                return True
+    return False
+
+
+def _holds(process: Path, state: Path) -> bool:
+    if (process / "comm").read_text() != "pyrunc-shim\n":
+        return False
+    return any(os.readlink(path).startswith(f"{state}/") for path in (process / "fd").iterdir())
 
 
 def processes_of(state: Path, *, programs: bool = True) -> Iterator[int]:

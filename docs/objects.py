@@ -4,8 +4,8 @@ import ast
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -13,12 +13,13 @@ import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
 INTERNAL = frozenset((
-    "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of", "Sandbox.of_launcher", "Volumes.claim",
-    "Volumes.damage", "Volumes.data", "Volumes.ensure_data", "Volumes.is_known", "Volumes.mount_points",
-    "Volumes.release", "Volumes.users",
+    "AsyncSandbox.of_launcher", "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of",
+    "Sandbox.of_launcher", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
+    "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip
 
 
+@cache
 def public() -> dict[str, type]:
     """All public classes by their name, those of pyrunc.__all__ first, then in the order in which they are found."""
     found: dict[str, type] = {}
@@ -82,8 +83,7 @@ def related(cls: type) -> Iterator[type]:
 
 def _attributes(cls: type) -> Iterator[str]:
     """The classes whose objects `__init__` makes and keeps under a public name."""
-    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(cls.__module__)):
         if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
             continue
         for part in ast.walk(node):
@@ -109,9 +109,14 @@ def _resolved(annotation: str, module: str) -> Iterator[type]:
             yield from _only_checked(name, module)
 
 
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(inspect.getsource(importlib.import_module(module)))
+
+
 def _only_checked(name: str, module: str) -> Iterator[type]:
     """What *name* means where only type checkers look: something imported, or another name for it."""
-    for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(module)))):
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("pyrunc"):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:

@@ -8,11 +8,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc import errors
+    from pyrunc.engine.async_engine import AsyncContainer, AsyncEngine
     from pyrunc.engine.engine import Engine
     from pyrunc.runtime.async_sandbox import AsyncExecProcess, AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import ExecProcess, IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
 __all__ = [
+    "AsyncContainer",
+    "AsyncEngine",
     "AsyncExecProcess",
     "AsyncSandbox",
     "AsyncSandboxProcess",
@@ -27,6 +30,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncContainer": "pyrunc.engine.async_engine",
+    "AsyncEngine": "pyrunc.engine.async_engine",
     "AsyncExecProcess": "pyrunc.runtime.async_sandbox",
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
     "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",

@@ -81,7 +81,7 @@ def test_the_session_about_containers(place: Path) -> None:
 def test_the_python_session(checkout: Path) -> None:
     told = run(checkout, sys.executable, "-W", "error", "-c", block("python", section())).splitlines()
     assert told[:2] == [r"0 b'1000\nhello\n'", "[('A', '/file')]"]
-    assert told[2] == "[('made:1',), ('tools:latest',)]"
+    assert told[2:] == ["[('made:1',), ('tools:latest',)]", "paused"]
 
 
 def test_the_pages_shell_session(place: Path) -> None:

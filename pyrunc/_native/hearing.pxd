@@ -12,6 +12,7 @@ from pyrunc._native.unexecuted cimport *
 
 cdef enum:
     THAW_AGAIN_MS = 50
+    SAID_LAST = 64                  # messages that are read of a process that has ended
     LOOK_MS = 50                    # how often who said READY is asked of the kernel, while its socket does not end
     ERROR_MOST = 4095               # above every errno
 
@@ -135,6 +136,7 @@ cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *rep
     cdef siginfo_t info
     cdef uint32_t answer = STOP
     cdef int rc
+    cdef int i
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd[0]
@@ -160,8 +162,10 @@ cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *rep
                 kill_container(w, pidfd[0])
                 watch[1].fd = -1
     w.dying = False
-    if not w.forked and w.progress_fd >= 0:
-        hear(w, reply_fd, pid[0], pidfd[0], report)     # it may have said so just before its end
+    for i in range(SAID_LAST):
+        # It may have said so just before its end, behind what somebody has said for it who may look into it.
+        if w.forked or w.progress_fd < 0 or not hear(w, reply_fd, pid[0], pidfd[0], report):
+            break
     if not w.forked:
         if w.progress_fd >= 0:
             send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)      # it may have been killed before it could

@@ -1,9 +1,7 @@
 """A program's streams on this command's own: with a terminal raw mode, its size, and the keys that detach."""
 
 import os
-import signal
 import sys
-import threading
 
 from pyrunc.cli.session import CommandError
 from pyrunc.runtime.pumping import Outcome, Pump, Stream
@@ -46,12 +44,20 @@ def converse(
         if raw:
             with RawTerminal(0, pump.poke):
                 return pump.run()
-        if sized and threading.current_thread() is threading.main_thread():
+        if sized and _is_main_thread():
+            import signal  # enum comes with it
+
             before = signal.signal(signal.SIGWINCH, lambda *_: pump.poke())
             try:
                 return pump.run()
             finally:
-                signal.signal(signal.SIGWINCH, before)
+                signal.signal(signal.SIGWINCH, signal.SIG_DFL if before is None else before)
         return pump.run()
     finally:
         pump.close()
+
+
+def _is_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

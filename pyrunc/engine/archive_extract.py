@@ -1,8 +1,8 @@
 """A tar becomes files in a directory, as Docker's `cp` has it: merged into what is there, nothing of it outside.
 
-Each entry's directory is opened anew by the kernel, inside of the root; entries themselves are made, or removed and made
-again, and never followed. So neither a link in the archive, nor one that a program of the container makes meanwhile,
-leads outside. Source: Docker Engine API v1.51, PUT /containers/{id}/archive.
+Each entry's directory is opened anew by the kernel, inside of the root; entries themselves are made, or removed and
+made again, and never followed. So neither a link in the archive, nor one that a program of the container makes
+meanwhile, leads outside. Source: Docker Engine API v1.51, PUT /containers/{id}/archive.
 """
 
 import os
@@ -16,7 +16,7 @@ from pyrunc.errors import InvalidArgument, PyruncError
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import IO
+    from typing import IO, Any
 
     Open = Callable[[str, int], int]
 
@@ -55,18 +55,14 @@ class Extractor:
 
         Raises InvalidArgument for an archive that is none, or that has entries outside; OSError.
         """
-        counted = _Counted(source)
+        counted: Any = _Counted(source)
         directories: list[tuple[str, int, tuple[int, int]]] = []
         try:
             with tarfile.open(
-                fileobj=counted,
-                mode="r|*",
-                bufsize=_CHUNK,
-                encoding="utf-8",
-                errors="surrogateescape",  # type: ignore[call-overload]
+                fileobj=counted, mode="r|*", bufsize=_CHUNK, encoding="utf-8", errors="surrogateescape"
             ) as tar:
                 for entry in tar:
-                    tar.members.clear()  # which it would keep, as many as there are
+                    tar.members.clear()  # type: ignore[attr-defined]  # which it would keep, however many
                     self._add(tar, entry, directories)
         except (tarfile.TarError, EOFError) as exc:
             if counted.passed:
@@ -154,17 +150,19 @@ class Extractor:
         try:
             return self._open(path, _DIRECTORY)
         except FileNotFoundError:
-            pass
-        above, _, leaf = path.rpartition("/")
-        parent = self._parent(above or ".")
-        try:
+            if path == ".":
+                raise
+        parent, way = self._open(".", _DIRECTORY), ""
+        for part in path.split("/"):
+            way = f"{way}/{part}" if way else part
             try:
-                os.mkdir(leaf, 0o755, dir_fd=parent)
+                os.mkdir(part, 0o755, dir_fd=parent)
             except FileExistsError:
                 pass
-        finally:
-            os.close(parent)
-        return self._open(path, _DIRECTORY)
+            finally:
+                os.close(parent)
+            parent = self._open(way, _DIRECTORY)
+        return parent
 
     def _clear(self, parent: int, leaf: str, name: str, wanted_directory: bool) -> bool:
         """Make room for an entry; whether a directory is there that it is merged with."""

@@ -1,7 +1,7 @@
 """Files as Docker's archives for `cp` have them: a file or a tree that may change while it is read.
 
-Only a regular file is opened, never a FIFO or a device that took its place; one that becomes shorter meanwhile is padded,
-as GNU tar does. Source: Docker Engine API v1.51, GET /containers/{id}/archive.
+Only a regular file is opened, never a FIFO or a device that took its place; one that becomes shorter meanwhile is
+padded, as GNU tar does. Source: Docker Engine API v1.51, GET /containers/{id}/archive.
 """
 
 import os
@@ -13,6 +13,7 @@ from pyrunc.drivers.graph import trees
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Sink = Callable[[bytes], object]
     Hidden = Callable[[int], bool]
@@ -27,8 +28,9 @@ def write(parent: int, name: str, base: str, sink: "Sink", *, hidden: "Hidden | 
     It is called *base* there; "." as the *name* is the directory itself, "" as the *base* makes absolute names. Of a
     directory that is *hidden*, by its descriptor, only its entry is written. Raises OSError.
     """
+    out: Any = _Sink(sink)
     with tarfile.open(
-        fileobj=_Sink(sink), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK, errors="surrogateescape"
+        fileobj=out, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK, errors="surrogateescape"
     ) as tar:
         writer = _Writer(tar)
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -71,14 +73,16 @@ class _Writer:
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
         self._links: dict[tuple[int, int], str] = {}
+        self._headers: dict[str, str] = {}  # of the present entry
 
     def add(self, directory: int, name: str, base: str, status: os.stat_result) -> None:
         """Add one entry; one that is gone, or a socket, which no archive has, is passed over."""
         entry = tarfile.TarInfo(base)
+        self._headers = {}
         entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         entry.mtime = status.st_mtime_ns // 10**9
         if status.st_mtime_ns % 10**9:
-            entry.pax_headers["mtime"] = f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09}"
+            self._headers["mtime"] = f"{status.st_mtime_ns // 10**9}.{status.st_mtime_ns % 10**9:09}"
         kind = stat.S_IFMT(status.st_mode)
         try:
             if kind == stat.S_IFREG:
@@ -116,7 +120,7 @@ class _Writer:
             except OSError:
                 pass
             else:
-                entry.pax_headers[f"SCHILY.xattr.{_CAPABILITY}"] = value.decode("utf-8", "surrogateescape")
+                self._headers[f"SCHILY.xattr.{_CAPABILITY}"] = value.decode("utf-8", "surrogateescape")
             entry.size = found.st_size
             self._put(entry, _Exactly(fd, entry.size))
         finally:
@@ -125,5 +129,6 @@ class _Writer:
             self._links[place] = entry.name
 
     def _put(self, entry: tarfile.TarInfo, content: _Exactly | None = None) -> None:
+        entry.pax_headers = self._headers
         self._tar.addfile(entry, content)  # type: ignore[arg-type]  # all that it needs is read()
-        self._tar.members.clear()  # which it would keep, as many as there are
+        self._tar.members.clear()  # type: ignore[attr-defined]  # which it would keep, as many as there are

@@ -1,6 +1,7 @@
 """What becomes of a container's change: an image, a list, a tar of its whole tree."""
 
 import time
+from contextlib import contextmanager
 
 from pyrunc.engine import container_events, container_state, pausing, stopping
 from pyrunc.errors import FailedPrecondition, NotFound
@@ -9,7 +10,7 @@ from pyrunc.spec import image as documents
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from pyrunc.api import CommitRequest, ContainerRecord
@@ -32,7 +33,7 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
     config = apply_changes(_carried(container), request.changes)
     layers = [*parts.images.manifest(parent).layers]
     with parts.metadata.lease() as lease:
-        with pausing.meanwhile(parts, container, request.pause):
+        with _there(parts, container.id), pausing.meanwhile(parts, container, request.pause):
             made = _layer(parts, container, lease)
         if made is not None:
             layers.append(made)
@@ -65,7 +66,8 @@ def changes_of(parts: "Parts", container: str) -> "list[tuple[str, str]]":
     """What a container changed: ("A", "C" or "D", path). Raises NotFound."""
     found = parts.containers.get(container)
     _check_image(found)
-    return parts.snapshotter.changes(found.id)
+    with _there(parts, found.id):
+        return parts.snapshotter.changes(found.id)
 
 
 def export(parts: "Parts", container: str, sink: "Callable[[memoryview], object]") -> None:
@@ -75,8 +77,18 @@ def export(parts: "Parts", container: str, sink: "Callable[[memoryview], object]
     found = stopping.current(parts, container)
     container_state.check("export", found)
     _check_image(found)
-    with parts.snapshotter.mounted(found.id) as tree:
+    with _there(parts, found.id), parts.snapshotter.mounted(found.id) as tree:
         diff.write_tree(tree, sink)
+
+
+@contextmanager
+def _there(parts: "Parts", container_id: str) -> "Iterator[None]":
+    """Say of a container that is removed meanwhile that there is none, and nothing of its snapshot."""
+    try:
+        yield
+    except NotFound:
+        parts.containers.find(container_id)
+        raise
 
 
 def _carried(container: "ContainerRecord") -> "dict[str, Any]":

@@ -2,20 +2,8 @@
 
 import time
 
-from pyrunc.api import CommitRequest
-from pyrunc.engine import (
-    container_events,
-    container_state,
-    finish,
-    pausing,
-    removal,
-    starting,
-    stopping,
-    updating,
-)  # fmt: skip
-from pyrunc.engine.container_rows import check_name
+from pyrunc.engine import container_events, container_state, finish
 from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unsupported
-from pyrunc.image.changes import check_signal
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -54,10 +42,12 @@ class Container:
 
     def record(self) -> "ContainerRecord":
         """What is known of it, in its true state. Raises NotFound."""
+        from pyrunc.engine import stopping
+
         return stopping.current(self._parts, self.id)
 
     def inspect(self) -> "dict[str, Any]":
-        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse)."""
+        """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse). Raises NotFound."""
         from pyrunc.engine import inspecting
 
         return inspecting.inspect(self._engine, self.record())
@@ -78,6 +68,8 @@ class Container:
             record = self._settled()
             if not container_state.check("start", record):
                 return False
+            from pyrunc.engine import starting
+
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
             container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
@@ -90,6 +82,8 @@ class Container:
         container's StopTimeout, or 10 s; -1 waits for ever. A restart policy does not start it again.
         Raises InvalidArgument for a signal that there is not.
         """
+        from pyrunc.engine import stopping
+
         number = None if signal is None else _number(signal)
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
 
@@ -98,6 +92,8 @@ class Container:
 
         Raises FailedPrecondition if it does not run, InvalidArgument for a signal that there is not.
         """
+        from pyrunc.engine import stopping
+
         stopping.kill(self._parts, self._owners, self.id, _number(signal))
 
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
@@ -116,10 +112,14 @@ class Container:
 
     def pause(self) -> None:
         """Stop all its processes where they are. Raises FailedPrecondition in Docker's words, or without a freezer."""
+        from pyrunc.engine import pausing
+
         pausing.pause(self._parts, self.id)
 
     def unpause(self) -> None:
         """Let its processes go on. Raises FailedPrecondition in Docker's words."""
+        from pyrunc.engine import pausing
+
         pausing.unpause(self._parts, self.id)
 
     def wait(self, timeout_s: float | None = None, condition: "Condition" = "not-running") -> int:
@@ -127,6 +127,8 @@ class Container:
 
         Raises TimedOut after *timeout_s* seconds; the container goes on.
         """
+        from pyrunc.engine import stopping
+
         if condition not in stopping.CONDITIONS:
             raise InvalidArgument(f"invalid condition: {condition!r}")
         return stopping.wait(self._parts, self._owners, self.id, timeout_s, condition)
@@ -136,10 +138,14 @@ class Container:
 
         Raises FailedPrecondition, in Docker's words, for one that runs.
         """
+        from pyrunc.engine import removal
+
         removal.remove(self._parts, self._owners, self.id, force=force, volumes=volumes)
 
     def rename(self, name: str) -> None:
         """Give it another name. Raises InvalidArgument, AlreadyExists in Docker's words."""
+        from pyrunc.engine.container_rows import check_name
+
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         with self._parts.lock(self.id):
@@ -159,6 +165,8 @@ class Container:
 
         Raises InvalidArgument, FailedPrecondition in Docker's words.
         """
+        from pyrunc.engine import updating
+
         updating.update(self._parts, self.id, changes)
 
     def logs(
@@ -171,20 +179,23 @@ class Container:
         """
         from pyrunc.engine import logs
 
-        record = self.record()
-        if not record.log_path:
-            raise Unsupported("configured logging driver does not support reading")
-
-        def ended() -> bool:
-            try:
-                return self.record().state not in ("running", "paused", "restarting")
-            except NotFound:
-                return True
-
         return logs.read(
-            record.log_path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note,
-            sleep=sleep,
+            self._log_path(), follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=self._over,
+            note=note, sleep=sleep,
         )  # fmt: skip
+
+    def _log_path(self) -> str:
+        path = self.record().log_path
+        if not path:
+            raise Unsupported("configured logging driver does not support reading")
+        return path
+
+    def _over(self) -> bool:
+        """Whether it writes nothing any more."""
+        try:
+            return self.record().state not in ("running", "paused", "restarting")
+        except NotFound:
+            return True
 
     def exec(
         self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
@@ -237,6 +248,7 @@ class Container:
         *changes* are instructions of a Dockerfile; *pause* stops a running container meanwhile.
         Raises InvalidArgument, FailedPrecondition, StorageFull.
         """
+        from pyrunc.api import CommitRequest
         from pyrunc.engine import commit
 
         request = CommitRequest(self.id, reference, changes, author, message, pause)
@@ -261,9 +273,10 @@ class Container:
         return copy.stat_path(self._parts, self.id, path, self.name)
 
     def get_archive(self, path: str, sink: "Callable[[bytes], object]") -> "PathStat":
-        """Write the file or directory at *path* as a tar to *sink*; what it is. See pyrunc.engine.copy.get_archive.
+        """Write the file or directory at *path*, a symlink as such, as a tar to *sink*; what it is.
 
-        Raises NotFound in Docker's words.
+        Names in it begin with the last part of *path*; with "/." at its end, they are what is in the directory. A
+        container that does not run is read too, with its volumes. Raises NotFound, FailedPrecondition, OSError.
         """
         from pyrunc.engine import copy
 
@@ -273,9 +286,11 @@ class Container:
         self, path: str, source: "IO[bytes]", *, overwrite: bool = False, copy_owner: bool = False,
         rename: "Callable[[str], str] | None" = None,
     ) -> None:  # fmt: skip
-        """Extract the tar that *source* reads to the directory *path*. See pyrunc.engine.copy.put_archive.
+        """Extract the tar that *source* reads, plain or by gzip, bzip2 or xz, to the directory *path*.
 
-        Raises NotFound, InvalidArgument, FailedPrecondition, StorageFull.
+        Unless *overwrite* nothing but a directory takes the place of a directory, nor the other way round. Files belong
+        to whom the archive says; with *copy_owner*, to the user of the container. *rename* changes each name first.
+        Raises NotFound, FailedPrecondition for what is read-only, InvalidArgument for a bad archive, OSError.
         """
         from pyrunc.engine import copy
 
@@ -284,9 +299,9 @@ class Container:
         )  # fmt: skip
 
     def top(self, arguments: "Sequence[str]" = ()) -> "Processes":
-        """What the host's ps, with *arguments* (none: -ef), says of its processes. See pyrunc.engine.top.top.
+        """What the host's ps, with *arguments* (none: -ef), says of its processes; a column PID is needed.
 
-        Raises FailedPrecondition if it does not run, InvalidArgument for what ps does not take.
+        Raises FailedPrecondition for one that does not run, Unsupported where the host has no ps.
         """
         from pyrunc.engine import top
 
@@ -315,6 +330,8 @@ def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
 
 
 def _number(signal: "int | str") -> int:
+    from pyrunc.image.changes import check_signal
+
     if isinstance(signal, bool) or not isinstance(signal, int | str):
         raise InvalidArgument(f"Invalid signal: {signal!r}")
     text = str(signal)

@@ -1,8 +1,8 @@
 """A container's tree of files, open for copying: the one that its programs see, or, while it has none, one like it.
 
-Every path in it is resolved by the kernel inside of the root that is open here, at the very call that uses it: a program
-that exchanges directories for symlinks meanwhile leads nowhere but to what it has itself (CVE-2018-15664), and nothing of
-the container's is ever executed or loaded (CVE-2019-14271).
+Every path in it is resolved by the kernel inside of the root that is open here, at the very call that uses it: a
+program that exchanges directories for symlinks meanwhile leads nowhere but to what it has itself (CVE-2018-15664), and
+nothing of the container's is ever executed or loaded (CVE-2019-14271).
 
 What the kernel shows there (procfs, sysfs, cgroups, devices) is as if it was not there, as with Docker.
 """
@@ -127,8 +127,14 @@ def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = Fal
                 continue
             if not settled.driver:
                 raise FailedPrecondition(f"container {text} has no files of its own while it does not run")
-            with _at_rest(parts, container_id, writable) as fd:
-                yield Root(fd, text)
+            try:
+                with _at_rest(parts, container_id, writable) as fd:
+                    yield Root(fd, text)
+            except (NotFound, OSError) as exc:
+                # Without its lock it may have been removed meanwhile, and what was looked at with it.
+                if not writable and finish.settle(parts, settled.id) is None:
+                    raise NotFound(f"No such container: {text}") from exc
+                raise
             return
     raise FailedPrecondition(f"container {text} is started and stopped again and again")
 
@@ -185,19 +191,61 @@ def _hidden(pid: int) -> frozenset[int]:
 def _at_rest(parts: "Parts", container_id: str, writable: bool) -> "Iterator[int]":
     """The root of a container that does not run, with its volumes and binds, in a mount that nobody else sees."""
     points = parts.volumes.mount_points(container_id) if _has_points(parts) else []
+    points = [point for point in points if _source(parts, point)]
     with parts.snapshotter.mounted(container_id, writable=writable) as tree:
-        if not points:
-            yield tree
+        missing = [point for point in points if not _is_there(tree, point["Destination"])]
+        if writable:
+            _make_places(parts, tree, missing)
+            missing = []
+        if not missing:
+            with _with_points(parts, tree, points) as fd:
+                yield fd
             return
-        copy = _detached(tree)
+    # As a start would: the places of volumes belong to what is the container's own.
+    with parts.lock(container_id):
+        settled = finish.settled(parts, container_id)
+        if settled is None:
+            raise NotFound(f"No such container: {container_id}")
+        if not settled.running:  # else its start makes them
+            with parts.snapshotter.mounted(container_id, writable=True) as tree:
+                _make_places(parts, tree, missing)
+    with parts.snapshotter.mounted(container_id) as tree, _with_points(parts, tree, points) as fd:
+        yield fd
+
+
+def _is_there(tree: int, path: str) -> bool:
+    try:
+        os.close(openat2.open_in_root(tree, os.fsencode(path), os.O_PATH))
+    except OSError:
+        return False
+    return True
+
+
+def _make_places(parts: "Parts", tree: int, points: "list[dict[str, Any]]") -> None:
+    for point in points:
         try:
-            fd = detached.in_own_namespace(lambda: _assembled(parts, copy, points))
-        finally:
-            os.close(copy)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+            openat2.make_in_root(
+                tree, os.fsencode(point["Destination"]), directory=os.path.isdir(_source(parts, point))
+            )
+        except OSError:
+            pass  # such as below a file: the start says what it cannot do
+
+
+@contextmanager
+def _with_points(parts: "Parts", tree: int, points: "list[dict[str, Any]]") -> "Iterator[int]":
+    """The directory *tree* with what *points* say in their places."""
+    if not points:
+        yield tree
+        return
+    copy = _detached(tree)
+    try:
+        fd = detached.in_own_namespace(lambda: _assembled(parts, copy, points))
+    finally:
+        os.close(copy)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _has_points(parts: "Parts") -> bool:
@@ -239,8 +287,6 @@ def _assembled(parts: "Parts", tree: int, points: "list[dict[str, Any]]") -> int
 def _attach(parts: "Parts", root: int, point: "dict[str, Any]") -> None:
     """Mount one of a container's mount points; what cannot be mounted now is as if it was empty."""
     source = _source(parts, point)
-    if not source:
-        return
     opened: list[int] = []
     try:
         opened.append(openat2.open_in_root(root, os.fsencode(point["Destination"]), os.O_PATH))

@@ -1,22 +1,23 @@
 """The containers of an engine."""
 
-import json
-
-from pyrunc.engine import container_events, container_filters, creating, finish, observing, removal, starting
+from pyrunc.engine import finish, observing
 from pyrunc.engine.container import Container
-from pyrunc.engine.creating import Wanted
-from pyrunc.errors import AlreadyExists, TimedOut
+from pyrunc.errors import AlreadyExists, NotFound, TimedOut
+from pyrunc.records import dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any, Unpack
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypeVar, Unpack
 
     from pyrunc.api import ContainerRecord, Pruned
     from pyrunc.engine.bases import Base
     from pyrunc.engine.container_rows import Row
+    from pyrunc.engine.creating import Wanted
     from pyrunc.engine.engine import Engine
     from pyrunc.runtime.options import SandboxOptions
+
+    _Made = TypeVar("_Made")
 
 
 class Containers:
@@ -39,14 +40,16 @@ class Containers:
         With *exist_ok* a container of that *name*, and with the same wishes, is as good as a new one.
         Raises NotFound for an image that is not there, InvalidArgument, Unsupported, AlreadyExists for the name.
         """
+        from pyrunc.engine.creating import Wanted
+
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
         base = self._engine._base(image, allow_host)  # noqa: SLF001
-        record = self._create(base, wanted, exist_ok)
+        record = self._on(base, lambda base: self._create(base, wanted, exist_ok))
         return Container(self._engine, record.id, record.name)
 
     def start(
         self,
-        wanted: Wanted,
+        wanted: "Wanted",
         *,
         exist_ok: bool,
         allow_host: bool,
@@ -55,6 +58,23 @@ class Containers:
     ) -> Container:
         """Make and start one in as few steps as possible; see Engine.start."""
         base = self._engine._base(wanted.image, allow_host)  # noqa: SLF001
+        return self._on(base, lambda base: self._start(base, wanted, exist_ok, client, keep_running))
+
+    def _on(self, base: "Base", make: "Callable[[Base], _Made]") -> "_Made":
+        """What *make* makes of *base*; of one that nobody holds, and that is gone by then, of the same again."""
+        try:
+            return make(base)
+        except NotFound:
+            again = self._engine._bases.again(base)  # noqa: SLF001
+            if again is None:
+                raise
+        return make(again)
+
+    def _start(
+        self, base: "Base", wanted: "Wanted", exist_ok: bool, client: int | None, keep_running: bool
+    ) -> Container:
+        from pyrunc.engine import container_events, creating, starting
+
         container_id = creating.new_id()
         with self._parts.lock(container_id):
             try:
@@ -91,6 +111,8 @@ class Containers:
         What was ended by the death of who was to look after it is taken note of here, and what they have left goes.
         Raises InvalidArgument for a filter that there is not, NotFound for a container that one names.
         """
+        from pyrunc.engine import container_filters
+
         passes, wide = container_filters.for_list(self._parts, filters)
         rows = self._parts.containers
         everything = all or wide or limit > 0
@@ -109,6 +131,8 @@ class Containers:
 
     def prune(self, filters: "Iterable[tuple[str, str]]" = ()) -> "Pruned":
         """Remove those that do not run. Raises InvalidArgument for a filter that there is not."""
+        from pyrunc.engine import removal
+
         self.list(all=True)  # which ends what has ended
         return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
@@ -121,7 +145,9 @@ class Containers:
                 return record if record.state != "removing" else None  # somebody is at it
         return record
 
-    def _create(self, base: "Base", wanted: Wanted, exist_ok: bool) -> "ContainerRecord":
+    def _create(self, base: "Base", wanted: "Wanted", exist_ok: bool) -> "ContainerRecord":
+        from pyrunc.engine import creating
+
         container_id = creating.new_id()
         try:
             with self._parts.lock(container_id):
@@ -131,12 +157,14 @@ class Containers:
                 raise
             return self._same(base, wanted)
 
-    def _same(self, base: "Base", wanted: Wanted) -> "ContainerRecord":
+    def _same(self, base: "Base", wanted: "Wanted") -> "ContainerRecord":
         """The container of the wanted name, if it is what is wanted. Raises AlreadyExists, saying what differs."""
+        from pyrunc.engine import creating
+
         assert wanted.name is not None
         found = self._parts.containers.get(wanted.name.removeprefix("/"))
         fresh = creating.described(self._parts, base, found.id, wanted)
         for what in ("image_id", "config", "host_config", "options"):
-            if json.dumps(getattr(found, what)) != json.dumps(getattr(fresh, what)):
+            if dumps(getattr(found, what)) != dumps(getattr(fresh, what)):
                 raise AlreadyExists(f"container {found.name} exists, and its {what} is another")
         return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PathStat(NamedTuple):
-    """A file of a container: its *name*, *size* in bytes, *mode* as in stat(2), and where a symlink leads in the end."""
+    """A file of a container: its *name*, *size* in bytes, *mode* as in stat(2), where a symlink leads in the end."""
 
     name: str
     size: int

@@ -7,15 +7,14 @@ from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
     container_events,
     host_config,
-    mount_specs,
     names,
     namespaces,
     observing,
-    removal,
     request,
     starting,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name, log_path
+from pyrunc.engine.mounts_wanted import wanted as wanted_mounts
 from pyrunc.errors import AlreadyExists, InvalidArgument
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.options import checked
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
 
 _ATTEMPTS = 20  # to find a name that no container has
-HOST = "host"  # the pseudo-image
 
 
 class Wanted(NamedTuple):
@@ -72,10 +70,15 @@ def create(
         if base.driver:
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
-        mount_specs.prepare(parts, container_id, record.config, record.host_config)
+        if wanted_mounts(record.config, record.host_config):
+            from pyrunc.engine import mount_specs
+
+            mount_specs.prepare(parts, container_id, record.config, record.host_config)
         if not starts:
             parts.containers.change(container_id, state="created")
     except BaseException:
+        from pyrunc.engine import removal
+
         removal.forget(parts, record, volumes=True)
         raise
     container_events.say(parts, record, "create")

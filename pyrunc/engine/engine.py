@@ -2,16 +2,10 @@
 
 import os
 
-from pyrunc.api import ContainerResult
-from pyrunc.engine import creating, request, throwaway
-from pyrunc.engine.bases import OF_HOST, Base, Bases
 from pyrunc.engine.containers import Containers
-from pyrunc.engine.creating import HOST, Wanted
-from pyrunc.engine.images import Images
 from pyrunc.engine.owners import Owners
-from pyrunc.engine.parts import Parts
+from pyrunc.engine.parts import Parts, lock
 from pyrunc.errors import InvalidArgument, NotFound
-from pyrunc.image import reference as references
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -19,12 +13,19 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
+    from pyrunc.api import ContainerResult
+    from pyrunc.engine.bases import Base, Bases
     from pyrunc.engine.container import Container
     from pyrunc.engine.events import Event
+    from pyrunc.engine.images import Images
+    from pyrunc.engine.throwaway import Ready, Throwaway
     from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
+
+
+HOST = "host"  # the pseudo-image
 
 
 class Engine:
@@ -36,13 +37,45 @@ class Engine:
 
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
         self._parts = Parts(None if root is None else os.fspath(root), graph)
-        self._throwaway = throwaway.Throwaway(self._parts)
         self._parts.forget = self._forget
+        self._brief = False
         self._canonical: dict[str, str] = {}
         self._owners = Owners(self._parts)
-        self.images = Images(self._parts)
-        self._bases = Bases(self._parts, self.images)
+        self._made_throwaway: Throwaway | None = None
+        self._made_images: Images | None = None
+        self._made_bases: Bases | None = None
         self.containers = Containers(self)
+
+    # Each is imported by who uses it: `ps` needs none of them.
+
+    @property
+    def images(self) -> "Images":
+        """Its images."""
+        if self._made_images is None:
+            from pyrunc.engine.images import Images
+
+            self._made_images = Images(self._parts)
+        return self._made_images
+
+    @property
+    def _throwaway(self) -> "Throwaway":
+        if self._made_throwaway is None:
+            from pyrunc.engine.throwaway import Throwaway
+
+            with lock:
+                if self._made_throwaway is None:
+                    self._made_throwaway = Throwaway(self._parts)
+        return self._made_throwaway
+
+    @property
+    def _bases(self) -> "Bases":
+        if self._made_bases is None:
+            from pyrunc.engine.bases import Bases
+
+            with lock:
+                if self._made_bases is None:
+                    self._made_bases = Bases(self._parts, lambda: self.images)
+        return self._made_bases
 
     @property
     def volumes(self) -> "Volumes":
@@ -54,7 +87,7 @@ class Engine:
         entrypoint: "Sequence[str] | None" = None, stdin: bytes = b"", timeout_s: float | None = None,
         allow_host: bool = False, scratch: "Literal['memory', 'disk'] | None" = None,
         **options: "Unpack[SandboxOptions]",
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a program in a container of *image* to its end.
 
         *argv* takes the place of the image's command, *entrypoint* that of its entrypoint. The rest of the image's
@@ -81,6 +114,8 @@ class Engine:
             return self._run_host(argv, keeps, entrypoint, stdin, timeout_s, options)
         if keeps or scratch == "disk":
             return self._run_kept(image, argv, name, remove, entrypoint, stdin, timeout_s, options)
+        from pyrunc.api import ContainerResult
+
         env = options.pop("env", None)
         ready = self._make_ready(image, entrypoint, options)
         try:
@@ -108,12 +143,23 @@ class Engine:
         this process. The rest is as with `containers.create`; of a container that cannot start the row stays.
         Raises what that raises, and StartError or one of its kind.
         """
+        from pyrunc.engine.creating import Wanted
+
         if remove:
             host_config = {**(host_config or {}), "AutoRemove": True}
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
         return self.containers.start(
             wanted, exist_ok=exist_ok, allow_host=allow_host, client=client, keep_running=keep_running
         )
+
+    def image_names(self) -> "dict[str, set[str]]":
+        """What each image is called, by its id, in Docker's short form."""
+        from pyrunc.image import reference as references
+
+        found: dict[str, set[str]] = {}
+        for name, image_id in self._parts.metadata.references():
+            found.setdefault(image_id, set()).add(references.parse(name).familiar)
+        return found
 
     def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
         """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
@@ -151,9 +197,30 @@ class Engine:
     def close(self) -> None:
         """Let go of what was opened; containers that run go on."""
         self._owners.close()
-        self._throwaway.close()
-        self._bases.close()
+        if self._made_throwaway is not None:
+            self._made_throwaway.close()
+        if self._made_bases is not None:
+            self._made_bases.close()
         self._parts.close()
+
+    def for_one_command(self) -> None:
+        """Keep nothing ready for a next call, and no thread: this process does one thing, waits for it, and ends."""
+        self._brief = True
+        self._owners.watches = False
+
+    def leave(self) -> None:
+        """Let go in a process that ends right now: as `close`, but a database whose log is short is not tidied up.
+
+        What was written is as safe: whoever opens it next reads the log.
+        """
+        from pyrunc.store import database
+
+        self._owners.close()
+        if self._made_throwaway is not None:
+            self._made_throwaway.close()
+        if self._made_bases is not None:
+            self._made_bases.close()
+        database.leave_all()
 
     def __enter__(self) -> "Self":
         return self
@@ -167,8 +234,10 @@ class Engine:
 
     def _forget(self, image_id: str) -> None:
         """Keep nothing of an image that is removed."""
-        self._throwaway.forget(image_id)
-        self._bases.forget(image_id)
+        if self._made_throwaway is not None:
+            self._made_throwaway.forget(image_id)
+        if self._made_bases is not None:
+            self._made_bases.forget(image_id)
 
     def _resolve(self, image: str) -> str:
         """The id of *image*; what ships with pyrunc is loaded when it is first asked for. Raises NotFound."""
@@ -181,6 +250,8 @@ class Engine:
             row = self._parts.images.get(image)
         except NotFound:
             row = self._ship(image)
+        from pyrunc.image import reference as references
+
         try:
             self._canonical[image] = references.parse(image).tagged().canonical
         except InvalidArgument:
@@ -191,6 +262,8 @@ class Engine:
         try:
             return self.images.shipped(image)
         except NotFound:
+            from pyrunc.image import reference as references
+
             name = references.parse(image).tagged().familiar
             words = (
                 f"Unable to find image '{name}' locally, and there are no registries yet: load or import it"
@@ -201,8 +274,10 @@ class Engine:
 
     def _make_ready(
         self, image: str, entrypoint: "Sequence[str] | None", options: "SandboxOptions"
-    ) -> throwaway.Ready:
+    ) -> "Ready":
         """What runs *image*, entered; prepared if it is the first time, or the image was removed meanwhile."""
+        from pyrunc.engine import throwaway
+
         while True:
             image_id = self._resolve(image)
             key = throwaway.key_of(image_id, entrypoint, options)
@@ -216,8 +291,9 @@ class Engine:
         image_id: str,
         entrypoint: "Sequence[str] | None",
         options: "SandboxOptions",
-    ) -> throwaway.Ready:
+    ) -> "Ready":
         """Compile what runs an image with these options, and keep it for the next run."""
+        from pyrunc.engine import request, throwaway
         from pyrunc.runtime.sandbox import Sandbox
 
         row = self._parts.images.get(image_id)
@@ -235,18 +311,20 @@ class Engine:
         self._throwaway.put(key, ready)
         return ready
 
-    def _base(self, image: str, allow_host: bool) -> Base:
+    def _base(self, image: str, allow_host: bool) -> "Base":
         """What containers of *image* begin with. Raises NotFound."""
         if allow_host and image == HOST:
+            from pyrunc.engine.bases import OF_HOST
+
             return OF_HOST
-        return self._bases.get(self._resolve(image))
+        return self._bases.get(self._resolve(image), hold=not self._brief)
 
     def _run_kept(
         self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
         entrypoint: "Sequence[str] | None", stdin: bytes, timeout_s: float | None, options: "SandboxOptions",
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a container that has a row and a snapshot to its end."""
-        from pyrunc.engine import foreground
+        from pyrunc.engine import creating, foreground
 
         host_config: dict[str, Any] = {"AutoRemove": remove}
         if remove and name is None:
@@ -254,7 +332,7 @@ class Engine:
         config = {"OpenStdin": True, "StdinOnce": True} if stdin else {}
         base = self._base(image, False)
         container_id = creating.new_id()
-        wanted = Wanted(image, argv, name, entrypoint, config, host_config, options)
+        wanted = creating.Wanted(image, argv, name, entrypoint, config, host_config, options)
         done = foreground.run(
             self._parts, lambda: creating.create(self._parts, base, container_id, wanted, starts=True), container_id,
             stdin, timeout_s,
@@ -264,9 +342,10 @@ class Engine:
     def _run_host(
         self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", stdin: bytes,
         timeout_s: float | None, options: "SandboxOptions",
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a program on the host's own root to its end."""
-        from pyrunc.engine import host
+        from pyrunc.api import ContainerResult
+        from pyrunc.engine import host, throwaway
         from pyrunc.runtime.sandbox import Sandbox
 
         if keeps:

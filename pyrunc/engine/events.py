@@ -11,13 +11,11 @@ Source: Docker Engine API v1.51, EventMessage; filters as dockerd understands th
 """
 
 import fcntl
-import json
 import os
 import time
 
-from pyrunc.engine.rotated import Pace, RotatedFile
 from pyrunc.errors import InvalidArgument
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping
     try:
         named = {str(key): str(value) for key, value in attributes.items()}
         message = Event(kind, action, actor_id, named, time.time_ns()).message()
-        _append(os.path.join(root, NAME), json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        _append(os.path.join(root, NAME), dumps(message).encode() + b"\n")
     except (OSError, ValueError):
         pass
 
@@ -135,16 +133,32 @@ def read(
     of one name any must pass, of labels all. *sleep* is what waits. Who follows and lets two whole files (8 MiB) go by
     unread misses what was in between. Raises InvalidArgument for a filter that there is not, at once.
     """
+    return _awake(steps(root, since_ns=since_ns, until_ns=until_ns, follow=follow, filters=filters), sleep)
+
+
+def steps(
+    root: str, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False, filters: "Filters" = ()
+) -> "Iterator[Event | float]":  # fmt: skip
+    """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
     passes = _filter(filters)
     begin = time.time_ns() if since_ns is None else since_ns
-    return _read(os.path.join(root, NAME), begin, until_ns, follow, passes, sleep)
+    return _steps(os.path.join(root, NAME), begin, until_ns, follow, passes)
 
 
-def _read(
-    path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]",
-    sleep: "Callable[[float], object]",
-) -> "Iterator[Event]":  # fmt: skip
-    pace = Pace(sleep)
+def _awake(steps: "Iterator[Event | float]", sleep: "Callable[[float], object]") -> "Iterator[Event]":
+    for step in steps:
+        if isinstance(step, float):
+            sleep(step)
+        else:
+            yield step
+
+
+def _steps(
+    path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]"
+) -> "Iterator[Event | float]":  # fmt: skip
+    from pyrunc.engine.rotated import Pace, RotatedFile
+
+    pace = Pace()
     with RotatedFile(path) as file:
         while True:
             over = not follow or (until_ns is not None and time.time_ns() > until_ns)
@@ -161,11 +175,13 @@ def _read(
                     yield event
             if over:
                 return
-            pace.wait(None if until_ns is None else (until_ns - time.time_ns()) / 1e9 + 0.001)
+            yield pace.next_s(until_ns)
 
 
 def _parse(line: bytes) -> Event | None:
     """The event of a line; None for one that is none."""
+    import json
+
     try:
         found = json.loads(line)
         actor = found["Actor"]

@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 
 from pyrunc.engine import container_events, container_state, host_config, starting, stopping, throwaway
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, RunResult, run_asked, start_asked
@@ -79,13 +79,24 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
     `running` and `status` of its shim are in <state of the container>/exec/<id> until a few minutes after its end.
     """
     with _joining(parts, container_id, wanted) as (asked, record, exec_id):
-        place = os.path.join(record.state_dir, "exec")
-        _forget_old(place)
-        place = os.path.join(place, exec_id)
-        os.makedirs(place, 0o700)
+        above = os.path.join(record.state_dir, "exec")
+        _forget_old(above)
+        place = os.path.join(above, exec_id)
         rows, columns = wanted.size
         settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
-        shim_exec.start(asked, settings).release()
+        try:
+            # Not what is above: that goes when the container has ended, and must not come back.
+            for directory in (above, place):
+                try:
+                    os.mkdir(directory)
+                    os.chmod(directory, 0o700)  # under any umask
+                except FileExistsError:
+                    pass
+            shim_exec.start(asked, settings).release()
+        except FileNotFoundError as exc:
+            if os.path.isdir(place):
+                raise
+            raise FailedPrecondition(f"Container {record.id} is not running") from exc
         return exec_id
 
 
@@ -102,7 +113,12 @@ def _joining(
         raise FailedPrecondition(f"Container {record.id} is not running")
     pidfd = joining.open_init(record.id, who.pid, who.pid_started)
     try:
-        launcher = _launcher(parts, record, who)
+        try:
+            launcher = _launcher(parts, record, who)
+        except PyruncError:
+            # Is it, and its snapshot, gone meanwhile?
+            container_state.check("exec", stopping.current(parts, record.id))
+            raise
         target = Target(launcher, record.id, who.pid, pidfd, launcher.environment(record.id))
         with Joining(target, wanted) as asked:
             exec_id = os.urandom(32).hex()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.parts import Parts
 
+_MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
 _ID_LENGTH = 64
 _BEGUN_S = 60.0  # how long a start may take whose starter was killed
 
@@ -166,6 +167,10 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
             container_events.say(parts, record, "oom")
         seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9
         container_events.say(parts, record, "die", execDuration=seconds, exitCode=ending.exit_code)
+        if record.config.get("Volumes") or any(record.host_config.get(key) for key in _MOUNTS):
+            from pyrunc.engine import mount_specs
+
+            mount_specs.ended(parts, record.id)
     unmade = not ending.ran and record.started_ns == record.created_ns  # its maker was killed
     if record.auto_remove or unmade:
         from pyrunc.engine import removal

@@ -6,11 +6,9 @@ The two documents are what a container's row holds. What an option can say and D
     SandboxOptions ── documents_of ──► (config, host_config, rest) ── options_of ──► SandboxOptions
 """
 
-import json
-
 from pyrunc.engine.host_config_checks import NO_NETWORKS, check, check_log
 from pyrunc.errors import InvalidArgument, Unsupported
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, dumps
 from pyrunc.runtime.options import IdMap, Mount
 from pyrunc.spec import defaults as spec_defaults
 
@@ -44,7 +42,7 @@ _DEFAULTS: "dict[str, Any]" = {
     "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [], "CpuPeriod": 0, "CpuQuota": 0,
     "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "", "Devices": [],
     "DeviceCgroupRules": None, "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0,
-    "MemorySwappiness": None, "OomKillDisable": False, "PidsLimit": None, "Ulimits": None, "CpuCount": 0,
+    "MemorySwappiness": None, "OomKillDisable": False, "PidsLimit": None, "Ulimits": [], "CpuCount": 0,
     "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
 }  # fmt: skip
 # What Docker shows only where it is set, and before which key.
@@ -237,6 +235,8 @@ def _security(host_config: "Mapping[str, Any]") -> "dict[str, Any]":
 
 
 def _profile(text: str) -> "dict[str, Any]":
+    import json
+
     try:
         found = json.loads(text)
     except ValueError as exc:
@@ -349,7 +349,7 @@ def _security_texts(left: "dict[str, Any]") -> list[str]:
         texts.append("no-new-privileges" if left.pop("no_new_privileges") else "no-new-privileges=false")
     profile = left.pop("seccomp", "default")
     if profile != "default":
-        texts.append(f"seccomp={profile if isinstance(profile, str) else json.dumps(dict(profile))}")
+        texts.append(f"seccomp={profile if isinstance(profile, str) else dumps(dict(profile))}")
     return texts
 
 

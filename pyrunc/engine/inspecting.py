@@ -1,5 +1,7 @@
 """A container as the document that Docker's API answers: ContainerInspectResponse of v1.51."""
 
+import os
+
 from pyrunc.engine import mount_specs
 from pyrunc.spec.image import timestamp
 
@@ -66,8 +68,10 @@ def _state(record: "ContainerRecord") -> "dict[str, Any]":
 def _config(record: "ContainerRecord") -> "dict[str, Any]":
     config = record.config
     found: dict[str, Any] = {}
+    shared = record.host_config.get("NetworkMode") == "host"
     for key, fallback in (
-        ("Hostname", record.id[:12]), ("Domainname", ""), ("User", ""), ("AttachStdin", False), ("AttachStdout", False),
+        ("Hostname", os.uname().nodename if shared else record.id[:12]), ("Domainname", ""), ("User", ""),
+        ("AttachStdin", False), ("AttachStdout", False),
         ("AttachStderr", False), ("Tty", False), ("OpenStdin", False), ("StdinOnce", False), ("Env", None),
         ("Cmd", None), ("Image", record.image), ("Volumes", None), ("WorkingDir", ""), ("Entrypoint", None),
         ("OnBuild", None), ("Labels", {}),

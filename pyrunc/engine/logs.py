@@ -50,6 +50,20 @@ def read(
     so is read. *sleep* is what waits. *note* gets a line about records that are damaged, which are skipped.
     Raises OSError for a file that cannot be read.
     """
+    for step in steps(
+        path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note
+    ):  # fmt: skip
+        if isinstance(step, float):
+            sleep(step)
+        else:
+            yield step
+
+
+def steps(
+    path: str, *, follow: bool = False, tail: int | None = None, since_ns: int = 0, until_ns: int | None = None,
+    ended: "Callable[[], bool] | None" = None, note: "Callable[[str], object] | None" = None,
+) -> "Iterator[LogEntry | float]":  # fmt: skip
+    """What `read` gives, and how many seconds to wait before the next look. Raises OSError."""
     files = opened(path)
     try:
         if tail is not None:
@@ -61,7 +75,7 @@ def read(
         raise
     with file:
         moment = _Moments()
-        pace = Pace(sleep)
+        pace = Pace()
         damaged = said = 0
         while True:
             late = until_ns is not None and time.time_ns() > until_ns
@@ -82,7 +96,7 @@ def read(
                 said = file.skipped + damaged
             if over:
                 return
-            pace.wait(None if until_ns is None else (until_ns - time.time_ns()) / 1e9 + 0.001)
+            yield pace.next_s(until_ns)
 
 
 class _Moments:

@@ -6,11 +6,13 @@ all of them over the Volumes of the config; a tmpfs of Tmpfs covers whatever els
 
 import os
 
-from pyrunc.engine import mount_parse, observing, volume_options
+from pyrunc.engine import events, mount_parse, observing, volume_options
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.engine.volume_fill import fill
 from pyrunc.engine.volumes import Claim
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError, Unsupported
 from pyrunc.runtime.options import Mount
+from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -27,13 +29,6 @@ _RUNS = frozenset(("running", "paused", "restarting"))
 _TMPFS = ("noexec", "nosuid", "nodev")
 
 
-def wanted(config: "Mapping[str, Any]", host_config: "Mapping[str, Any]") -> bool:
-    """Whether a container with these documents has any mount of its own, so that nothing is asked if it has not."""
-    return bool(config.get("Volumes")) or any(
-        host_config.get(key) for key in ("Binds", "Mounts", "VolumesFrom", "Tmpfs")
-    )
-
-
 def resolve(
     parts: "Parts", container_id: str, config: "Mapping[str, Any]", host_config: "Mapping[str, Any]"
 ) -> list[Mount]:
@@ -42,7 +37,27 @@ def resolve(
     Raises what `prepare` and `mounts` do.
     """
     prepare(parts, container_id, config, host_config)
-    return mounts(parts, container_id, host_config) if wanted(config, host_config) else []
+    if not wanted(config, host_config):
+        return []
+    found = mounts(parts, container_id, host_config)
+    for point in _volumes(parts, container_id):
+        attributes = {
+            "container": container_id, "destination": point["Destination"], "driver": point["Driver"],
+            "propagation": point["Propagation"], "read/write": str(point["RW"]).lower(),
+        }  # fmt: skip
+        events.write(parts.root, "volume", "mount", point["Name"], attributes)
+    return found
+
+
+def ended(parts: "Parts", container_id: str) -> None:
+    """Say of the volumes of a container that has ended that it does not mount them any more."""
+    for point in _volumes(parts, container_id) if _has_rows(parts) else ():
+        attributes = {"container": container_id, "driver": point["Driver"]}
+        events.write(parts.root, "volume", "unmount", point["Name"], attributes)
+
+
+def _volumes(parts: "Parts", container_id: str) -> "list[Point]":
+    return [point for point in parts.volumes.mount_points(container_id) if point["Type"] == "volume"]
 
 
 def prepare(
@@ -248,7 +263,7 @@ def _check_subpath(source: str, subpath: str) -> None:
 
 def _make(source: str) -> None:
     try:
-        os.makedirs(source, 0o755, exist_ok=True)
+        make_directory(source, 0o755)
     except OSError as exc:
         raise PyruncError(
             f"error while creating mount source path '{source}': mkdir {exc.filename}:"

@@ -5,9 +5,9 @@ is no other process's that has got the same pid since.
 """
 
 import os
-from contextlib import contextmanager
 
 from pyrunc.errors import FailedPrecondition
+from pyrunc.records import contextmanager
 from pyrunc.runtime import shim
 
 TYPE_CHECKING = False  # see pyrunc.records

@@ -40,7 +40,7 @@ class Ending(NamedTuple):
 @lru_cache(maxsize=1)
 def boot() -> str:
     """The id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 

@@ -33,7 +33,7 @@ class _Owned:
 
 
 class Owners:
-    """Those of one engine on *parts*."""
+    """Those of one engine on *parts*; unless it *watches*, only who waits for one takes note of its end."""
 
     def __init__(self, parts: "Parts") -> None:
         self._parts = parts
@@ -43,6 +43,7 @@ class Owners:
         self._epoll: select.epoll | None = None
         self._over = -1
         self._codes: dict[str, int] = {}
+        self.watches = True
 
     def code(self, container_id: str) -> int | None:
         """How a container ended of which this process took note, also of one that is gone since."""
@@ -56,8 +57,10 @@ class Owners:
                 self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
                 self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
                 self._epoll.register(self._over, select.EPOLLIN)
-                start_new_thread(self._watch, (self._epoll, self._over))
+                if self.watches:
+                    start_new_thread(self._watch, (self._epoll, self._over))
             assert self._epoll is not None
+            self._codes.pop(container_id, None)
             self._owned[container_id] = _Owned(process)
             self._by_fd[process.fileno()] = container_id
             self._epoll.register(process.fileno(), _ONCE)
@@ -69,10 +72,13 @@ class Owners:
         """
         with lock:
             owned = self._owned.get(container_id) if self._pid == os.getpid() else None
-            fd = -1 if owned is None else self._watched(owned, 0)
-            if owned is None or fd < 0:
-                return None if owned is None else owned.code
-            ours = os.dup(fd)
+            if owned is None:
+                return None
+            fd = self._watched(owned, 0)
+            ours = os.dup(fd) if fd >= 0 else -1
+        if ours < 0:
+            with owned.guard:  # somebody is at it
+                return owned.code
         try:
             poller = select.poll()
             poller.register(ours, select.POLLIN)
@@ -103,7 +109,11 @@ class Owners:
             self.forget(container_id)
         with lock:
             if self._pid == os.getpid():
-                os.eventfd_write(self._over, 1)
+                if self.watches:
+                    os.eventfd_write(self._over, 1)
+                elif self._epoll is not None:
+                    self._epoll.close()
+                    os.close(self._over)
             self._epoll, self._pid = None, 0
 
     def _watch(self, epoll: select.epoll, over: int) -> None:

@@ -1,9 +1,8 @@
 """How the processes of a container are stopped and go on: the freezer of its cgroup."""
 
-from contextlib import contextmanager
-
 from pyrunc.engine import container_events, container_state, finish
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.records import contextmanager
 from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -44,9 +43,13 @@ def unpause(parts: "Parts", container_id: str) -> None:
 
 def freeze(record: "ContainerRecord") -> None:
     """Stop the processes of a container. Raises FailedPrecondition where there is no freezer, or one that fails."""
+    layout = cgroup_layout.detect()
     try:
-        cgroup_control.freeze(cgroup_layout.detect(), finish.cgroup_of(record))
+        cgroup_control.freeze(layout, finish.cgroup_of(record))
     except FileNotFoundError as exc:
+        if layout.of("freezer") is not None or layout.v2 is not None:
+            # Its shim has removed the cgroup, and is about to write down how it ended.
+            raise FailedPrecondition(f"Container {record.id} is not running") from exc
         raise FailedPrecondition(f"Cannot pause container {record.id}: no freezer here") from exc
     except TimeoutError as exc:
         raise PyruncError(f"Cannot pause container {record.id}: {exc}") from exc

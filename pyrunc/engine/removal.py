@@ -2,15 +2,15 @@
 
 import os
 
-from pyrunc.api import Pruned, Removed
-from pyrunc.engine import container_events, container_filters, container_state, finish, mount_specs, stopping
-from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.engine import container_events, finish
+from pyrunc.engine.mounts_wanted import wanted
+from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pyrunc.api import ContainerRecord
+    from pyrunc.api import ContainerRecord, Pruned
     from pyrunc.engine.owners import Owners
     from pyrunc.engine.parts import Parts
 
@@ -19,6 +19,8 @@ _ATTEMPTS = 10  # to remove one that a restart policy starts again and again
 
 def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, volumes: bool) -> None:
     """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition in Docker's words."""
+    from pyrunc.engine import container_state, stopping
+
     record = None
     for attempt in range(_ATTEMPTS):
         with parts.lock(container_id):
@@ -50,7 +52,10 @@ def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
     """Remove all that a container has, with its lock held; what is gone already is no error."""
     from pyrunc.drivers.graph import trees
 
-    mount_specs.release(parts, record.id, anonymous=volumes)
+    if wanted(record.config, record.host_config):
+        from pyrunc.engine import mount_specs
+
+        mount_specs.release(parts, record.id, anonymous=volumes)
     if record.driver:
         try:
             parts.snapshotter.remove(record.id)
@@ -73,22 +78,23 @@ def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
         parts.collect()
 
 
-def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
+def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> "Pruned":
     """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+    from pyrunc.api import Pruned, Removed
+    from pyrunc.engine import container_filters
     from pyrunc.engine.container_sizes import written
 
     passes = container_filters.for_prune(filters)
     removed, freed = [], 0
     for row in parts.containers.all():
-        if row.record.state in ("running", "paused", "restarting", "removing") or not passes(row.record):
+        record = row.record
+        if record.state not in ("created", "exited", "dead") or not passes(record):
             continue
         try:
-            size = written(parts, row.record)
-            remove(parts, owners, row.record.id, force=False, volumes=False)
+            size = written(parts, record)
+            remove(parts, owners, record.id, force=False, volumes=False)
         except (FailedPrecondition, NotFound):
             continue  # it was started, or removed, meanwhile
-        except PyruncError:
-            continue
-        removed.append(Removed("deleted", row.record.id))
+        removed.append(Removed("deleted", record.id))
         freed += size
     return Pruned(tuple(removed), freed)

@@ -49,7 +49,8 @@ def merge(
         raise InvalidArgument("No command specified")
     merged: SandboxOptions = {**options}
     variables = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
-    merged["env"] = {**variables, **options.get("env", {})}
+    given = options.get("env", {})
+    merged["env"] = {**given, **{key: value for key, value in variables.items() if key not in given}}
     cwd = options.get("cwd") or config.get("WorkingDir") or "/"
     if not cwd.startswith("/"):
         raise InvalidArgument(f"the working directory '{cwd}' is invalid, it needs to be an absolute path")
@@ -59,8 +60,9 @@ def merge(
         merged["user"] = user
     config.update({"Entrypoint": begin or None, "Cmd": command or None})
     config.update(
-        {"Env": [f"{key}={value}" for key, value in merged["env"].items()], "User": user, "WorkingDir": cwd}
-    )
+        {"Env": [f"{key}={value}" for key, value in merged["env"].items()], "User": user,
+         "WorkingDir": options.get("cwd") or config.get("WorkingDir") or ""}
+    )  # fmt: skip
     if options.get("hostname"):
         config["Hostname"] = options["hostname"]
     taken = {canonical(mount.target) for mount in options.get("mounts", ())}

@@ -1,7 +1,6 @@
 """The pause before a restart policy starts a container again, in a process of its own."""
 
 import os
-import subprocess
 import time
 from _thread import start_new_thread
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 def delegate(parts: "Parts", record: "ContainerRecord") -> None:
     """Let another process wait and start the container again; with its lock held."""
+    import subprocess  # slow, and seldom needed
+
     child = subprocess.Popen(
         finish.exit_command(parts, record.id), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,

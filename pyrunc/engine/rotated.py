@@ -9,7 +9,7 @@ import time
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -163,15 +163,17 @@ class Pace:
     A look costs some 10 µs. inotify(7) would cost none, and one of the user's 128 instances for each who follows.
     """
 
-    def __init__(self, sleep: "Callable[[float], object]" = time.sleep) -> None:
-        self._sleep = sleep
+    def __init__(self) -> None:
         self._pause_s = _FIRST_PAUSE_S
 
     def reset(self) -> None:
         """Look soon again: something happened."""
         self._pause_s = _FIRST_PAUSE_S
 
-    def wait(self, longest_s: float | None = None) -> None:
-        """Sleep, for *longest_s* seconds at most."""
-        self._sleep(self._pause_s if longest_s is None else max(0.0, min(self._pause_s, longest_s)))
-        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+    def next_s(self, until_ns: int | None = None) -> float:
+        """How long to sleep now, and no longer than until *until_ns* (since 1970) is over."""
+        pause_s = self._pause_s
+        self._pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        return (
+            pause_s if until_ns is None else max(0.0, min(pause_s, (until_ns - time.time_ns()) / 1e9 + 0.001))
+        )

@@ -3,11 +3,9 @@
 import select
 import time
 
-from pyrunc.engine import container_events, container_state, finish, observing, pausing, restarting
+from pyrunc.engine import container_events, container_state, finish, observing
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
-from pyrunc.image.changes import check_signal
 from pyrunc.runtime import shim
-from pyrunc.runtime.attach import AttachClient
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -78,6 +76,8 @@ def send(
         if not container_state.check(verb, record):
             return None
         if record.state == "restarting":
+            from pyrunc.engine import restarting
+
             row = parts.containers.by_id(container_id)
             assert row is not None  # its lock is held
             restarting.cancel(parts, row)
@@ -90,6 +90,8 @@ def send(
         if running is not None:
             shim.signal(running, number)
         if ends and record.state == "paused":
+            from pyrunc.engine import pausing
+
             pausing.thaw(record)
         container_events.say(parts, record, "kill", signal=number)
     return record
@@ -122,12 +124,14 @@ def wait(
     Raises TimedOut, NotFound.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    code = None
+    # If it is this process that takes note of the end, it does so now, or is about to.
+    code = owners.wait(container_id, timeout_s)
+    if code is not None and condition != "removed":
+        return code
     try:
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
-        code = owners.code(container_id)
-        code = owners.wait(container_id, timeout_s) if code is None else code
+        code = owners.code(container_id) if code is None else code
         if code is None:
             raise
         return code
@@ -157,8 +161,8 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
     """The record of a container in its true state. Raises NotFound."""
     row = parts.containers.find(container_id)
     record, settled = observing.look(row)
-    if settled:
-        return record
+    if settled and record.running == row.record.running:
+        return record  # else it has ended, and somebody is at it
     found = finish.settle(parts, record.id)
     if found is None:
         raise NotFound(f"No such container: {container_id}")
@@ -168,6 +172,7 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
 def stop_signal(record: "ContainerRecord") -> int:
     """What asks a container's program to end: the image's signal, or SIGTERM where it has none or no known one."""
     from pyrunc.errors import InvalidArgument
+    from pyrunc.image.changes import check_signal
 
     try:
         return check_signal(record.config["StopSignal"])
@@ -177,6 +182,8 @@ def stop_signal(record: "ContainerRecord") -> int:
 
 def _told(record: "ContainerRecord", deadline: float | None) -> int | None:
     """Wait for the end as the shim tells it: the exit code; None if it does not listen (any more)."""
+    from pyrunc.runtime.attach import AttachClient
+
     try:
         client = AttachClient.connect(record.state_dir, stdin=False, stdout=False, stderr=False)
     except (PyruncError, OSError):

@@ -41,7 +41,7 @@ def top(parts: "Parts", container_id: str, arguments: "Sequence[str]" = ()) -> P
 
 
 def _pids(pid: int, container_id: str) -> "set[int]":
-    """The processes in a container's cgroups and below, as the host numbers them; of the first hierarchy that has any."""
+    """The processes in a container's cgroups and below, as the host numbers them; of the first hierarchy with any."""
     from pyrunc.runtime import cgroup_layout
 
     path = _cgroup(pid, container_id)

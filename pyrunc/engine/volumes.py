@@ -18,7 +18,7 @@ import os
 import time
 
 from pyrunc.drivers.graph import trees
-from pyrunc.engine import volume_options
+from pyrunc.engine import events, volume_options
 from pyrunc.engine.image_filters import flag, group, labelled
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError
 from pyrunc.records import NamedTuple
@@ -94,6 +94,7 @@ class Volumes:
     """
 
     def __init__(self, root: str, exists: "Callable[[str], bool]") -> None:
+        self._root = root
         self.directory = os.path.join(root, "volumes")
         self._exists = exists
         path = os.path.join(root, "volumes.db")
@@ -134,8 +135,10 @@ class Volumes:
             raise NotFound(
                 f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
             )
+        made: Names = []
         with self._database.transaction() as connection:
-            name = self._ensure(connection, name, labels or {}, options or {})
+            name = self._ensure(connection, name, labels or {}, options or {}, made)
+        self._say("create", made)
         return self.get(name)
 
     def get(self, name: str) -> Volume:
@@ -180,6 +183,8 @@ class Volumes:
                 if users:
                     raise FailedPrecondition(f"remove {name}: volume is in use - [{', '.join(users)}]")
                 gone = self._take_away(connection, name)
+        if gone:
+            self._say("destroy", [name])
         self._delete(gone)
         self._sweep()
 
@@ -200,8 +205,10 @@ class Volumes:
                 )
             if gone:
                 names.append(volume.name)
+                self._say("destroy", [volume.name])
                 reclaimed += self._delete(gone)
         self._sweep()
+        events.write(self._root, "volume", "prune", "", {"reclaimed": reclaimed})
         return PrunedVolumes(tuple(names), reclaimed)
 
     def users(self, name: str) -> "Names":
@@ -218,6 +225,7 @@ class Volumes:
 
         All of it is on the disk when this returns, or nothing. Raises InvalidArgument, Unsupported.
         """
+        made: Names = []
         with self._database.transaction() as connection:
             # A place that there is not, which says that it has been decided, also for a container without mounts.
             marks = [Claim("", "", {"Type": ""})]
@@ -225,7 +233,7 @@ class Volumes:
                 document, name = claim.document, ""
                 if claim.document["Type"] == "volume":
                     name = self._ensure(
-                        connection, claim.volume or "", claim.labels or {}, claim.options or {}
+                        connection, claim.volume or "", claim.labels or {}, claim.options or {}, made
                     )
                     document = {**document, "Name": name}
                 connection.execute(
@@ -233,6 +241,7 @@ class Volumes:
                     " VALUES (?, ?, ?, ?, ?)",
                     (container_id, claim.destination, position, name, json.dumps(document)),
                 )
+        self._say("create", made)
 
     def is_known(self, container_id: str) -> bool:
         """Whether a container has claimed what it mounts, be it nothing."""
@@ -274,6 +283,7 @@ class Volumes:
                     taken = self._take_away(connection, name)
                     names += [name] * bool(taken)
                     gone.append(taken)
+        self._say("destroy", names)
         for each in gone:
             try:
                 self._delete(each)
@@ -309,8 +319,9 @@ class Volumes:
         name: str,
         labels: "Mapping[str, str]",
         options: "Mapping[str, str]",
+        made: "Names",
     ) -> str:
-        """See that the volume *name* exists; its name."""
+        """See that the volume *name* exists; its name, which is among *made* if it did not."""
         if not name:
             name, labels = os.urandom(32).hex(), {**labels, ANONYMOUS: ""}
         if connection.execute("SELECT 1 FROM volumes WHERE name = ?", (name,)).fetchone():
@@ -327,6 +338,7 @@ class Volumes:
             if isinstance(exc, PyruncError) or not exc.strerror:
                 raise
             raise InvalidArgument(f"create {name}: {exc.strerror.lower()}") from exc
+        made.append(name)
         return name
 
     def _users(self, connection: "sqlite3.Connection", name: str) -> "Names":
@@ -359,6 +371,10 @@ class Volumes:
         return gone
 
     # ---- files
+
+    def _say(self, action: str, names: "Names") -> None:
+        for name in names:
+            events.write(self._root, "volume", action, name, {"driver": DRIVER})
 
     def _delete(self, gone: str) -> int:
         """Remove what was moved to *gone*; the bytes of its files."""

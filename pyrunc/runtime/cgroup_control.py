@@ -211,7 +211,12 @@ def _kill_all(opened: list[tuple[Hierarchy, int]], deadline: float) -> None:
             raise TimeoutError
         if now >= patience:
             for hierarchy, directory, pids in left:
-                _signal(hierarchy, directory, pids)
+                try:
+                    _signal(hierarchy, directory, pids)
+                except OSError as error:
+                    # Whoever looks after it has removed it since we looked; the next look tells.
+                    if error.errno not in (errno.ENOENT, errno.ENODEV):
+                        raise
         time.sleep(_STEP_S)
 
 

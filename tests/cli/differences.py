@@ -38,6 +38,7 @@ CONTAINERS = {
     ),
     "run --detach-keys wrong-x --network none beta true": (1, _OWN),
     "ps -f exited=x": (1, _NEWER),
+    "attach three < yes": (6, "Docker's client may be gone before the answer comes"),
     "ps -a -f before=nobody": (1, _NEWER),
     "inspect created": (0, _WHOLE),
     "inspect exited": (0, _WHOLE),

@@ -9,8 +9,10 @@ _NUMBERS = "numbers of processes"
 _CSV = "Docker's client says what goes wrong in itself"
 _NOT_HERE = "Docker's client asks a registry for what is not found, whatever it is"
 _MOUNT = "range .Mounts"
-_RUN = "run --rm --network none"
 _FORMAT = '{{.Type}} {{.Driver}} {{.Destination}} {{printf "%q" .Mode}} {{.RW}} {{printf "%q" .Propagation}}'
+_NAMED = _FORMAT.replace("{{.Driver}}", "{{.Name}} {{.Driver}}")
+_WHOLE = _FORMAT.replace("{{.Driver}}", "{{.Name}} {{.Source}} {{.Driver}}")
+_RUN = "run --rm --network none"
 
 # line -> (exit code, reason)
 MOUNTS = {
@@ -33,11 +35,11 @@ MOUNTS = {
         0,
         _ANY_ORDER,
     ),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Driver}}')}|{{{{end}}}}' bindv": (
+    f"inspect -f '{{{{{_MOUNT}}}}}{_NAMED}|{{{{end}}}}' bindv": (
         0,
         _ANY_ORDER,
     ),
-    f"inspect -f '{{{{{_MOUNT}}}}}{_FORMAT.replace('{{.Driver}}', '{{.Name}} {{.Source}} {{.Driver}}')}|{{{{end}}}}' bindspec": (
+    f"inspect -f '{{{{{_MOUNT}}}}}{_WHOLE}|{{{{end}}}}' bindspec": (
         0,
         _ANY_ORDER,
     ),

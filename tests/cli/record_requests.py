@@ -1,7 +1,8 @@
 """Record what docker's client makes of its flags: `python -m tests.cli.record_requests`.
 
-Each line of tests/fixtures/docker/requests.txt is run by `docker` against a socket that takes what the client asks for,
-says no to it, and knows no images; the first body that a line sends, or else what the client says, becomes its answer.
+Each line of tests/fixtures/docker/client/requests.txt is run by `docker` against a socket that takes what the client
+asks for, says no to it, and knows no images; the first body that a line sends, or else what the client says, becomes
+its answer.
 """
 
 import json
@@ -14,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-FIXTURES = Path(__file__).parents[1] / "fixtures/docker"
+FIXTURES = Path(__file__).parents[1] / "fixtures/docker/client"
 _API = "1.51"
 _REFUSAL = b'{"message":"recorded"}'
 # What lines may name: files in the directory in which they run, and variables.

@@ -35,7 +35,7 @@ def _record(name: str) -> dict[str, Any]:
                 if line.startswith("+ sleep "):
                     time.sleep(float(line.split()[2]))
                     continue
-                step = record._step(line.removeprefix("+ "), {}, environment, work, Path(top) / "d")
+                step = record._step(line.removeprefix("+ "), {}, environment, work, Path(top) / "d/data")
                 print(name, line, step["code"], flush=True)
                 if not line.startswith("+"):
                     steps.append(step)

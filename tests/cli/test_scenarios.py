@@ -106,6 +106,9 @@ def _plain(text: str, ids: Ids) -> str:
     text = re.sub(
         r"^(WARNING: )?(IPv4 forwarding is disabled|Your kernel does not).*\n", "", text, flags=re.MULTILINE
     )
+    text = re.sub(
+        r"Error: container (\w+ is not running)", r"Error: Container \1", text
+    )  # where it ends meanwhile
     text = re.sub(r'"CreatedAt":"[^"]*"', '"CreatedAt":"now"', text)
     text = re.sub(r"Error: no such image: \S+: ", "Error: ", text)
     text = text.replace(

@@ -28,6 +28,8 @@ DIFFERENT = {
     "events --since 1 --until 0s --format '{{upper .Action}}' -f type=volume": _TYPED,
     "events --since 2099-01-01 --until 0s": _NOW,
     "events --since 1h --until 2h": _NOW,
+    "logs --since 10m one": _NOW,
+    "logs --until 10m one": _NOW,
 }
 _OWN_CODES = {
     "events --since 1 --until 0s -f wrong=x": 1,

@@ -144,7 +144,7 @@ def test_a_shell_in_a_container_that_another_process_has_started(store: Store, s
     assert store.state("one") == "running"
 
 
-def test_a_large_paste_is_not_lost(store: Store, sit: Sit) -> None:
+def test_a_large_paste_is_not_lost(sit: Sit) -> None:
     data = os.urandom(1 << 20).replace(b"\x10", b"x")
     script = f"busybox stty raw -echo; echo ready; busybox head -c {len(data)} | busybox sha1sum; busybox sleep 0.2"
     person = sit("run", "-it", "--name", "one", "beta", "sh", "-c", script)

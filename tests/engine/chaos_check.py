@@ -5,7 +5,7 @@ import fcntl
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +69,14 @@ def _described(pid: int) -> str:
 
 def running_files(place: Path) -> dict[str, Document]:
     """id -> what the shim has written when its container began to run."""
-    found = {}
-    for path in (place / "state").glob("*/running"):
+    return {path.parent.name: document for path, document in _documents((place / "state").glob("*/running"))}
+
+
+def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Document]]:
+    """Those that are there, each with its path; what is about to go may be gone."""
+    for path in paths:
         with contextlib.suppress(OSError, ValueError):
-            found[path.parent.name] = json.loads(path.read_text())
-    return found
+            yield path, json.loads(path.read_text())
 
 
 # --- the host
@@ -117,14 +120,14 @@ def _ours(place: Path, before: Host) -> Iterator[str]:
     ids, parent_name = known_ids(place), (place / "cgroup").read_text()
     for path in sorted(cgroups() - before.cgroups):
         parts = path.split("/")
-        if f"/{parts[4]}" == parent_name or ids.intersection(parts):
+        if parent_name[1:] in parts or ids.intersection(parts):
             yield path
 
 
 def remove_cgroups(place: Path, name: str) -> None:
     ids = {path.name for path in (place / "root/containers").glob("*")} | known_ids(place)
     for path in sorted(cgroups(), reverse=True):
-        if f"/{path.split('/')[4]}" == name or ids.intersection(path.split("/")):
+        if {name[1:], *ids}.intersection(path.split("/")):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
 
@@ -144,13 +147,15 @@ def _held_locks(place: Path) -> Iterator[str]:
 def invariants(place: Path, before: Host, kills: bool) -> list[str]:
     """What is wrong after one `ps`, in words."""
     from pyrunc import Engine
-    from pyrunc.engine.inspecting import inspect
 
     with Engine() as opened:
         engine: Any = opened
-        documents = {record.id: inspect(engine, record) for record in engine.containers.list(all=True)}
+        documents = {
+            record.id: engine.containers.get(record.id).inspect()
+            for record in engine.containers.list(all=True)
+        }
         snapshots = {info.key for info in engine._parts.snapshotter.walk()}
-        volumes = {volume.name for volume in engine._parts.volumes.list()}
+        volumes = {volume.name for volume in engine.volumes.list()}
     found: list[str] = []
     shims: set[int] = set()
     files = running_files(place)
@@ -162,6 +167,9 @@ def invariants(place: Path, before: Host, kills: bool) -> list[str]:
         if key not in snapshots:
             wrong.append("has no snapshot")
         found += [f"{who}: {each}" for each in wrong]
+        if alive:  # programs that were executed in it and go on have shims of their own
+            execs = _documents((place / "state" / key).glob("exec/*/running"))
+            shims.update(file["shim"] for _, file in execs)
     found += _without_a_row(place, before, documents, snapshots, volumes, shims)
     found += _events(place, documents, kills)
     return found

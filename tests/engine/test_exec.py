@@ -7,11 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyrunc import Engine, errors
 from pyrunc.engine import events
+from pyrunc.engine import exec as execs
 from pyrunc.engine.container import Container
 from pyrunc.runtime import joining, shim
 from tests.cli import samples
@@ -114,6 +116,19 @@ def test_words_when_it_does_not_run(engine: Engine) -> None:
         container.exec(["true"])
     container.unpause()
     assert container.exec(["true"]).exit_code == 0
+
+
+def test_words_when_it_is_removed_meanwhile(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = engine.start("beta", SLEEP)
+    compiled = execs._compiled
+
+    def late(*arguments: Any) -> Any:
+        container.remove(force=True)
+        return compiled(*arguments)
+
+    monkeypatch.setattr(execs, "_compiled", late)
+    with pytest.raises(errors.NotFound, match=f"^No such container: {container.id}$"):
+        container.exec(["true"])
 
 
 def test_many_at_once_end_with_the_container(engine: Engine) -> None:

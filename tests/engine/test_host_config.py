@@ -44,9 +44,13 @@ def test_options_survive_the_documents_and_json() -> None:
 
 
 def test_no_option_is_forgotten() -> None:
-    left_out = {"uts", "shm_bytes", "cpu_quota_us", "cpu_period_us"}  # each excludes one above
+    # Each of these excludes one above, or is tried below.
+    left_out = {"tty", "console_size", "uts", "shm_bytes", "cpu_quota_us", "cpu_period_us"}
     assert set(SandboxOptions.__annotations__) == set(OPTIONS) | left_out
-    more: SandboxOptions = {"uts": "host", "shm_bytes": 1 << 20, "cpu_quota_us": 1000, "cpu_period_us": 2000}
+    more: SandboxOptions = {
+        "tty": True, "console_size": (24, 80), "uts": "host", "shm_bytes": 1 << 20, "cpu_quota_us": 1000,
+        "cpu_period_us": 2000,
+    }  # fmt: skip
     config, host, rest = host_config.documents_of(more)
     assert host_config.options_of(config, host, rest=rest) == {**more, "env": {}}
 

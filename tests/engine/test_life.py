@@ -386,6 +386,8 @@ def test_limits_are_changed_where_it_runs_and_kept(loaded: Engine) -> None:
         container.update(Memory=1 << 30)
     with pytest.raises(InvalidArgument, match="Binds cannot be updated"):
         container.update(Binds=["/:/x"])
+    container.update(PidsLimit=-1)
+    assert (place.read_text(), container.record().host_config["PidsLimit"]) == ("max\n", 0)
     container.update(NanoCpus=5 * 10**8)
     with pytest.raises(
         InvalidArgument, match="CPU Period cannot be updated as NanoCPUs has already been set"
@@ -452,7 +454,9 @@ def test_the_list_is_what_docker_filters(loaded: Engine) -> None:
             ([("label", "a")], ["runs"]), ([("label", "a=c")], []), ([("before", "made")], ["done", "runs"]),
             ([("since", "runs")], ["made", "done"]), ([("status", "created"), ("status", "running")], ["made", "runs"]),
         ):  # fmt: skip
-            assert names(filters=filters) == wanted, filters
+            assert names(all=True, filters=filters) == wanted, filters
+        assert names(filters=[("status", "exited")]) == ["done"]  # the only one that asks for all
+        assert names(filters=[("exited", "3")]) == names(filters=[("before", "runs")]) == []
         assert names(all=True, filters=[("name", "^ma")]) == ["made"]
         assert names(all=True, filters=[("ancestor", "alpha:1")]) == ["made"]
         assert names(all=True, filters=[("id", runs.id[:6])]) == ["runs"]

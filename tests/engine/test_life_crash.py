@@ -171,7 +171,10 @@ def test_an_exit_command_that_fails_is_made_up_for(
     loaded: Engine, tmp_path: Path, command: str, remove: bool
 ) -> None:
     code = f"from pyrunc.engine import finish\nfinish.exit_command = lambda *_: {command}\n"
-    elsewhere(f"{code}engine.start('beta', ['sh', '-c', 'exit 6'], name='one', remove={remove})", tmp_path)
+    elsewhere(
+        f"{code}engine.start('beta', ['sh', '-c', 'busybox sleep 0.5; exit 6'], name='one', remove={remove})",
+        tmp_path,
+    )
     row = loaded._parts.containers.find("one")
     until(lambda: shim.status(row.record.state_dir) is not None)
     until(lambda: not observing.look(row)[1])

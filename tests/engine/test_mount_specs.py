@@ -197,18 +197,20 @@ for mode, words in (("shared", "it is not a shared mount"), ("rslave", "it is no
         assert str(exc) == f"path {place}/private is mounted on {place}/private but {words}", exc
     else:
         raise SystemExit("not refused")
+program = "echo > /v/up; until [ -e /v/go ]; do busybox usleep 10000; done; busybox ls /v/below > /v/seen"
 for mode, seen in (("rslave", True), ("rprivate", False), ("", False)):
-    go, told = os.pipe()
-    out, said = os.pipe()
-    with engine.start("beta", ["busybox", "sh", "-c", "echo up; read x; busybox ls /v/below"],
-                      stdin=go, stdout=said, mounts=mounts(f"{place}/shared:/v:{mode}")) as process:
-        assert os.read(out, 10) == b"up\\n"
+    host = {"Binds": [f"{place}/shared:/v:{mode}" if mode else f"{place}/shared:/v"]}
+    with engine.start("beta", ["busybox", "sh", "-c", program], host_config=host) as process:
+        while not os.path.exists(place + "/shared/up"):
+            time.sleep(0.01)
         mount.mount(b"tmpfs", os.fsencode(place + "/shared/below"), b"tmpfs")
         open(place + "/shared/below/later", "x").close()
-        os.write(told, b"go\\n")
-        process.wait()
-    os.close(said)
-    assert (os.read(out, 100) == b"later\\n") is seen, mode
+        open(place + "/shared/go", "x").close()
+        assert process.wait(timeout_s=60) == 0
+    with open(place + "/shared/seen") as file:
+        assert (file.read().strip() == "later") is seen, mode
+    for name in ("up", "go", "seen"):
+        os.unlink(f"{place}/shared/{name}")
     mount.umount2(os.fsencode(place + "/shared/below"))
 """
     done = subprocess.run(

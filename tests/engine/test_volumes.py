@@ -290,6 +290,26 @@ def test_the_engine_has_them_and_an_image_gets_its_own(loaded: Engine) -> None:
     assert loaded.volumes.list() == []
 
 
+def test_events_say_what_happens_to_volumes(loaded: Engine) -> None:
+    """As dockerd does: tests/fixtures/docker/system/events.json."""
+    host = {"Binds": ["data:/x:ro"]}
+    with loaded.start("beta", ["true"], host_config=host, config={"Volumes": {"/a": {}}}) as container:
+        assert container.wait(timeout_s=60) == 0
+        used = container.id
+    loaded.volumes.remove("data")
+    loaded.volumes.prune()
+    found = [event for event in loaded.events(until_ns=time.time_ns()) if event.type == "volume"]
+    ours = [event for event in found if event.id == "data"]
+    assert [event.action for event in ours] == ["create", "mount", "unmount", "destroy"]
+    assert ours[0].attributes == ours[3].attributes == {"driver": "local"}
+    assert ours[1].attributes == {
+        "container": used, "destination": "/x", "driver": "local", "propagation": "", "read/write": "false"
+    }  # fmt: skip
+    assert ours[2].attributes == {"container": used, "driver": "local"}
+    others = [event.action for event in found if event.id != "data"]
+    assert others == ["create", "mount", "unmount", "destroy", "prune"]
+
+
 def test_a_removal_that_cannot_be_finished_is_said_and_tried_again(volumes: Volumes) -> None:
     made = volumes.create("one")
     Path(made.mountpoint, "file").write_text("x")

@@ -11,8 +11,9 @@ from tests import rootfs as roots
 # What ./dev vm leaves out, since it takes minutes there and says little about cgroup v2. All of it runs by
 # ./dev vm --timeout 900 -m "not soak" tests/safety
 _NOT_UNDER_VM = {
-    "test_leaks.py", "test_plan_attacks.py", "test_no_host_program_is_executed_through_a_descriptor",
-    "test_a_failed_start_is_never_taken_for_an_end", "test_exchanged_mount_targets",
+    "test_leaks.py", "test_shim_leaks.py", "test_plan_attacks.py",
+    "test_no_host_program_is_executed_through_a_descriptor", "test_a_failed_start_is_never_taken_for_an_end",
+    "test_exchanged_mount_targets", "test_who_looks_into_a_program_does_not_choose_its_terminal",
     "test_the_containers_processes_cannot_look_into_what_joins",
     "test_who_may_trace_all_processes_finds_nothing_that_the_program_will_not_have",
     "test_much_output_is_all_there", "test_one_of_ours_is_killed", "test_the_program_itself_is_killed",

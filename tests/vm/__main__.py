@@ -1,6 +1,7 @@
 """`python -m tests.vm [options] [PYTEST ARGUMENT...]` or `python -m tests.vm [options] -- COMMAND...`."""
 
 import argparse
+import glob
 import os
 import shutil
 import signal
@@ -42,6 +43,17 @@ def _environment() -> dict[str, str]:
     return environment
 
 
+def _places() -> list[str]:
+    """Where tests are that may be marked `vm`: to look into all others takes half a minute there."""
+    found = set()
+    for path in glob.glob("tests/**/*.py", recursive=True):
+        with open(path, encoding="utf-8") as file:
+            name = os.path.basename(path)
+            if name.startswith(("test_", "conftest.")) and "mark.vm" in file.read():
+                found.add(os.path.dirname(path) if name == "conftest.py" else path)
+    return sorted(path for path in found if os.path.dirname(path) not in found)
+
+
 def _stop(number: int, _frame: object) -> None:
     """Leave by an exception, so that the machine is taken down on the way."""
     raise SystemExit(128 + number)
@@ -56,6 +68,8 @@ def main(arguments: list[str]) -> int:
     options, pytest_arguments = _parser().parse_known_args(arguments)
     if not command:
         command = [sys.executable, "-m", "pytest", "-m", "vm", *pytest_arguments]
+        if not any(os.path.exists(word.partition("::")[0]) for word in pytest_arguments):
+            command += _places()
     elif pytest_arguments:
         _parser().error(f"unknown option before --: {pytest_arguments[0]}")
     request = machine.Request(
