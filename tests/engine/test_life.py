@@ -413,7 +413,7 @@ def test_a_running_container_is_committed_and_goes_on(loaded: Engine) -> None:
 
 
 @pytest.mark.usefixtures("host_unchanged")
-def test_shared_memory_is_as_large_as_its_first_container_may_have_it(loaded: Engine, tmp_path: Path) -> None:
+def test_shared_memory_is_as_large_as_its_first_container_may_have_it(loaded: Engine) -> None:
     fill = "busybox dd if=/dev/zero of=/dev/shm/big bs=65536 count=64 2>&1; busybox wc -c < /dev/shm/big"
     mounts = Path("/proc/self/mountinfo").read_text()
     shared = {"IpcMode": "shareable", "ShmSize": 1 << 20}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import Sandbox, SandboxProcess, errors
+from pyrunc import ExecProcess, Sandbox, SandboxProcess, errors
 from pyrunc.runtime import joining, spawner
 from pyrunc.runtime.plan import PlanTemplate
 from tests.safety import stepper, support
@@ -182,7 +182,7 @@ def test_a_process_that_is_none_of_the_supervisor_s_is_not_killed(sandbox: Make)
     assert support.wait_until(lambda: len(spares()) == 1)
     (spare,) = spares()
     bystander = subprocess.Popen(["/bin/sleep", "600"])
-    found: list[SandboxProcess | errors.PyruncError] = []
+    found: list[ExecProcess | errors.PyruncError] = []
 
     def start() -> None:
         try:
