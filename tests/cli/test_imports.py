@@ -18,8 +18,8 @@ sys.exit(code)
 # Of the standard library nothing but this, and what it imports itself.
 _ALLOWED = (
     "__future__", "_collections_abc", "_json", "_sha2" if sys.version_info >= (3, 12) else "_sha256", "_socket",
-    "_sqlite3", "_weakref", "atexit", "binascii", "errno", "fcntl", "math", "pyrunc._native.plan", "select", "struct",
-    "termios", "time",
+    "_sqlite3", "_weakref", "atexit", "binascii", "errno", "fcntl", "pyrunc._native.plan", "select", "struct",
+    "time",
 )  # fmt: skip
 # What few commands need, or none of these.
 _SELDOM = (
