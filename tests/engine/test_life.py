@@ -413,7 +413,7 @@ def test_a_running_container_is_committed_and_goes_on(loaded: Engine) -> None:
 
 
 @pytest.mark.usefixtures("host_unchanged")
-def test_shared_memory_is_as_large_as_its_first_container_may_have_it(loaded: Engine, tmp_path: Path) -> None:
+def test_shared_memory_is_as_large_as_its_first_container_may_have_it(loaded: Engine) -> None:
     fill = "busybox dd if=/dev/zero of=/dev/shm/big bs=65536 count=64 2>&1; busybox wc -c < /dev/shm/big"
     mounts = Path("/proc/self/mountinfo").read_text()
     shared = {"IpcMode": "shareable", "ShmSize": 1 << 20}
@@ -443,7 +443,7 @@ def test_whoever_takes_shared_memory_has_nothing_of_the_engine(
         with tempfile.NamedTemporaryFile() as file:
             run([command[0], "-I", "-c", code, file.name], **more)
             seen.append(Path(file.name).read_text())
-            run([command[0], "-I", "-c", code, file.name], **{**more, "env": None, "close_fds": False})
+            run([command[0], "-I", "-c", code, file.name], **{**more, "env": None})
             seen.append(Path(file.name).read_text())
         return run(command, **more)
 
