@@ -13,7 +13,7 @@ import pytest
 from pyrunc import Engine
 from pyrunc.drivers.graph import trees
 from pyrunc.engine import exit_command, finish
-from pyrunc.errors import PyruncError
+from pyrunc.errors import InvalidArgument, PyruncError
 from pyrunc.runtime import cgroup_control, cgroup_layout
 from tests.engine.test_life import left, state
 from tests.engine.test_life_crash import settled_row
@@ -232,3 +232,11 @@ def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: p
         container.pause()
     assert state(container) == "running"
     assert container.stop() == 5
+
+
+def test_a_time_to_stop_that_no_clock_has_is_for_ever(loaded: Engine) -> None:
+    config = {"StopTimeout": (1 << 63) - 1}  # of an image, which may say so
+    container = loaded.start("beta", DEAF, name="one", config=config)
+    assert container.stop() == 5
+    with pytest.raises(InvalidArgument, match="RestartPolicy must be an object"):
+        container.update(RestartPolicy="always")
