@@ -55,7 +55,10 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
         except AlreadyExists:
             parts.snapshotter.remove(key)
         except BaseException:
-            parts.snapshotter.remove(key)
+            try:
+                parts.snapshotter.remove(key)
+            except NotFound:
+                pass  # who was interrupted had committed it
             raise
     return name
 
