@@ -103,7 +103,7 @@ def test_one_of_ours_is_killed_at_any_system_call(
             what = f"seed {number}, turn {turn}: {victim} killed at {got} of {at}: {heard}"
             assert heard in ([5], ["Unavailable"]), what
             assert victim == "shim" or heard == [5], what
-            assert support.wait_until(lambda: not cgroups_of(here)), what  # noqa: B023
+            assert support.wait_until(lambda: not cgroups_of(here)), what
             assert here.commands() == 0, what
             who = shim.running(str(here.state))
             assert who is None or support.wait_until(lambda: ended(who)), what  # noqa: B023
@@ -133,7 +133,7 @@ def test_the_starter_is_killed_at_any_system_call(launcher: Launcher, tmp_path: 
             pid, begin = starter(here)
             got = stepper.kill_at(pid, at, begin)
             what = f"seed {number}, turn {turn}: killed at {got} of {at}"
-            assert support.wait_until(lambda: not cgroups_of(here)), what  # noqa: B023
+            assert support.wait_until(lambda: not cgroups_of(here)), what
             who = shim.running(str(here.state))
             if who is None:
                 assert here.commands() <= 1, what
