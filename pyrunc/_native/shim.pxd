@@ -33,10 +33,11 @@ cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept n
     return put_slot(w, slot, pair[1 - own])
 
 
-cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
+cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept nogil:
     """Part with the spawner and make what the program's streams lead to; 0 or -errno. *fds* are the request's for it."""
     cdef int rc
     memset(s, 0, sizeof(shim))
+    s.host_net = host_net
     s.plan = plan_shim_of(w.data)
     s.owner = True
     s.listener = s.input = s.log.fd = s.streams[0].fd = s.streams[1].fd = -1
@@ -128,16 +129,21 @@ cdef inline void move(walk *w, shim *s) noexcept nogil:
         hierarchy = next_text(hierarchy)
 
 
-cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
+cdef inline void leave_network(shim *s) noexcept nogil:
+    """Go back from the network namespace that has become the container's."""
+    if s.host_net >= 0:
+        setns(s.host_net, CLONE_NEWNET)
+        close(s.host_net)
+    s.host_net = -1
+
+
+cdef inline void shim_settle(walk *w, shim *s) noexcept nogil:
     """The container runs, and its requester knows: leave what is the requester's, or the container's."""
     cdef const plan_step *step
     cdef uint32_t i
     s.worked = True
     reserve_file(w.state_dir, b".status")
-    if host_net >= 0:
-        if w.lo_is_up:
-            setns(host_net, CLONE_NEWNET)
-        close(host_net)
+    leave_network(s)
     c_leave_home(w.homes, -1)
     for i in range(w.header.step_count):
         step = &w.steps[i]
@@ -273,7 +279,7 @@ cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
         watch[i].revents = 0
 
 
-cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report, int host_net) noexcept nogil:
+cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Serve init until it ends, as `supervise` does, the program's streams, and whoever is attached."""
     cdef pollfd watch[7 + MAX_CLIENTS]
     cdef timespec pause
@@ -318,7 +324,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
             if not i:
                 watch[0].fd = -1
                 if w.running:
-                    shim_settle(w, s, host_net)
+                    shim_settle(w, s)
         if watch[1].revents and not obey(w, reply_fd, pidfd):
             s.owner = False
             watch[1].fd = -1
@@ -329,7 +335,11 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         serve_clients(w, s, watch + 7, clients)
         serve_program(w, s, watch + 3)
         if watch[2].revents:
-            hear_last(w, reply_fd, pid, pidfd, report)
+            # Both at once, where this process had to wait for its turn.
+            if w.progress_fd >= 0:
+                hear_last(w, reply_fd, pid, pidfd, report)
+                if w.running:
+                    shim_settle(w, s)
             take_terminal(w, s)
             shim_drain(w, s)
             return

@@ -63,6 +63,7 @@ cdef struct shim:
     bint moved                      # it did
     bint full                       # no descriptor was left for another client
     bint hung                       # no process has the terminal open
+    int host_net                    # the host's network namespace, where this process has left it; else -1
     int listener
     int input                       # the program's, to write to; -1 without
     bint input_ends                 # when what is held of it is written
