@@ -14,7 +14,7 @@ def begin(engine: "Engine") -> None:
 
 
 def leave(engine: "Engine") -> None:
-    """Let go of *engine* right before this process ends: as its `close`, but databases with short logs stay as they are.
+    """Let go of *engine* right before this process ends: as its `close`, but leave databases with short logs alone.
 
     What was written is as safe: whoever opens them next reads the log.
     """
