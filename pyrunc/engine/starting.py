@@ -53,6 +53,8 @@ def launch(
             launcher = throwaway.launcher(rootfs, options)
             return _start(parts, record, launcher, client, keep_running)
     except BaseException as exc:
+        if shim.running(record.state_dir) is not None:
+            finish.end_cgroups(record)  # who was interrupted just after it began
         code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
         finish.note_failure(parts, record, code, str(exc))
         raise

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pyrunc import Engine
 from pyrunc.drivers.graph import trees
-from pyrunc.engine import exit_command, finish
+from pyrunc.engine import exit_command, finish, starting
 from pyrunc.errors import InvalidArgument, PyruncError
 from pyrunc.runtime import cgroup_control, cgroup_layout
 from tests.engine.test_life import left, state
@@ -240,3 +241,66 @@ def test_a_time_to_stop_that_no_clock_has_is_for_ever(loaded: Engine) -> None:
     assert container.stop() == 5
     with pytest.raises(InvalidArgument, match="RestartPolicy must be an object"):
         container.update(RestartPolicy="always")
+
+
+def test_a_start_that_is_interrupted_when_it_has_begun_leaves_nothing_running(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.containers.create("beta", DEAF, name="one")
+    begin, pids = starting._start, []
+
+    def interrupted(*arguments: object, **more: object) -> None:
+        pids.append(begin(*arguments, **more).pid)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "_start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            container.start()
+    until(lambda: not Path(f"/proc/{pids[0]}").exists())
+    assert state(container) == "created"
+    until(lambda: left(tmp_path / "state", container.id) == [])
+    assert container.start() and container.stop() == 5
+    container.remove()
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+def test_a_state_directory_that_cannot_be_removed_keeps_its_row(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.start("beta", DEAF, name="one", remove=True)
+    remove = trees.remove
+
+    def fails(directory: int, name: str) -> None:
+        if os.readlink(f"/proc/self/fd/{directory}") == str(tmp_path / "state"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        remove(directory, name)
+
+    monkeypatch.setattr("pyrunc.engine.finish.exit_command", lambda *_: ("/bin/false",))
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "remove", fails)
+        with suppress(OSError):
+            container.stop()
+    until(lambda: loaded.containers.list(all=True) == [])
+    assert left(tmp_path, container.id) == []
+
+
+def test_an_owner_that_is_interrupted_at_its_begin_owns_nothing(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded.start("beta", DEAF):  # so that there is a thread
+        container = loaded.containers.create("beta", DEAF, name="one")
+        with monkeypatch.context() as patch:
+            patch.setattr(loaded._owners, "_epoll", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                container.start()
+        container.kill()
+        container.remove()
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+class Interrupted:
+    """An epoll at which Ctrl-C comes."""
+
+    def register(self, *_: object) -> None:
+        raise KeyboardInterrupt
