@@ -45,6 +45,7 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept no
     s.streams[1].name = b"stderr"
     prctl(PR_SET_NAME, b"pyrunc-shim", 0, 0, 0)
     setsid()
+    umask(0o022)                    # init has one of its own; the exit command shall not have the requester's
     # From now on the spawner neither counts this process nor waits for it.
     w.crew.state[0] = SHIM
     munmap(w.crew.memory, w.crew.size)
@@ -63,7 +64,6 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept no
         s.log.most = s.plan.log_bytes
         s.log.files = s.plan.log_files
         s.log.fd = rc = open_log(s.log.path, 0)
-        s.log.end = s.log.whole = <uint64_t>lseek(s.log.fd, 0, SEEK_END)
     if rc >= 0:
         s.space = <workspace *>mmap(NULL, sizeof(workspace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if <void *>s.space == MAP_FAILED:
@@ -72,6 +72,8 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept no
         s.streams[0].room = s.space.output[0]
         s.streams[1].room = s.space.output[1]
         s.log.names = s.space.names
+        if s.log.fd >= 0:
+            log_resume(&s.log)
     if rc >= 0 and s.plan.flags & SHIM_CLIENT:
         add_client(s, fds[s.plan.flags & SHIM_LISTEN])
     if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
@@ -315,6 +317,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
                     thaw(w)
                 if unheard(w, report):
                     look(w, pid)
+                serve_clients(w, s, watch + 7, clients)     # who is to be dropped says nothing more
                 quiet(w, s)
                 s.hung = s.full = False
             continue

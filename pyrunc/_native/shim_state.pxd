@@ -44,6 +44,7 @@ cdef struct client:
     int spool                       # what its socket did not take, in a file without a name; or -1
     uint64_t sent                   # of it
     uint64_t spooled
+    uint64_t waited_ns              # how long all others have waited for it
     uint32_t wants
     uint32_t left                   # of the input in its present frame
     uint8_t head[16]                # of its next one
