@@ -81,6 +81,9 @@ def test_the_exit_command_of_a_container_that_ended_at_once_is_not_in_its_networ
     status = shim.status(str(here.state))
     assert status is not None
     assert status.exit_code == 3
+    who = shim.running(str(here.state))
+    assert who is not None
+    eventually(lambda: ended(who))
 
 
 LOOK = """
@@ -121,9 +124,7 @@ def test_who_sees_a_shim_cannot_look_into_it(here: Place, sandbox: Callable[...,
     if user == "0":
         careless = sandbox(pid="host", mounts=support.python_mounts(), privileged=True).run(command)
         assert {b"mem", b"fd", b"root", b"getfd", b"trace"} <= set(careless.stdout.split())
-    process.kill()
-    process.wait(10)
-    process.finished()
+    stop(process)
 
 
 def test_a_small_stack_is_enough_to_end_a_container(here: Place) -> None:
@@ -133,9 +134,7 @@ def test_a_small_stack_is_enough_to_end_a_container(here: Place) -> None:
         spawner._forget()
         resource.setrlimit(resource.RLIMIT_STACK, (65536, 65536))
         process = here.start("exec sleep 60")
-        process.kill()
-        assert process.wait(10).exit_code == 137
-        process.finished()
+        stop(process)
         spawner.shut_down()
 
     in_child(start)
@@ -177,14 +176,24 @@ def test_nothing_is_made_by_the_starter_s_umask(here: Place) -> None:
     try:
         spawner.shut_down()
         command = ("/bin/sh", "-c", f"umask > {here.marker}.new; mv {here.marker}.new {here.marker}")
-        here.start("umask", exit_command=command).release()
+        process = here.start("umask", exit_command=command)
+        process.release()
         eventually(here.marker.exists)
+        eventually(lambda: ended(process.running))
     finally:
         os.umask(before)
         spawner.shut_down()
     assert here.marker.read_text() == "0022\n"
     assert here.logged() == "0022\n"
     assert stat.S_IMODE(here.log.stat().st_mode) == 0o640
+
+
+def stop(process: shim.ShimProcess) -> None:
+    """Kill it, and wait until its shim has removed what shims share."""
+    process.kill()
+    assert process.wait(10).exit_code == 137
+    process.finished()
+    eventually(lambda: ended(process.running))
 
 
 def finish(process: shim.ShimProcess) -> None:
@@ -247,9 +256,7 @@ def test_who_was_dropped_is_told_so_though_nothing_more_happens(launcher: Launch
                 sent += len(fast._sock.recv(65536))
         while slow._sock.recv(65536):
             pass  # what it was sent in time
-        process.kill()
-        process.wait(10)
-        process.finished()
+        stop(process)
 
 
 def waiting(client: AttachClient) -> int:
