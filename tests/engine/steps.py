@@ -11,13 +11,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pyrunc import Engine
-from pyrunc.errors import PyruncError
+from pyrunc.errors import NotFound, PyruncError
 from pyrunc.runtime import shim
 
 SLEEP = ["sh", "-c", "trap 'exit 5' TERM; while :; do busybox sleep 0.05; done"]
@@ -235,8 +236,8 @@ def _cut(root: Path, act: Act, at: int, mode: str) -> int:
 # --- what must hold
 
 
-def wrong(root: Path, state: Path) -> Iterator[str]:
-    """What is not as it should be, after one look at all containers."""
+def wrong(root: Path, state: Path, gone: Collection[str] = ()) -> Iterator[str]:
+    """What is not as it should be, after one look at all containers; *gone* are the ids of those that are."""
     with Engine(root, graph="overlay2") as engine:
         records = {each.id: each for each in engine.containers.list(all=True)}
         snapshots = {info.key for info in engine._parts.snapshotter.walk() if len(info.key) == 64}
@@ -276,7 +277,7 @@ def wrong(root: Path, state: Path) -> Iterator[str]:
                 yield f"left: {path} {os.listdir(path)}"
     yield from (f"lock {name}" for name in os.listdir(root / "locks") if name.endswith(".container"))
     for path in _cgroups():
-        if path.name in records and path.name not in running:
+        if path.name not in running and (path.name in records or path.name in gone):
             yield f"cgroup {path}"
 
 
@@ -295,11 +296,11 @@ def _frozen(container_id: str) -> bool:
         return False
 
 
-def settled(root: Path, state: Path) -> list[str]:
+def settled(root: Path, state: Path, gone: Collection[str] = ()) -> list[str]:
     """What is `wrong` and stays so while exit commands have their time."""
     deadline = time.monotonic() + 20
     while True:
-        found = list(wrong(root, state))
+        found = list(wrong(root, state, gone))
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.05)
@@ -310,12 +311,11 @@ def cleared(root: Path, state: Path) -> list[str]:
     with Engine(root, graph="overlay2") as engine:
         ids = [each.id for each in engine.containers.list(all=True)]
         for container_id in ids:
-            engine.containers.get(container_id).remove(force=True, volumes=True)
+            with suppress(NotFound):  # it has just gone with its end
+                engine.containers.get(container_id).remove(force=True, volumes=True)
         engine.volumes.prune(everything=True)
         left = [volume.name for volume in engine.volumes.list()]
-    found = [f"volume {name}" for name in left]
-    found += [f"cgroup {path}" for key in ids for path in _cgroups() if key in path.name]
-    return found + settled(root, state)
+    return [f"volume {name}" for name in left] + settled(root, state, ids)
 
 
 def walk(
