@@ -47,6 +47,7 @@ class Wanted:
 
     def __init__(self, verb: str, arguments: list[str], flags: dict[str, Any]) -> None:
         self.image = arguments[0]
+        self._verb = verb
         self._flags = flags
         context = running()
         assert context is not None
@@ -60,7 +61,13 @@ class Wanted:
 
     def make(self, how: Callable[..., Any], **more: Any) -> Any:
         """Call *how*, which is Engine.start or Containers.create. Raises what that does."""
-        check_image(self.image, self._flags["platform"])
+        try:
+            check_image(self.image, self._flags["platform"])
+        except CommandError as exc:
+            if self._verb != "run":
+                raise
+            words = f"pyrunc: {exc}\n\nRun 'pyrunc run --help' for more information"
+            raise CommandError(words, 125) from exc
         config = dict(self.config)
         begin = config.pop("Entrypoint", None)
         argv = config.pop("Cmd", None)

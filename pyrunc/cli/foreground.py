@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyrunc.cli.interactive import Outcome, converse
@@ -28,12 +29,22 @@ _NOT_PASSED_ON = frozenset(
      signal.SIGSYS, signal.SIGWINCH)
 )  # fmt: skip
 __all__ = ["Outcome", "Signals", "attached", "code_of", "pump"]
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
 
 
 def pump(client: AttachClient, *, stdin: bool, tty: bool = False, keys: str = "") -> Outcome:
-    """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse."""
-    return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
+    """Talk to a container until it has ended, or the user is gone or has detached; as interactive.converse.
+
+    Raises CommandError if the output is on a full disk.
+    """
+    try:
+        return converse(AttachStream(client), stdin=stdin, tty=tty, keys=keys)
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        # The container is none the worse for it: docker's words and exit code.
+        raise CommandError(f"write /dev/stdout: {os.strerror(exc.errno).lower()}") from exc
 
 
 def check_keys(keys: str) -> None:

@@ -199,6 +199,8 @@ class ExecStream:
                 data = b""
             if not data:
                 del self._outputs[fd]
+                if fd != self._terminal:
+                    os.close(fd)
                 return found
             found.append((kind, data))
             if not to_the_end:

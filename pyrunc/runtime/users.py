@@ -54,7 +54,9 @@ def resolve(user: str, groups: Sequence[str], layers: Sequence[str]) -> User:
         # As initgroups(3) does: a group named with the user stands for all of its memberships.
         # One with a malformed id was not asked for by name, and is passed over.
         extra += [int(row[2]) for row in known_groups if entry[0] in row[3].split(",") and _is_id(row[2])]
-    return User(uid, gid, tuple(sorted(set(extra))), entry[5] if entry else "")
+    # The primary group is among them, as with login(1) and docker: else a program that is set-group-ID to another group
+    # could lay it aside, and with it what files deny to that group (CVE-2022-36109).
+    return User(uid, gid, tuple(sorted({gid, *extra})), entry[5] if entry else "")
 
 
 def _group(wanted: str, table: list[list[str]]) -> int:

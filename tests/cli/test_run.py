@@ -158,3 +158,18 @@ def test_a_name_that_is_taken_starts_nothing(pyrunc: Command) -> None:
     pyrunc("run", "-d", "--name", "one", "beta", "sh", "-c", _LOOP)
     pyrunc("run", "--rm", "--name", "one", "beta", "true", code=125)
     assert pyrunc("ps", "-a", "--format", "{{.Names}} {{.State}}") == "one running\n"
+
+
+def test_a_full_disk_is_no_error_of_the_container(pyrunc: Command) -> None:
+    with open("/dev/full", "wb") as full, pyrunc.begin(
+        "run", "--name", "full", "beta", "sh", "-c", "echo out", stdout=full, stderr=subprocess.PIPE
+    ) as process:  # fmt: skip
+        _, err = process.communicate(timeout=60)
+    assert (err, process.returncode) == (b"write /dev/stdout: no space left on device\n", 1)
+    pyrunc.until("full", "exited")
+
+
+def test_an_image_for_another_platform(pyrunc: Command) -> None:
+    pyrunc("run", "--platform", "linux/s390x", "beta", "true", code=125)
+    pyrunc("create", "--platform", "linux/s390x", "beta", "true", code=1)
+    assert pyrunc("ps", "-aq") == ""

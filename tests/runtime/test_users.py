@@ -35,15 +35,15 @@ def resolve(layer: Path, user: str, *groups: str) -> User:
 
 
 def test_the_first_entry_counts_and_malformed_ones_do_not(layer: Path) -> None:
-    assert resolve(layer, "web") == User(1000, 1001, (29,), "/home/web")
-    assert resolve(layer, "5") == User(5, 5, (29,), "/second")
+    assert resolve(layer, "web") == User(1000, 1001, (29, 1001), "/home/web")
+    assert resolve(layer, "5") == User(5, 5, (5, 29), "/second")
     with pytest.raises(NotFound):
         resolve(layer, "short")
 
 
 def test_a_group_takes_the_place_of_all_memberships(layer: Path) -> None:
-    assert resolve(layer, "web:audio") == User(1000, 29, (), "/home/web")
-    assert resolve(layer, "7:8", "audio", "3") == User(7, 8, (3, 29), "")
+    assert resolve(layer, "web:audio") == User(1000, 29, (29,), "/home/web")
+    assert resolve(layer, "7:8", "audio", "3") == User(7, 8, (3, 8, 29), "")
 
 
 def test_a_name_of_digits_is_a_name_first(layer: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_no_file_is_no_table(layer: Path) -> None:
     for make in (os.mkdir, os.mkfifo):
         (layer / "etc/passwd").unlink(missing_ok=True)
         make(layer / "etc/passwd")
-        assert resolve(layer, "0") == User(0, 0, (), "")
+        assert resolve(layer, "0") == User(0, 0, (0,), "")
         if make is os.mkdir:
             os.rmdir(layer / "etc/passwd")
 
