@@ -13,8 +13,8 @@ import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
 INTERNAL = frozenset((
-    "AsyncSandbox.of_launcher", "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of",
-    "Sandbox.of_launcher", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
+    "AsyncSandbox.of_launcher", "Images.shipped", "Images.unpack", "RunResult.of",
+    "Sandbox.of_launcher", "Sandbox.run_by", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
     "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip
 

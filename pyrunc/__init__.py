@@ -8,8 +8,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc import errors
+    from pyrunc.api import ContainerRecord, ContainerResult
     from pyrunc.engine.async_engine import AsyncContainer, AsyncEngine
+    from pyrunc.engine.attachment import Attachment
+    from pyrunc.engine.container import Container
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.events import Event
+    from pyrunc.engine.logs import LogEntry
     from pyrunc.runtime.async_sandbox import AsyncExecProcess, AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import ExecProcess, IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
@@ -19,9 +24,15 @@ __all__ = [
     "AsyncExecProcess",
     "AsyncSandbox",
     "AsyncSandboxProcess",
+    "Attachment",
+    "Container",
+    "ContainerRecord",
+    "ContainerResult",
     "Engine",
+    "Event",
     "ExecProcess",
     "IdMap",
+    "LogEntry",
     "Mount",
     "RunResult",
     "Sandbox",
@@ -35,9 +46,15 @@ _HOMES = {
     "AsyncExecProcess": "pyrunc.runtime.async_sandbox",
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
     "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",
+    "Attachment": "pyrunc.engine.attachment",
+    "Container": "pyrunc.engine.container",
+    "ContainerRecord": "pyrunc.api",
+    "ContainerResult": "pyrunc.api",
     "Engine": "pyrunc.engine.engine",
+    "Event": "pyrunc.engine.events",
     "ExecProcess": "pyrunc.runtime.sandbox",
     "IdMap": "pyrunc.runtime.sandbox",
+    "LogEntry": "pyrunc.engine.logs",
     "Mount": "pyrunc.runtime.sandbox",
     "RunResult": "pyrunc.runtime.sandbox",
     "Sandbox": "pyrunc.runtime.sandbox",

@@ -6,6 +6,7 @@ It is the image's config and the snapshot that theirs are changes to, which a le
 import os
 
 from pyrunc.engine import mount_points
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.engine.parts import lock
 from pyrunc.records import NamedTuple
 
@@ -40,8 +41,8 @@ class Bases:
         self._pid = 0
         self._found: dict[str, tuple[Base, Lease]] = {}
 
-    def get(self, image_id: str) -> Base:
-        """That of an image. Raises NotFound."""
+    def get(self, image_id: str, deadline: Deadline = NEVER) -> Base:
+        """That of an image. Raises NotFound, TimedOut."""
         with lock:
             if self._pid != os.getpid():
                 self._pid, self._found = os.getpid(), {}  # a lease is not inherited by a forked process
@@ -52,7 +53,7 @@ class Bases:
         config = self._parts.images.config(row).get("config") or {}
         lease = self._parts.metadata.lease()
         try:
-            top = mount_points.ensure(self._parts, self._images.unpack(row, lease), lease)
+            top = mount_points.ensure(self._parts, self._images.unpack(row, lease, deadline), lease)
         except BaseException:
             lease.release()
             raise

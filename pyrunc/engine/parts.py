@@ -160,6 +160,11 @@ class Parts:
         part: Unpacker = self._part("unpacker", make)
         return part
 
+    @property
+    def closed(self) -> bool:
+        """Whether none of it can be used any more."""
+        return self._closed
+
     def collect(self) -> int:
         """Remove blobs and snapshots that no row and no lease names, and locks of the dead; the bytes of the blobs."""
         from pyrunc.store.collect import collect

@@ -3,7 +3,7 @@
 import os
 
 from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
-from pyrunc.errors import PyruncError
+from pyrunc.errors import PyruncError, TimedOut
 from pyrunc.runtime import shim
 from pyrunc.runtime.sandbox import ATTEMPTS
 from pyrunc.runtime.supervised import NotTaken
@@ -40,9 +40,9 @@ def start(
 
 def launch(
     parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: int | None,
-    keep_running: bool,
+    keep_running: bool, *, until: float | None = None,
 ) -> shim.ShimProcess:  # fmt: skip
-    """Start a container whose row says that it is being started."""
+    """Start a container whose row says that it is being started; TimedOut is raised at *until* (monotonic seconds)."""
     try:
         if rootfs is None:
             rootfs = root_of(parts, record)
@@ -50,8 +50,10 @@ def launch(
         with namespaces.joined_by(parts, record) as joined:
             options = options_of(parts, record, joined)
             launcher = throwaway.launcher(rootfs, options)
-            return _start(parts, record, launcher, client, keep_running)
+            return _start(parts, record, launcher, client, keep_running, until)
     except BaseException as exc:
+        if not isinstance(exc, PyruncError) or isinstance(exc, TimedOut):
+            finish.end_cgroups(record)  # it may have been interrupted when it had just started
         code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
         finish.note_failure(parts, record, code, str(exc))
         raise
@@ -90,7 +92,7 @@ def log_file(record: "ContainerRecord") -> shim.LogFile | None:
 
 def _start(
     parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: int | None,
-    keep_running: bool,
+    keep_running: bool, until: float | None,
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)
     if log is not None:
@@ -104,7 +106,7 @@ def _start(
     )  # fmt: skip
     for attempt in range(ATTEMPTS):
         try:
-            return shim.start(launcher, record.argv, None, settings, record.id, client)
+            return shim.start(launcher, record.argv, None, settings, record.id, client, until)
         except NotTaken:
             if attempt == ATTEMPTS - 1:
                 raise

@@ -67,6 +67,7 @@ class Supervised(held.Holder):
         self.over = False
         self.pid = 0
         self.exit: Exit | None = None
+        self.stages_ns: dict[str, int] = {}  # of the start, as in Exit
         with held.lock:
             self._channel = channel = Channel(plan)
             held.note(self)
@@ -120,6 +121,7 @@ class Supervised(held.Holder):
         self.pid = pid
         if kind == STARTED:
             self.started = True
+            self.stages_ns = stages
             self._channel.handled()
             return STARTED
         if leftover:
@@ -142,7 +144,7 @@ class Supervised(held.Holder):
     def abandon(self) -> None:
         """Kill a container whose requester gives up, and wait until nothing of it is left."""
         try:
-            while not self.over:
+            while not self.over and self.fileno() >= 0:
                 self.kill(_SIGKILL)
                 self.take()
         except errors.PyruncError:
