@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
     from pyrunc import errors
     from pyrunc.api import ContainerRecord, ContainerResult
-    from pyrunc.engine.async_engine import AsyncContainer, AsyncEngine
+    from pyrunc.engine.async_attachment import AsyncAttachment
+    from pyrunc.engine.async_container import AsyncContainer
+    from pyrunc.engine.async_engine import AsyncEngine
     from pyrunc.engine.attachment import Attachment
     from pyrunc.engine.container import Container
     from pyrunc.engine.engine import Engine
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.sandbox import ExecProcess, IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
 __all__ = [
+    "AsyncAttachment",
     "AsyncContainer",
     "AsyncEngine",
     "AsyncExecProcess",
@@ -41,7 +44,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncContainer": "pyrunc.engine.async_engine",
+    "AsyncAttachment": "pyrunc.engine.async_attachment",
+    "AsyncContainer": "pyrunc.engine.async_container",
     "AsyncEngine": "pyrunc.engine.async_engine",
     "AsyncExecProcess": "pyrunc.runtime.async_sandbox",
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.container import Container
 
-_READY_S = 30.0  # what a shim may take to answer
+READY_S = 30.0  # what a shim may take to answer
 
 
 class Streams:
@@ -224,9 +224,9 @@ def attached(record: "ContainerRecord", *, stdin: bool, stdout: bool, stderr: bo
     client = connect(record, stdin=stdin, stdout=stdout, stderr=stderr)
     made = Attachment(client, stdin=stdin, terminal=bool(record.config.get("Tty")))
     try:
-        deadline = time.monotonic() + _READY_S
+        deadline = time.monotonic() + READY_S
         while not client.is_ready and not client.closed:
-            made._wait(deadline, _READY_S)  # noqa: SLF001 - of this module
+            made._wait(deadline, READY_S)  # noqa: SLF001 - of this module
             made._receive()  # noqa: SLF001
         if not client.is_ready and client.exit_status is None:
             raise FailedPrecondition(f"container {record.name} is not running")
@@ -239,7 +239,15 @@ def attached(record: "ContainerRecord", *, stdin: bool, stdout: bool, stderr: bo
 def started(
     container: "Container", *, stdin: bool, stdout: bool, stderr: bool, keep_running: bool
 ) -> Attachment:
-    """Start a container, attached from its first byte on. Raises what Container.start does, FailedPrecondition."""
+    """Start a container, attached from its first byte on. Raises what `start` does."""
+    client, terminal = start(container, stdin=stdin, stdout=stdout, stderr=stderr, keep_running=keep_running)
+    return Attachment(client, stdin=stdin, terminal=terminal)
+
+
+def start(
+    container: "Container", *, stdin: bool, stdout: bool, stderr: bool, keep_running: bool
+) -> tuple[AttachClient, bool]:
+    """The same: its client, and whether it has a terminal. Raises what Container.start does, FailedPrecondition."""
     record = container.record()
     check_stdin(record, stdin)
     client, theirs = AttachClient.pair(stdin=stdin, stdout=stdout, stderr=stderr)
@@ -251,7 +259,7 @@ def started(
         raise
     finally:
         os.close(theirs)
-    return Attachment(client, stdin=stdin, terminal=bool(record.config.get("Tty")))
+    return client, bool(record.config.get("Tty"))
 
 
 def _deadline(timeout_s: float | None) -> float | None:

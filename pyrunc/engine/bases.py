@@ -53,7 +53,8 @@ class Bases:
         config = self._parts.images.config(row).get("config") or {}
         lease = self._parts.metadata.lease()
         try:
-            top = mount_points.ensure(self._parts, self._images.unpack(row, lease, deadline), lease)
+            top = self._images.unpack(row, lease, deadline)
+            top = mount_points.ensure(self._parts, top, lease, deadline)
         except BaseException:
             lease.release()
             raise

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.foreground import Foreground
     from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
@@ -85,7 +86,7 @@ class Engine:
         host = allow_host and image == HOST
         deadline = NEVER if create_timeout_s is None else Deadline(create_timeout_s)
         if scratch is not None:
-            _check_scratch(scratch, keeps, host)
+            check_scratch(scratch, keeps, host)
         if host:
             return self._run_host(argv, keeps, entrypoint, stdin, timeout_s, options, deadline)
         if keeps or scratch == "disk":
@@ -311,8 +312,17 @@ class Engine:
         timeout_s: float | None, options: "SandboxOptions", deadline: Deadline,
     ) -> ContainerResult:  # fmt: skip
         """Run a program on the host's own root to its end."""
-        from pyrunc.engine import host
         from pyrunc.runtime.sandbox import Sandbox
+
+        launcher, command = self._host(argv, keeps, entrypoint, options)
+        with deadline, Sandbox.of_launcher(launcher) as box:
+            return ContainerResult(*box.run_by(command, None, stdin, timeout_s, deadline.at))
+
+    def _host(
+        self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", options: "SandboxOptions"
+    ) -> "tuple[Launcher, Sequence[str]]":  # fmt: skip
+        """What runs on the host's own root, and the command."""
+        from pyrunc.engine import host
 
         if keeps:
             raise InvalidArgument(
@@ -323,12 +333,11 @@ class Engine:
             raise InvalidArgument("No command specified")
         root = self._parts.root
         mounts = [*host.mounts(root), *options.get("mounts", ())]
-        launcher = throwaway.launcher(host.rootfs(root), {**options, "mounts": mounts})
-        with deadline, Sandbox.of_launcher(launcher) as box:
-            return ContainerResult(*box.run_by(command, None, stdin, timeout_s, deadline.at))
+        return throwaway.launcher(host.rootfs(root), {**options, "mounts": mounts}), command
 
 
-def _check_scratch(scratch: str, keeps: bool, host: bool) -> None:
+def check_scratch(scratch: str, keeps: bool, host: bool) -> None:
+    """Refuse a *scratch* that a run cannot have: one that *keeps* something, or has the *host*'s root."""
     if scratch not in ("memory", "disk"):
         raise InvalidArgument(f"scratch must be 'memory' or 'disk', not {scratch!r}")
     if scratch == "memory" and keeps:

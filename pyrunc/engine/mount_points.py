@@ -6,6 +6,7 @@ So they are no part of what a container changed: diff and commit do not show the
 import os
 
 from pyrunc._native import openat2
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.errors import AlreadyExists, NotFound
 from pyrunc.store.files import Lock
 
@@ -20,17 +21,17 @@ _PLACES = (
 )  # fmt: skip
 
 
-def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
+def ensure(parts: "Parts", top: str | None, lease: "Lease", deadline: Deadline = NEVER) -> str:
     """See that the snapshot of an image, whose layers are *top*, has one above it with these places; its key.
 
-    *lease* protects it.
+    *lease* protects it. Raises TimedOut.
     """
     name = f"mount-points-{top or 'of-nothing'}"
     lease.protect_snapshot(name)
     if _is_there(parts, name):
         return name
     lock = os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")
-    with Lock(lock, transient=True):
+    with Lock(lock, transient=True, timeout_s=deadline.left_s()):
         if _is_there(parts, name):
             return name
         key = f"unpack-{os.urandom(16).hex()}"

@@ -75,25 +75,29 @@ def test_leaving_the_block_ends_the_input_and_not_the_container(engine: Engine) 
 
 def test_much_both_ways_from_one_thread(engine: Engine) -> None:
     data = os.urandom(1 << 20) * 8
-    with created(engine, "cat", host_config={"LogConfig": {"Type": "none"}}) as container:
-        with container.start_attached(stdin=True) as streams:
-            streams.write(data)  # all of it comes back before anybody reads
-            streams.close_stdin()
-            assert b"".join(part for _, part in streams) == data
+    made = created(engine, "cat", host_config={"LogConfig": {"Type": "none"}})
+    with made, made.start_attached(stdin=True) as streams:
+        streams.write(data)  # all of it comes back before anybody reads
+        streams.close_stdin()
+        assert b"".join(part for _, part in streams) == data
     with created(engine, "cat") as container, container.start_attached(stdin=True) as streams:
         assert streams.communicate(data) == (data, b"")
         assert streams.exit_code == 0
 
 
 def test_a_slow_reader_misses_nothing_and_stops_nobody(engine: Engine) -> None:
-    with created(
-        engine, "i=0; while [ $i -lt 300 ]; do cat /bin/busybox; i=$((i+1)); done | busybox head -c 20000000"
-    ) as c:
-        with c.start_attached() as slow, c.attach() as fast:
-            much = sum(len(data) for _, data in fast)
-            assert c.wait(30) == 0
-            assert sum(len(data) for _, data in slow) == 20_000_000
-            assert much <= 20_000_000
+    with (
+        created(
+            engine,
+            "i=0; while [ $i -lt 300 ]; do cat /bin/busybox; i=$((i+1)); done | busybox head -c 20000000",
+        ) as c,
+        c.start_attached() as slow,
+        c.attach() as fast,
+    ):
+        much = sum(len(data) for _, data in fast)
+        assert c.wait(30) == 0
+        assert sum(len(data) for _, data in slow) == 20_000_000
+        assert much <= 20_000_000
 
 
 def test_communicate_in_time(engine: Engine) -> None:
@@ -119,18 +123,18 @@ def test_a_thread_that_reads_stops_when_it_is_closed(engine: Engine) -> None:
 
 
 def test_a_terminal(engine: Engine) -> None:
-    with created(engine, "read x; busybox stty size; echo $x", tty=True) as container:
-        with container.start_attached(stdin=True) as streams:
-            streams.resize(33, 44)
-            streams.write(b"typed\n")
-            told = b"".join(data for stream, data in streams if stream == "stdout")
+    made = created(engine, "read x; busybox stty size; echo $x", tty=True)
+    with made, made.start_attached(stdin=True) as streams:
+        streams.resize(33, 44)
+        streams.write(b"typed\n")
+        told = b"".join(data for stream, data in streams if stream == "stdout")
     assert b"33 44\r\ntyped\r\n" in told
 
 
 def test_wrong_uses(engine: Engine) -> None:
     container = engine.containers.create("beta", ["sleep", "60"], name="one")
     with pytest.raises(
-        FailedPrecondition, match="^You cannot attach to a stopped container, start it first$"
+        FailedPrecondition, match=r"^You cannot attach to a stopped container, start it first$"
     ):
         container.attach()
     with pytest.raises(FailedPrecondition, match="made without stdin_open"):
@@ -151,6 +155,6 @@ def test_wrong_uses(engine: Engine) -> None:
             streams.write("text")  # type: ignore[arg-type]
     container.pause()
     with pytest.raises(
-        FailedPrecondition, match="^You cannot attach to a paused container, unpause it first$"
+        FailedPrecondition, match=r"^You cannot attach to a paused container, unpause it first$"
     ):
         container.attach()
