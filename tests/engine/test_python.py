@@ -244,7 +244,7 @@ def test_the_creation_has_its_own_deadline(engine: Engine) -> None:
     try:
         _too_late(engine, "beta")
     finally:
-        for each in (*ahead, pid):
+        for each in (*ahead, str(pid)):
             os.kill(int(each), signal.SIGCONT)
     assert engine.run("beta", ["true"], create_timeout_s=30).exit_code == 0
 
