@@ -23,12 +23,13 @@ from pyrunc.engine.deadlines import Deadline
 from pyrunc.engine.engine import Engine, check_scratch
 from pyrunc.engine.events import Event
 from pyrunc.engine.foreground import Foreground
-from pyrunc.errors import InvalidArgument
 from pyrunc.runtime.async_sandbox import AsyncSandbox
+from pyrunc.runtime.option_checks import integer
 from pyrunc.runtime.options import SandboxOptions
 from pyrunc.runtime.sandbox import TIMEOUT
 
 _T = TypeVar("_T")
+_THREADS = integer(1, 1000)
 
 
 class AsyncEngine(Face[Engine]):
@@ -42,8 +43,7 @@ class AsyncEngine(Face[Engine]):
     def __init__(
         self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None, threads: int = 8
     ) -> None:
-        if threads < 1:
-            raise InvalidArgument(f"threads must be at least 1, not {threads!r}")
+        _THREADS(threads, "threads")
         super().__init__(Threads(threads), Engine(root, graph=graph))
         self.engine = self._target
         self.containers = AsyncContainers(self._threads, self.engine.containers)

@@ -16,8 +16,11 @@ from pyrunc.engine import (
     updating,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name
+from pyrunc.engine.document_types import check_text
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
 from pyrunc.image.changes import check_signal
+from pyrunc.runtime.option_checks import number
+from pyrunc.runtime.sandbox import TIMEOUT
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
+_STOP_S = number(-1e9, 1e9)
 
 
 class Container:
@@ -121,6 +125,8 @@ class Container:
         Raises InvalidArgument for a signal that there is not.
         """
         number = None if signal is None else _number(signal)
+        if timeout_s is not None:
+            _STOP_S(timeout_s, "timeout_s")
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
 
     def kill(self, signal: "int | str" = _SIGKILL) -> None:
@@ -159,6 +165,8 @@ class Container:
         """
         if condition not in stopping.CONDITIONS:
             raise InvalidArgument(f"invalid condition: {condition!r}")
+        if timeout_s is not None:
+            TIMEOUT(timeout_s, "timeout_s")
         return stopping.wait(self._parts, self._owners, self.id, timeout_s, condition)
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
@@ -170,6 +178,8 @@ class Container:
 
     def rename(self, name: str) -> None:
         """Give it another name. Raises InvalidArgument, AlreadyExists in Docker's words."""
+        if name is not None:
+            check_text("name", name)
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         with self._parts.lock(self.id):

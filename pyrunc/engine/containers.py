@@ -5,6 +5,7 @@ from pyrunc.engine.container import Container
 from pyrunc.engine.creating import Wanted
 from pyrunc.engine.deadlines import Deadline
 from pyrunc.errors import TimedOut
+from pyrunc.runtime.option_checks import integer
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.engine import Engine
     from pyrunc.runtime.options import SandboxOptions
+
+_LIMIT = integer(-(1 << 31), 1 << 31)
 
 
 class Containers:
@@ -63,6 +66,7 @@ class Containers:
         What was ended by the death of who was to look after it is taken note of here, and what they have left goes.
         Raises InvalidArgument for a filter that there is not, NotFound for a container that one names.
         """
+        _LIMIT(limit, "limit")
         passes, wide = container_filters.for_list(self._parts, filters)
         rows = self._parts.containers
         everything = all or wide or limit > 0

@@ -6,6 +6,7 @@ import time
 from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
     container_events,
+    document_types,
     host_config,
     mount_specs,
     names,
@@ -97,6 +98,12 @@ def create(
 
 def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
+    document_types.check_config(wanted.config)
+    document_types.check_host_config(wanted.host_config)
+    document_types.check_argv("argv", wanted.argv)
+    document_types.check_argv("entrypoint", wanted.entrypoint)
+    if wanted.name is not None:
+        document_types.check_text("name", wanted.name)
     config, host, rest = host_config.documents_of(checked(wanted.options))
     given = {**config, **wanted.config}
     given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]

@@ -42,6 +42,8 @@ class Engine:
     """
 
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
+        if root is not None and not isinstance(root, str | os.PathLike):
+            raise InvalidArgument(f"root must be a path, not {root!r}")
         self._parts = Parts(None if root is None else os.fspath(root), graph)
         self._throwaway = throwaway.Throwaway(self._parts)
         self._parts.forget = self._forget

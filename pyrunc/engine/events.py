@@ -15,9 +15,11 @@ import json
 import os
 import time
 
+from pyrunc.engine.document_types import pairs
 from pyrunc.engine.rotated import Pace, RotatedFile
 from pyrunc.errors import InvalidArgument
 from pyrunc.records import NamedTuple
+from pyrunc.runtime.option_checks import integer
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "events.jsonl"
 FULL_BYTES = 4 << 20
+_MOMENT = integer(-(1 << 63))
 TYPES = ("container", "image", "volume", "network", "daemon")
 _LOCK_TRIES = (
     20  # of a millisecond; then a line is written without: better in a file that was renamed than not at all
@@ -143,6 +146,9 @@ def steps(
 ) -> "Iterator[Event | float]":  # fmt: skip
     """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
     passes = _filter(filters)
+    for what, moment in (("since_ns", since_ns), ("until_ns", until_ns)):
+        if moment is not None:
+            _MOMENT(moment, what)
     begin = time.time_ns() if since_ns is None else since_ns
     return _steps(os.path.join(root, NAME), begin, until_ns, follow, passes)
 
@@ -194,7 +200,7 @@ def _parse(line: bytes) -> Event | None:
 
 def _filter(filters: "Filters") -> "Callable[[Event], bool]":
     by: dict[str, list[str]] = {}
-    for name, value in filters:
+    for name, value in pairs(filters):
         if name not in ("type", "event", "scope", "label", "image", *_NAMES):
             raise InvalidArgument(f"Invalid filter '{name}'")
         by.setdefault(name, []).append(value)

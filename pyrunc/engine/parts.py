@@ -3,7 +3,7 @@
 import os
 from _thread import RLock
 
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
 from pyrunc.store.files import Lock, check_private
 
@@ -50,9 +50,14 @@ class Parts:
                     raise FailedPrecondition("the engine is closed")
                 found = self._made.get(name)
                 if found is None:
-                    if not self._made:
-                        check_private(self.root)
-                    found = self._made[name] = make()
+                    try:
+                        if not self._made:
+                            check_private(self.root)
+                        found = self._made[name] = make()
+                    except OSError as exc:
+                        if isinstance(exc, PyruncError):
+                            raise
+                        raise FailedPrecondition(f"cannot use {self.root}: {exc.strerror}") from exc
         return found
 
     @property

@@ -2,7 +2,14 @@
 
 import os
 
-from pyrunc.engine import container_events, container_state, finish, host_config, restart_policy
+from pyrunc.engine import (
+    container_events,
+    container_state,
+    document_types,
+    finish,
+    host_config,
+    restart_policy,
+)
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.runtime import cgroup_layout, cgroups, option_resources
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
@@ -37,6 +44,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
     alone = {
         key: value for key, value in changes.items() if key != "MemorySwap"
     }  # its limit may be set already
+    document_types.check_host_config(changes)
     host_config.check(alone)
     unknown = sorted(set(changes) - KEYS)
     if unknown:
