@@ -13,8 +13,8 @@ import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
 INTERNAL = frozenset((
-    "AttachClient", "Threads", "AsyncSandbox.of_launcher", "AsyncSandbox.run_by", "AsyncAttachment.ready", "Images.shipped", "Images.unpack",
-    "RunResult.of",
+    "AttachClient", "Threads", "AsyncSandbox.of_launcher", "AsyncSandbox.run_by", "AsyncAttachment.ready",
+    "Images.shipped", "Images.unpack", "RunResult.of",
     "Sandbox.of_launcher", "Sandbox.run_by", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
     "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip

@@ -1,7 +1,7 @@
-"""NamedTuple, TypedDict and lru_cache for what is imported on the way to a container's first instruction.
+"""NamedTuple, contextmanager, JSON and the like for what is imported on the way to a container's first instruction.
 
-They do what those of typing and functools do, without the 10 to 15 ms that it takes to import
-these two: half of what Python needs to start its first container. A module on that way says
+They do what those of typing, functools, contextlib and json do, without the 10 to 15 ms that it takes to import
+these: half of what Python needs to start its first container. A module on that way says
 
     TYPE_CHECKING = False
     if TYPE_CHECKING:
@@ -16,8 +16,9 @@ from _functools import _lru_cache_wrapper  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from functools import lru_cache
-    from typing import NamedTuple, TypedDict
+    from typing import Any, NamedTuple, TypedDict
 elif sys.version_info >= (3, 14):
     # Annotations are computed when they are asked for, and these modules import less.
     from functools import lru_cache
@@ -92,4 +93,120 @@ else:
         return [found[name] for name in names]
 
 
-__all__ = ["NamedTuple", "TypedDict", "lru_cache"]
+if TYPE_CHECKING:
+    from contextlib import contextmanager
+else:
+
+    def contextmanager(function):
+        """Make a context manager of a generator function; contextlib.contextmanager, for use in a ``with`` only."""
+
+        def make(*arguments, **named):
+            return _Block(function(*arguments, **named))
+
+        make.__wrapped__, make.__doc__, make.__name__ = function, function.__doc__, function.__name__
+        return make
+
+    class _Block:
+        """The ``with`` block of a generator, which yields once."""
+
+        __slots__ = ("_generator",)
+
+        def __init__(self, generator):
+            self._generator = generator
+
+        def __enter__(self):
+            for value in self._generator:
+                return value
+            raise RuntimeError("generator didn't yield")
+
+        def __exit__(self, kind, value, trace):
+            if kind is None:
+                for _ in self._generator:
+                    raise RuntimeError("generator didn't stop")
+                return False
+            try:
+                self._generator.throw(value)
+            except StopIteration as exc:
+                return exc is not value
+            except RuntimeError as exc:
+                # What Python makes of a StopIteration that leaves a generator.
+                if exc is value or (isinstance(value, StopIteration) and exc.__cause__ is value):
+                    return False
+                raise
+            except BaseException as exc:
+                if exc is not value:
+                    raise
+                return False
+            raise RuntimeError("generator didn't stop after throw()")
+
+
+try:
+    import _json as _native  # what does json's work; json itself imports re and enum
+except ImportError:
+    _native = None  # type: ignore[assignment]
+_json: "Any" = _native
+
+
+class Reader:
+    """Reads JSON; *pairs* makes what becomes of an object, *constant* of NaN and the infinities (None: as json)."""
+
+    strict = True
+    object_hook = None
+    parse_float = float
+    parse_int = int
+
+    def __init__(
+        self,
+        pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None,
+        constant: "Callable[[str], Any] | None" = None,
+    ) -> None:
+        self.object_pairs_hook = pairs
+        self.parse_constant = constant or {name: float(name) for name in _CONSTANTS}.__getitem__
+        self._scan = None if _json is None else _json.make_scanner(self)
+
+    def __call__(self, text: str) -> "Any":
+        """The value of *text*. Raises ValueError as json.loads does."""
+        if self._scan is not None:
+            bare = text.strip(" \t\n\r")
+            try:
+                value, end = self._scan(bare, 0)
+            except StopIteration:
+                end = -1
+            if end == len(bare):
+                return value
+        import json  # which says what is wrong
+
+        return json.loads(text, object_pairs_hook=self.object_pairs_hook, parse_constant=self.parse_constant)
+
+
+_CONSTANTS = ("NaN", "Infinity", "-Infinity")
+loads = Reader()
+
+
+def dumps(value: "Any") -> str:
+    """Compact JSON in ASCII. Raises TypeError for what JSON has no word for."""
+    if _json is None:
+        import json
+
+        return json.dumps(value, separators=(",", ":"))
+    encode = _json.make_encoder(
+        None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, True
+    )
+    return "".join(encode(value, 0))
+
+
+def quoted(text: str) -> str:
+    """*text* as a string of JSON, in Unicode."""
+    if _json is None:
+        import json
+
+        return json.dumps(text, ensure_ascii=False)
+    found: str = _json.encode_basestring(text)
+    return found
+
+
+def _refuse(value: object) -> "Any":
+    raise TypeError(f"{type(value).__name__} is not a value of JSON")
+
+
+__all__ = ["NamedTuple", "Reader", "TypedDict", "contextmanager", "dumps", "loads", "lru_cache", "quoted"]

@@ -1,7 +1,8 @@
 """`pyrunc commit`, `pyrunc diff`, `pyrunc export`."""
 
 from pyrunc.cli.flags import Flag
-from pyrunc.cli.session import CommandError, engine, say, written
+from pyrunc.cli.session import CommandError, engine, say
+from pyrunc.cli.streams import written
 from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument
 

@@ -1,8 +1,9 @@
 """`pyrunc exec`: a further program in a running container."""
 
+from __future__ import annotations
+
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli import flag_values
 from pyrunc.cli.flags import Flag
@@ -10,10 +11,13 @@ from pyrunc.cli.session import CommandError, engine
 from pyrunc.cli.verb import verb
 from pyrunc.errors import NotFound, StartError
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from pyrunc.engine.container import Container
+
 
 _REFUSED_PROGRAM = 126  # Docker's code for whatever is wrong with it, but that it is not there
 
@@ -29,7 +33,7 @@ _REFUSED_PROGRAM = 126  # Docker's code for whatever is wrong with it, but that 
     Flag("-t --tty", "", "Allocate a pseudo-TTY"),
     Flag("-u --user", "string", 'Username or UID (format: "<name|uid>[:<group|gid>]")'),
     Flag("-w --workdir", "string", "Working directory inside the container"),
-    low=2, high=None, interspersed=False,
+    low=2, high=None, interspersed=False, brief=True,
 )  # fmt: skip
 def exec_(arguments: list[str], **flags: Any) -> int:
     """Run it; the exit code is the program's, 126 or 127 if it cannot start, else 1."""
@@ -74,7 +78,7 @@ def _options(flags: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _attached(container: "Container", argv: list[str], options: dict[str, Any], flags: dict[str, Any]) -> int:
+def _attached(container: Container, argv: list[str], options: dict[str, Any], flags: dict[str, Any]) -> int:
     """With the streams of this command, by pipes or a terminal of its own: what is the caller's stays the caller's."""
     from pyrunc.cli import interactive
     from pyrunc.runtime.pumping import ExecStream
@@ -100,7 +104,7 @@ def _attached(container: "Container", argv: list[str], options: dict[str, Any], 
 
 
 @contextmanager
-def _pipes(stdin: bool, tty: bool) -> "Iterator[tuple[list[int], list[int | None]]]":
+def _pipes(stdin: bool, tty: bool) -> Iterator[tuple[list[int], list[int | None]]]:
     """Our ends and the program's, both as input, output, errors; what is not taken out of the lists is closed."""
     ours = [-1, -1, -1]
     theirs: list[int | None] = [None, None, None] if tty else []

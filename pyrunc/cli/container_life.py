@@ -1,7 +1,6 @@
 """`pyrunc stop`, `kill`, `restart`, `pause`, `unpause`, `wait`, `rename`, `rm` and `container prune`."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from __future__ import annotations
 
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
@@ -9,8 +8,12 @@ from pyrunc.cli.session import ERROR, CommandError, complain, confirmed, each, e
 from pyrunc.cli.verb import verb
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pyrunc.engine.container import Container
+
 
 _SIGNAL = Flag("-s --signal", "string", "Signal to send to the container")
 _TIMEOUT = Flag("-t --timeout --time", "int", "Seconds to wait before killing the container")
@@ -19,7 +22,7 @@ _PRUNE_WARNING = (
 )
 
 
-def act(names: Iterable[str], do: "Callable[[Container], object]") -> int:
+def act(names: Iterable[str], do: Callable[[Container], object]) -> int:
     """*do* it with every container, and say the name of each with which it went well. The exit code."""
 
     def one(name: str) -> None:
@@ -36,6 +39,7 @@ def act(names: Iterable[str], do: "Callable[[Container], object]") -> int:
     _TIMEOUT,
     low=1,
     high=None,
+    brief=True,
 )
 def stop(signal: str, timeout: int | None, arguments: list[str]) -> int:
     """Ask programs to end, and kill what has not in time."""
@@ -50,7 +54,14 @@ def restart(signal: str, timeout: int | None, arguments: list[str]) -> int:
     return act(arguments, lambda found: found.restart(timeout, signal or None))
 
 
-@verb("kill CONTAINER [CONTAINER...]", "Kill one or more running containers", _SIGNAL, low=1, high=None)
+@verb(
+    "kill CONTAINER [CONTAINER...]",
+    "Kill one or more running containers",
+    _SIGNAL,
+    low=1,
+    high=None,
+    brief=True,
+)
 def kill(signal: str, arguments: list[str]) -> int:
     """Send a signal, KILL unless another was named."""
 
@@ -83,7 +94,7 @@ def unpause(arguments: list[str]) -> int:
 
 @verb(
     "wait CONTAINER [CONTAINER...]", "Block until one or more containers stop, then print their exit codes",
-    low=1, high=None,
+    low=1, high=None, brief=True,
 )  # fmt: skip
 def wait(arguments: list[str]) -> int:
     """Wait for one after the other."""
@@ -108,7 +119,7 @@ def rename(arguments: list[str]) -> int:
     Flag("-f --force", "", "Force the removal of a running container (uses SIGKILL)"),
     Flag("-l --link", refused="there are no links between containers"),
     Flag("-v --volumes", "", "Remove anonymous volumes associated with the container"),
-    low=1, high=None,
+    low=1, high=None, brief=True,
 )  # fmt: skip
 def rm(force: bool, link: bool, volumes: bool, arguments: list[str]) -> int:
     """Remove containers, and with -v their anonymous volumes."""

@@ -1,8 +1,9 @@
 """`pyrunc logs`."""
 
+from __future__ import annotations
+
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from pyrunc.cli.flags import Flag
@@ -10,6 +11,10 @@ from pyrunc.cli.session import CommandError, complain, engine
 from pyrunc.cli.verb import verb
 from pyrunc.engine.logs import LogEntry
 from pyrunc.engine.times import moment_ns
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _FORMS = "(e.g. 2013-01-02T13:23:37Z) or relative (e.g. 42m for 42 minutes)"
 _MOST = 1 << 16  # bytes that are held back while the stream stays the same

@@ -15,7 +15,7 @@ from pyrunc.errors import PyruncError
     Flag("--checkpoint-dir", "string", refused="containers cannot be checkpointed yet"),
     Flag("--detach-keys", "string", "Override the key sequence for detaching a container"),
     Flag("-i --interactive", "", "Attach container's STDIN"),
-    low=1, high=None,
+    low=1, high=None, brief=True,
 )  # fmt: skip
 def start(
     attach: bool, checkpoint: str, checkpoint_dir: str, detach_keys: str, interactive: bool, arguments: list[str]

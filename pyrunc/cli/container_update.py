@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 from pyrunc.cli import flag_values as values
+from pyrunc.cli.context import running
 from pyrunc.cli.create_documents import restart_policy
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.session import CommandError, each, engine, say
-from pyrunc.cli.verb import USED, verb
+from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument
 
 FLAGS = (
@@ -54,7 +53,8 @@ def changes(flags: Mapping[str, Any]) -> dict[str, Any]:
 )
 def update(arguments: list[str], **flags: Any) -> int:
     """Change containers, at once those that run."""
-    if not click.get_current_context().meta[USED]:
+    context = running()
+    if context is None or not context.used:
         raise CommandError("you must provide one or more flags when using this command")
     try:
         wanted = changes(flags)

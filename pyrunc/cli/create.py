@@ -1,24 +1,29 @@
 """`pyrunc create`: a container that is not started."""
 
-import os
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import click
+import os
 
 from pyrunc.cli import create_documents
+from pyrunc.cli.context import running
 from pyrunc.cli.platforms import check_image
 from pyrunc.cli.run_flags import CREATE
 from pyrunc.cli.session import ERROR, CommandError, engine, say, what_went_wrong
-from pyrunc.cli.verb import USED, verb
+from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _REFERENCE = "invalid reference format"  # what the client says itself
 
 
 @verb(
-    "create IMAGE [COMMAND] [ARG...]", "Create a new container", *CREATE, low=1, high=None, interspersed=False
-)
+    "create IMAGE [COMMAND] [ARG...]", "Create a new container", *CREATE, low=1, high=None, interspersed=False,
+    brief=True,
+)  # fmt: skip
 def create(arguments: list[str], **flags: Any) -> int:
     """Make it, and say its id."""
     wanted = Wanted("create", arguments, flags)
@@ -43,9 +48,12 @@ class Wanted:
     def __init__(self, verb: str, arguments: list[str], flags: dict[str, Any]) -> None:
         self.image = arguments[0]
         self._flags = flags
-        used = click.get_current_context().meta[USED]
+        context = running()
+        assert context is not None
         try:
-            self.config, self.host_config = create_documents.documents(self.image, arguments[1:], flags, used)
+            self.config, self.host_config = create_documents.documents(
+                self.image, arguments[1:], flags, context.used
+            )
         except InvalidArgument as exc:
             words = f"pyrunc: {exc}\n\nRun 'pyrunc {verb} --help' for more information"
             raise CommandError(words, 125) from exc

@@ -3,12 +3,16 @@
 What was not asked for is left out, where the client sends it empty. tests/cli/test_requests.py compares the two.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from __future__ import annotations
 
 from pyrunc.cli import flag_mounts, flag_values
 from pyrunc.cli.flags import Refused
 from pyrunc.errors import InvalidArgument
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 # flag -> key, for values that are sent as they are
 _CONFIG = {

@@ -1,11 +1,16 @@
 """-v and --mount as Docker's client reads them: Binds, Volumes and Mounts of the documents of a container."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterable
-from typing import Any
 
 from pyrunc.cli import units
 from pyrunc.errors import InvalidArgument
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
 _ALONE = ("readonly", "volume-nocopy", "bind-nonrecursive")  # keys that need no value

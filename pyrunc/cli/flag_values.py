@@ -3,16 +3,21 @@
 All raise ValueError with Docker's words, which the flag's name is put in front of.
 """
 
+from __future__ import annotations
+
 import os
-import re
-from collections.abc import Callable
-from typing import Any
 
 from pyrunc.cli import units
 
-_RULE = re.compile(r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}")
-_DOMAIN = re.compile(
-    r"(:?(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9]))(:?\.(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9])))*)\.?\s*"
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_RULE = r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}"
+_DOMAIN = (
+    r"(:?(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9]))"
+    r"(:?\.(:?[a-zA-Z0-9]|(:?[a-zA-Z0-9][a-zA-Z0-9\-]*[a-zA-Z0-9])))*)\.?\s*"
 )
 _SYSCTLS = frozenset(
     ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax",
@@ -22,6 +27,12 @@ _LIMITS = frozenset(
     ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
      "rttime", "sigpending", "stack")
 )  # fmt: skip
+
+
+def _matches(pattern: str, text: str) -> bool:
+    import re  # slow, and few flags need it
+
+    return re.fullmatch(pattern, text) is not None
 
 
 def stream(text: str) -> str:
@@ -64,7 +75,7 @@ def _is_address(text: str) -> bool:
 def domain(text: str) -> str:
     """A domain to search in; "." is none."""
     bare = text.strip(" ")
-    if bare != "." and (len(bare) > 254 or not _DOMAIN.fullmatch(bare)):
+    if bare != "." and (len(bare) > 254 or not _matches(_DOMAIN, bare)):
         raise ValueError(f"{bare} is not a valid domain")
     return bare
 
@@ -86,7 +97,7 @@ def label(text: str) -> str:
 
 def rule(text: str) -> str:
     """A rule for the device cgroup."""
-    if not _RULE.fullmatch(text):
+    if not _matches(_RULE, text):
         raise ValueError(f"invalid device cgroup format '{text}'")
     return text
 
@@ -161,7 +172,7 @@ def sysctl(text: str) -> tuple[str, str]:
 
 def nano_cpus(text: str) -> int:
     """Processors in billionths."""
-    if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is None:
+    if not _matches(r"\d+(\.\d*)?|\.\d+", text):
         raise ValueError(f"failed to parse {text} as a rational number")
     whole, _, rest = text.partition(".")
     if rest[9:].strip("0"):
@@ -174,7 +185,7 @@ def size(text: str) -> int:
     return units.memory(text)
 
 
-def command_file(path: str, read: "Callable[[str], str | None]") -> list[str]:
+def command_file(path: str, read: Callable[[str], str | None]) -> list[str]:
     """The lines of a file of variables or labels, each as *read* makes it; None is left out."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

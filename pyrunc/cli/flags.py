@@ -1,16 +1,16 @@
 """Flags as Docker's client reads them: ``--name value``, ``--name=value``, ``-abc``, ``-fvalue``, ``--yes=false``.
 
-click reads flags otherwise (no value for a bool, no ``-f=value``), so its parser's place is taken here; what a command
-declares is still click's. Source: the behaviour of github.com/spf13/pflag, observed with Docker's client.
+Source: the behaviour of github.com/spf13/pflag, observed with Docker's client.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import click
+from __future__ import annotations
 
 from pyrunc.cli import units
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -29,34 +29,31 @@ class Refused(Exception):
     exit_code = 125
 
 
-class Flag(click.Option):
+class Flag:
     """One flag. *names* are such as ``-f --filter``; *kind* is Docker's word for its value, "" for a bool.
 
     Kinds whose value is a list collect every use. *refused* is the reason why pyrunc does not do what it asks for.
-    *reader* takes the place of what reads values of that kind.
+    *reader* takes the place of what reads values of that kind. A command's function has its value as *name*.
     """
+
+    __slots__ = ("_reader", "fallback", "kind", "long", "name", "names", "refused", "short", "shown", "text")
 
     def __init__(
         self, names: str, kind: str = "", text: str = "", *, default: Any = None, refused: str = "", shown: bool = True,
         reader: Callable[[str], Any] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(names.split(), expose_value=True, help=text)
+        self.names = names.split()
+        self.short = ""
+        if self.names[0][1] != "-":
+            self.short = self.names[0]
+        self.long = self.names[1 if self.short else 0]
+        self.name = self.long[2:].replace("-", "_")
         self._reader = reader or _READERS.get(kind, str)
         self.kind = kind
         self.refused = refused
         self.shown = shown
         self.fallback = default
         self.text = text
-
-    @property
-    def short(self) -> str:
-        """``-f``, or "" without one."""
-        return next((name for name in self.opts if not name.startswith("--")), "")
-
-    @property
-    def long(self) -> str:
-        """``--filter``."""
-        return next(name for name in self.opts if name.startswith("--"))
 
     @property
     def label(self) -> str:
@@ -91,8 +88,8 @@ def parse(
     Without *interspersed* the first argument ends the flags, as for a program's own arguments.
     Raises UsageError or Refused.
     """
-    known = {name: flag for flag in flags for name in flag.opts}
-    values = {str(flag.name): flag.begin() for flag in flags}
+    known = {name: flag for flag in flags for name in flag.names}
+    values = {flag.name: flag.begin() for flag in flags}
     used: set[str] = set()
     rest: list[str] = []
     left = list(words)
@@ -155,7 +152,7 @@ def _set(flag: Flag, text: str, values: dict[str, Any], used: set[str]) -> None:
     value = flag.read(text)
     if flag.refused and value is not False:
         raise Refused(f"{flag.long}: {flag.refused}")
-    name = str(flag.name)
+    name = flag.name
     if flag.listed:
         values[name] = [*values[name], *(value if isinstance(value, list) else [value])]
     else:
@@ -183,6 +180,8 @@ def _integer(kind: str, low: int, high: int) -> Callable[[str], int]:
 
 
 def _decimal(text: str) -> float:
+    import re  # which no other flag needs
+
     if re.fullmatch(r"\d+(\.\d*)?|\.\d+", text) is None:
         raise ValueError(f"failed to parse {text} as a rational number")
     return float(text)

@@ -1,19 +1,26 @@
 """A container in the foreground: its streams are this process's, and so are the signals that this process gets."""
 
+from __future__ import annotations
+
 import os
-import signal
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli.interactive import Outcome, converse
 from pyrunc.cli.session import ERROR, CommandError
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
+from pyrunc.records import contextmanager
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.pumping import AttachStream
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
     from pyrunc.engine.container import Container
+else:
+    import _signal as signal  # signal imports enum
+
 
 _NOT_PASSED_ON = frozenset(
     (signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG, signal.SIGTSTP, signal.SIGTTIN,
@@ -43,7 +50,7 @@ def check_keys(keys: str) -> None:
 @contextmanager
 def attached(
     *, stdin: bool, stdout: bool = True, stderr: bool = True
-) -> "Iterator[tuple[AttachClient, Passed]]":
+) -> Iterator[tuple[AttachClient, Passed]]:
     """A client for a container that is about to start, and what to pass to its start; both are closed at the end."""
     client, descriptor = AttachClient.pair(stdin=stdin, stdout=stdout, stderr=stderr)
     passed = Passed(descriptor)
@@ -67,13 +74,13 @@ class Passed:
             os.close(descriptor)
 
 
-def code_of(container: "Container", client: AttachClient) -> int:
+def code_of(container: Container, client: AttachClient) -> int:
     """The exit code, once somebody has taken note of the end; of a container that goes with it, once it is gone."""
     try:
-        goes = container.record().auto_remove
-        code = container.wait(condition="removed" if goes else "not-running")
-        if not goes or client.exit_status is None:
+        code = container.wait()  # of one that we have started this is the end of it all
+        if client.exit_status is None or not container.record().auto_remove:
             return code
+        container.wait(condition="removed")
     except NotFound:
         if client.exit_status is None:
             raise
@@ -99,7 +106,7 @@ class Signals:
         for number in self._waiting:
             self._send(number)
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> Signals:
         self._take(
             {number for number in signal.valid_signals() if number < signal.SIGRTMIN}
             - _NOT_PASSED_ON

@@ -1,11 +1,15 @@
 """What --format makes of rows: a table, a template for each row, or JSON."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
 from pyrunc.cli.table import align
 from pyrunc.cli.template import Template, TemplateError
 from pyrunc.cli.values import Struct, encode
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
 
 __all__ = ["TemplateError", "rows"]
 

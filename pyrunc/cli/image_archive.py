@@ -6,7 +6,8 @@ from typing import Literal
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.platforms import PLATFORM, check, check_image
 from pyrunc.cli.progress import bars
-from pyrunc.cli.session import CommandError, engine, read_from, say, written
+from pyrunc.cli.session import CommandError, engine, say
+from pyrunc.cli.streams import read_from, written
 from pyrunc.cli.verb import verb
 from pyrunc.errors import InvalidArgument
 

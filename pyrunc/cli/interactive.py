@@ -1,13 +1,10 @@
 """A program's streams on this command's own: with a terminal raw mode, its size, and the keys that detach."""
 
 import os
-import signal
 import sys
-import threading
 
 from pyrunc.cli.session import CommandError
 from pyrunc.runtime.pumping import Outcome, Pump, Stream
-from pyrunc.runtime.terminal import RawTerminal, detach_keys, size_of
 
 __all__ = ["Outcome", "check_input", "converse", "own_size"]
 
@@ -22,6 +19,8 @@ def own_size() -> tuple[int, int]:
     """Rows and columns of this command's terminal; (0, 0) without one."""
     for fd in (1, 0):
         if os.isatty(fd):
+            from pyrunc.runtime.terminal import size_of
+
             return size_of(fd)
     return 0, 0
 
@@ -34,7 +33,11 @@ def converse(
     With *tty* the program has a terminal, so this command's, if it has one, is raw meanwhile, and its size the
     program's too. *keys*, in Docker's syntax, detach. Raises InvalidArgument for them.
     """
-    sequence = detach_keys(keys)
+    sequence = b""
+    if tty or keys:
+        from pyrunc.runtime.terminal import detach_keys
+
+        sequence = detach_keys(keys)
     sys.stdout.flush()
     raw = tty and stdin and os.isatty(0)
     sized = tty and (os.isatty(1) or os.isatty(0))
@@ -44,9 +47,13 @@ def converse(
     )  # fmt: skip
     try:
         if raw:
+            from pyrunc.runtime.terminal import RawTerminal
+
             with RawTerminal(0, pump.poke):
                 return pump.run()
-        if sized and threading.current_thread() is threading.main_thread():
+        if sized and _is_main_thread():
+            import signal  # enum comes with it
+
             before = signal.signal(signal.SIGWINCH, lambda *_: pump.poke())
             try:
                 return pump.run()
@@ -55,3 +62,9 @@ def converse(
         return pump.run()
     finally:
         pump.close()
+
+
+def _is_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()

@@ -1,21 +1,25 @@
 """`pyrunc`: the root of the commands, and what becomes of every error."""
 
+from __future__ import annotations
+
 import io
 import os
-import signal
 import sys
-from collections.abc import Sequence
-
-import click
 
 from pyrunc.cli import missing
+from pyrunc.cli.context import Context
 from pyrunc.cli.flags import Flag, Refused, UsageError
 from pyrunc.cli.session import ERROR, CommandError, Session, harmless, what_went_wrong
 from pyrunc.cli.verb import MANAGEMENT, Group, Place, UnknownCommand
 from pyrunc.errors import PyruncError
 
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
 _COMMON = "Common Commands"
-_SIGINT, _SIGPIPE = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+_INTERRUPTED, _PIPE_BROKEN = 128 + 2, 128 + 13
 
 
 def _in(module: str, attribute: str, text: str, *, section: str = "Commands", hidden: bool = False) -> Place:
@@ -107,6 +111,17 @@ _ROOT = {
 }  # fmt: skip
 
 
+def _begin(context: Context) -> int | None:
+    params = context.params
+    if params["version"]:
+        from pyrunc.engine.info import own_version
+
+        sys.stdout.write(f"pyrunc version {own_version()}\n")
+        return 0
+    context.session = Session(params["root"], params["state"], params["graph"], params["debug"])
+    return None
+
+
 image = Group("image", "Manage images", _IMAGE, missing=missing.IMAGE)
 container = Group("container", "Manage containers", _CONTAINER, missing=missing.CONTAINER)
 system = Group("system", "Manage pyrunc", _SYSTEM, missing=missing.SYSTEM)
@@ -129,49 +144,53 @@ root = Group(
         Flag("--tlsverify", refused=missing.NO_DAEMON),
         Flag("-v --version", "", "Print version information and quit"),
     ],
-    missing=missing.ROOT,
+    missing=missing.ROOT, begin=_begin,
 )  # fmt: skip
-
-
-def _begin(debug: bool, graph: str, root: str, state: str, version: bool, **refused: object) -> int | None:
-    if version:
-        from pyrunc.engine.info import own_version
-
-        click.echo(f"pyrunc version {own_version()}")
-        return 0
-    del refused
-    session = Session(root, state, graph, debug)
-    context = click.get_current_context()
-    context.obj = session
-    context.call_on_close(session.close)
-    return None
-
-
-root.callback = _begin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code. Every error is words on stderr, none a traceback."""
+    return _run(sys.argv[1:] if argv is None else argv, ends=False)
+
+
+def program() -> NoReturn:
+    """Run the command line of this process and end it, without what Python does at its end: all is written by then."""
+    code = _run(sys.argv[1:], ends=True)
+    held = sys.modules.get("pyrunc.runtime.held")
+    if held is not None:
+        held.end_all()
+    spawner = sys.modules.get("pyrunc.runtime.spawner")
+    if spawner is not None:
+        spawner.shut_down()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody hears it
+    os._exit(code)
+
+
+def _run(words: Sequence[str], *, ends: bool) -> int:
+    """Run one command line; *ends* says that this process ends with it."""
     _open_streams()
-    words = list(sys.argv[1:] if argv is None else argv)
-    context: click.Context | None = None
+    context = Context(root, "pyrunc")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # names of files are bytes
     try:
-        with root.make_context("pyrunc", words) as context:
-            code = root.invoke(context)
+        try:
+            code = root.run(context, words)
+        finally:
+            if context.session is not None:
+                context.session.close(ends)
         sys.stdout.flush()
-        return int(code or 0)
-    except click.exceptions.Exit as exc:
-        return exc.exit_code
+        return code
     except KeyboardInterrupt:
-        return _SIGINT
+        return _INTERRUPTED
     except BrokenPipeError:
         _deafen()
-        return _SIGPIPE
+        return _PIPE_BROKEN
     except Exception as exc:
-        if context is not None and context.params.get("debug"):
+        if context.session is not None and context.session.debug:
             raise
         text, code = _words(exc)
         return _say(text, code)

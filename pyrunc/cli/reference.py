@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import click
-
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.main import root
 from pyrunc.cli.verb import Group, Verb
@@ -49,8 +47,8 @@ def text() -> str:
                 f"| `pyrunc {path} {name}` | {reason} |\n" for name, reason in sorted(command.missing.items())
             ]
             continue
-        summary = str(command.help).splitlines()[0]
-        first = known.setdefault((str(command.callback), command.name or ""), path)
+        summary = command.text.splitlines()[0]
+        first = known.setdefault((str(command.function), command.name), path)
         if first != path:
             out.append(f"| `pyrunc {path}` | the same as `pyrunc {first}` |\n")
             continue
@@ -67,19 +65,18 @@ def command_line(path: str, command: Verb) -> str:
 
 def _commands() -> Iterator[tuple[str, "Verb | Group"]]:
     """What users type most comes first: the commands of the root, and then those of groups."""
-    context = click.Context(root)
     groups: list[tuple[str, Group]] = []
-    for name in root.list_commands(context):
-        command = root.get_command(context, name)
-        assert isinstance(command, Verb | Group)
+    for name in root.shown():
+        command = root.find(name)
+        assert command is not None
         if isinstance(command, Group):
             groups.append((name, command))
         else:
             yield name, command
     for name, group in groups:
         yield name, group
-        for below in group.list_commands(context):
-            found = group.get_command(context, below)
+        for below in group.shown():
+            found = group.find(below)
             assert isinstance(found, Verb)
             yield f"{name} {below}", found
 

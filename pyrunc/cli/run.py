@@ -1,7 +1,8 @@
 """`pyrunc run`: a container in the foreground, or with -d one that goes on by itself."""
 
+from __future__ import annotations
+
 import sys
-from typing import TYPE_CHECKING, Any
 
 from pyrunc.cli.create import Wanted, check_cidfile, write_cidfile
 from pyrunc.cli.run_flags import RUN
@@ -9,13 +10,16 @@ from pyrunc.cli.session import CommandError, engine, say, what_went_wrong
 from pyrunc.cli.verb import verb
 from pyrunc.errors import PyruncError
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrunc.engine.container import Container
 
 
 @verb(
     "run IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", *RUN, low=1, high=None,
-    interspersed=False,
+    interspersed=False, brief=True,
 )  # fmt: skip
 def run(arguments: list[str], **flags: Any) -> int:
     """Run it; the exit code is the program's, 126 or 127 if it cannot start, else 125."""

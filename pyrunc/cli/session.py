@@ -1,17 +1,17 @@
 """What commands have in common: their engine, where they write, and errors without a traceback."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
 
-import click
-
+from pyrunc.cli.context import running
 from pyrunc.errors import PyruncError
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
     from pyrunc.engine.engine import Engine
 
@@ -31,35 +31,49 @@ class CommandError(Exception):
 
 
 class Session:
-    """What stands before the command; the engine is made when a command first needs it."""
+    """What stands before the command; the engine is made when a command first needs it.
+
+    *brief* says that the command is one of those that are over in a moment.
+    """
 
     def __init__(self, root: str, state: str, graph: str, debug: bool) -> None:
         self.debug = debug
+        self.brief = False
         self._root, self._graph = root or None, graph or None
         self._engine: Engine | None = None
         if state:
             os.environ["PYRUNC_STATE"] = state
 
     @property
-    def engine(self) -> "Engine":
+    def engine(self) -> Engine:
         """The engine of this command."""
         if self._engine is None:
             from pyrunc.engine.engine import Engine
 
             self._engine = Engine(self._root, graph=self._graph)
+            if self.brief:
+                from pyrunc.engine import one_command
+
+                one_command.begin(self._engine)
         return self._engine
 
-    def close(self) -> None:
-        """Close the engine, if there is one."""
-        if self._engine is not None:
+    def close(self, ends: bool) -> None:
+        """Close the engine, if there is one; *ends* says that this process does right after it."""
+        if self._engine is None:
+            return
+        if ends and self.brief:
+            from pyrunc.engine import one_command
+
+            one_command.leave(self._engine)
+        else:
             self._engine.close()
 
 
-def engine() -> "Engine":
+def engine() -> Engine:
     """The engine of the command that runs."""
-    session = click.get_current_context().find_object(Session)
-    assert session is not None
-    return session.engine
+    context = running()
+    assert context is not None and context.session is not None
+    return context.session.engine
 
 
 def what_went_wrong(exc: Exception) -> str:
@@ -73,7 +87,7 @@ def what_went_wrong(exc: Exception) -> str:
 def say(text: str) -> None:
     """Write *text* to stdout: as it is, but to a terminal `harmless`, except for what the user's own template has."""
     if sys.stdout.isatty():
-        context = click.get_current_context(silent=True)
+        context = running()
         text = harmless(text, str(context.params.get("format") or "") if context else "")
     sys.stdout.write(text)
 
@@ -119,60 +133,6 @@ def formatted(make: Callable[[], str]) -> str:
         return make()
     except TemplateError as exc:
         raise CommandError(f"template parsing error: {exc}") from exc
-
-
-@contextmanager
-def written(path: str, what: str) -> "Iterator[BinaryIO]":
-    """A file that is there whole or not at all, or stdout for "". Raises CommandError, which names *what*.
-
-    Stdout that is a terminal is refused: what comes is no text.
-    """
-    if not path:
-        if sys.stdout.isatty():
-            raise CommandError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-        sys.stdout.flush()
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    directory = os.path.dirname(path) or "."
-    if not os.path.isdir(directory):
-        raise CommandError(
-            f"{what}: invalid output path: stat {os.path.dirname(path)}: no such file or directory"
-        )
-    if os.path.isdir(path):
-        raise CommandError(f"{what}: invalid output path: {path!r} must be a file")
-    if os.path.lexists(path) and not os.path.isfile(path):
-        with open(path, "wb") as device:  # such as /dev/null, which nothing may take the place of
-            yield device
-        return
-    temporary = os.path.join(directory, f".{os.path.basename(path)}.{os.urandom(6).hex()}")
-    try:
-        with open(temporary, "xb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            yield file
-        os.rename(temporary, path)
-    except BaseException:
-        try:
-            os.unlink(temporary)
-        except FileNotFoundError:
-            pass
-        raise
-
-
-@contextmanager
-def read_from(path: str) -> "Iterator[BinaryIO]":
-    """The file *path*, or stdin for "" and "-". Raises CommandError in Docker's words."""
-    if path in ("", "-"):
-        if sys.stdin.isatty():
-            raise CommandError("requested load from stdin, but stdin is empty")
-        yield sys.stdin.buffer
-        return
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below
-    except OSError as exc:
-        raise CommandError(f"open {path}: {(exc.strerror or str(exc)).lower()}") from exc
-    with file:
-        yield file
 
 
 def short(identifier: str) -> str:

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
+from pyrunc.cli.context import running
 from pyrunc.cli.flags import Flag
-from pyrunc.cli.session import CommandError, Session, complain, engine, say
+from pyrunc.cli.session import CommandError, complain, engine, say
 from pyrunc.cli.template import Template, TemplateError
 from pyrunc.cli.values import Struct, encode
 from pyrunc.cli.verb import verb
@@ -67,9 +66,10 @@ def info(format: str, arguments: list[str]) -> None:
     from pyrunc.engine.info import version as describe
 
     found, about = engine().info(), describe()
-    debug = click.get_current_context().find_object(Session)
+    context = running()
+    session = None if context is None else context.session
     client = {
-        "Debug": debug is not None and debug.debug,
+        "Debug": session is not None and session.debug,
         "Version": about["Version"], "DefaultAPIVersion": about["ApiVersion"],
         **{name: about[name] for name in ("GitCommit", "GoVersion", "Os", "Arch", "BuildTime")}, "Context": "default",
         "Plugins": [], "Warnings": None,

@@ -1,14 +1,13 @@
 """Sizes and times as Docker prints and reads them. Source: the formats of github.com/docker/go-units, observed."""
 
-import re
 import time
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from datetime import datetime
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)*|\.\d+) ?(?P<unit>[kmgtpKMGTP])?[iI]?[bB]?")
+_SIZE = r"(?P<number>\d+(?:\.\d+)*|\.\d+) ?(?P<unit>[kmgtpKMGTP])?[iI]?[bB]?"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 
 
@@ -28,7 +27,9 @@ def size(count: float, digits: int = 4) -> str:
 
 def memory(text: str) -> int:
     """Bytes of ``64m`` and the like, in powers of 1024. Raises ValueError with Docker's words."""
-    match = _SIZE.fullmatch(text)
+    import re  # slow, and few commands are given a size
+
+    match = re.fullmatch(_SIZE, text)
     if match is None or match["number"].count(".") > 1:
         raise ValueError(f"invalid size: '{text}'")
     return int(float(match["number"]) * 1024 ** _POWERS[(match["unit"] or "").lower()])

@@ -5,12 +5,22 @@ A document that came as JSON is made of dict, list, str, int, float, bool and No
 nil prints as an empty one but is `null` in JSON.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    _Fields = dict[str, Any]
+    _Items = list[Any]
+else:
+    _Fields, _Items = dict, list
 
 
-class Struct(dict[str, Any]):
+class Struct(_Fields):
     """Fields in order; *type_name* is what Go's errors call it, "" for a document that is a map to Go.
 
     *unset* are the values of last fields that Go prints and JSON leaves out. *aliases* are other names of fields,
@@ -40,11 +50,11 @@ class _Nil:
 NIL = _Nil()
 
 
-class NilSlice(list[Any]):
+class NilSlice(_Items):
     """A slice that is nil."""
 
 
-class NilMap(dict[str, Any]):
+class NilMap(_Fields):
     """A map that is nil."""
 
 

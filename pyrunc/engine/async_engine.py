@@ -18,9 +18,8 @@ from pyrunc.engine.async_attachment import Readiness
 from pyrunc.engine.async_calls import Face, Threads, verb
 from pyrunc.engine.async_container import AsyncContainer, awake
 from pyrunc.engine.async_objects import AsyncContainers, AsyncImages, AsyncVolumes
-from pyrunc.engine.creating import HOST
 from pyrunc.engine.deadlines import Deadline
-from pyrunc.engine.engine import Engine, check_scratch
+from pyrunc.engine.engine import HOST, Engine, check_scratch
 from pyrunc.engine.events import Event
 from pyrunc.engine.foreground import Foreground
 from pyrunc.runtime.async_sandbox import AsyncSandbox

@@ -3,24 +3,9 @@
 import os
 import time
 
-from pyrunc.api import CommitRequest
-from pyrunc.engine import (
-    container_events,
-    container_state,
-    finish,
-    pausing,
-    removal,
-    starting,
-    stopping,
-    timings,
-    updating,
-)  # fmt: skip
-from pyrunc.engine.container_rows import check_name
-from pyrunc.engine.document_types import check_text
+from pyrunc.engine import container_events, container_state, finish
+from pyrunc.engine.deadlines import check_timeout
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
-from pyrunc.image.changes import check_signal
-from pyrunc.runtime.option_checks import number
-from pyrunc.runtime.sandbox import TIMEOUT
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -39,7 +24,6 @@ if TYPE_CHECKING:
     from pyrunc.runtime.sandbox import RunResult
 
 _SIGKILL = 9
-_STOP_S = number(-1e9, 1e9)
 
 
 class Container:
@@ -66,6 +50,8 @@ class Container:
 
     def record(self) -> "ContainerRecord":
         """What is known of it, in its true state. Raises NotFound."""
+        from pyrunc.engine import stopping
+
         return stopping.current(self._parts, self.id)
 
     def inspect(self) -> "dict[str, Any]":
@@ -91,6 +77,8 @@ class Container:
             record = self._settled()
             if not container_state.check("start", record):
                 return False
+            from pyrunc.engine import starting, timings
+
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
             container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
@@ -124,9 +112,13 @@ class Container:
         container's StopTimeout, or 10 s; -1 waits for ever. A restart policy does not start it again.
         Raises InvalidArgument for a signal that there is not.
         """
+        from pyrunc.engine import stopping
+
         number = None if signal is None else _number(signal)
         if timeout_s is not None:
-            _STOP_S(timeout_s, "timeout_s")
+            from pyrunc.runtime import option_checks
+
+            option_checks.number(-1e9, 1e9)(timeout_s, "timeout_s")
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
 
     def kill(self, signal: "int | str" = _SIGKILL) -> None:
@@ -134,28 +126,37 @@ class Container:
 
         Raises FailedPrecondition if it does not run, InvalidArgument for a signal that there is not.
         """
+        from pyrunc.engine import stopping
+
         stopping.kill(self._parts, self._owners, self.id, _number(signal))
 
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
+        from pyrunc.engine import stopping
+
+        number = None if signal is None else _number(signal)
         with self._parts.lock(self.id):
-            record = self._settled()
-            container_state.check("restart", record)
-            if record.auto_remove:  # this is no end with which it goes
-                self._parts.containers.write_documents(_kept(record, True))
-        self.stop(timeout_s, signal)
-        if record.auto_remove:
-            with self._parts.lock(self.id):
-                self._parts.containers.write_documents(_kept(self._settled(), False))
-        self.start()
+            container_state.check("restart", self._settled())
+        try:
+            stopping.stop(self._parts, self._owners, self.id, timeout_s, number, again=True)
+            self.start()
+        except BaseException:
+            from pyrunc.engine import restarting
+
+            restarting.give_up(self._parts, self.id)
+            raise
         container_events.say(self._parts, self.record(), "restart")
 
     def pause(self) -> None:
         """Stop all its processes where they are. Raises FailedPrecondition in Docker's words, or without a freezer."""
+        from pyrunc.engine import pausing
+
         pausing.pause(self._parts, self.id)
 
     def unpause(self) -> None:
         """Let its processes go on. Raises FailedPrecondition in Docker's words."""
+        from pyrunc.engine import pausing
+
         pausing.unpause(self._parts, self.id)
 
     def wait(self, timeout_s: float | None = None, condition: "Condition" = "not-running") -> int:
@@ -163,10 +164,12 @@ class Container:
 
         Raises TimedOut after *timeout_s* seconds; the container goes on.
         """
+        from pyrunc.engine import stopping
+
         if condition not in stopping.CONDITIONS:
             raise InvalidArgument(f"invalid condition: {condition!r}")
         if timeout_s is not None:
-            TIMEOUT(timeout_s, "timeout_s")
+            check_timeout(timeout_s, "timeout_s")
         return stopping.wait(self._parts, self._owners, self.id, timeout_s, condition)
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
@@ -174,10 +177,15 @@ class Container:
 
         Raises FailedPrecondition, in Docker's words, for one that runs.
         """
+        from pyrunc.engine import removal
+
         removal.remove(self._parts, self._owners, self.id, force=force, volumes=volumes)
 
     def rename(self, name: str) -> None:
         """Give it another name. Raises InvalidArgument, AlreadyExists in Docker's words."""
+        from pyrunc.engine.argument_checks import check_text
+        from pyrunc.engine.container_rows import check_name
+
         if name is not None:
             check_text("name", name)
         if not name:
@@ -199,6 +207,8 @@ class Container:
 
         Raises InvalidArgument, FailedPrecondition in Docker's words.
         """
+        from pyrunc.engine import updating
+
         updating.update(self._parts, self.id, changes)
 
     def logs(
@@ -280,6 +290,7 @@ class Container:
         *changes* are instructions of a Dockerfile; *pause* stops a running container meanwhile.
         Raises InvalidArgument, FailedPrecondition, StorageFull.
         """
+        from pyrunc.api import CommitRequest
         from pyrunc.engine import commit
 
         request = CommitRequest(self.id, reference, changes, author, message, pause)
@@ -365,11 +376,9 @@ class Container:
         return record
 
 
-def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
-    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
-
-
 def _number(signal: "int | str") -> int:
+    from pyrunc.image.changes import check_signal
+
     if isinstance(signal, bool) or not isinstance(signal, int | str):
         raise InvalidArgument(f"Invalid signal: {signal!r}")
     text = str(signal)

@@ -1,6 +1,6 @@
 """Which containers a list has: Docker's filters, as its daemon understands them."""
 
-from pyrunc.engine.document_types import pairs
+from pyrunc.engine.argument_checks import pairs
 from pyrunc.engine.image_filters import flag, group, labelled, moment_ns
 from pyrunc.errors import InvalidArgument, NotFound
 

@@ -8,15 +8,13 @@ A row says "running" from before the start until somebody has taken note of the 
 seen in state_dir (engine/observing.py). restarter is the process that waits to start the container again.
 """
 
-import json
 import os
 import time
 
 from pyrunc.api import ContainerRecord
-from pyrunc.engine.document_types import check_text
+from pyrunc.engine.argument_checks import check_text
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound
-from pyrunc.records import NamedTuple
-from pyrunc.store.check import Problem
+from pyrunc.records import NamedTuple, dumps, loads
 from pyrunc.store.database import Database
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
+
+    from pyrunc.store.check import Problem
 
 SCHEMA = (
     """
@@ -116,8 +116,10 @@ class ContainerRows:
         """Close the database."""
         self._database.close()
 
-    def damage(self) -> list[Problem]:
+    def damage(self) -> "list[Problem]":
         """What is wrong with the file."""
+        from pyrunc.store.check import Problem
+
         return [Problem("database", self._database.path, text) for text in self._database.integrity()]
 
     def add(self, record: ContainerRecord, boot: str = "") -> None:
@@ -219,7 +221,7 @@ class ContainerRows:
         return [self._row(row) for row in found]
 
     def _row(self, row: "tuple[Any, ...]") -> Row:
-        documents = json.loads(row[5])
+        documents = loads(row[5])
         host_config = documents["host_config"]
         record = ContainerRecord(
             row[0], row[1], row[2], row[3], row[4], documents["config"], host_config, documents["options"],
@@ -231,7 +233,7 @@ class ContainerRows:
 
 def _document(*documents: "Mapping[str, Any]") -> str:
     names: Iterable[str] = ("config", "host_config", "options")
-    return json.dumps(dict(zip(names, map(dict, documents), strict=True)), separators=(",", ":"))
+    return dumps(dict(zip(names, map(dict, documents), strict=True)))
 
 
 def _value(value: object) -> object:

@@ -1,11 +1,8 @@
 """The containers of an engine."""
 
-from pyrunc.engine import container_filters, finish, making, observing, removal
+from pyrunc.engine import finish, observing
 from pyrunc.engine.container import Container
-from pyrunc.engine.creating import Wanted
-from pyrunc.engine.deadlines import Deadline
 from pyrunc.errors import TimedOut
-from pyrunc.runtime.option_checks import integer
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -16,8 +13,6 @@ if TYPE_CHECKING:
     from pyrunc.engine.container_rows import Row
     from pyrunc.engine.engine import Engine
     from pyrunc.runtime.options import SandboxOptions
-
-_LIMIT = integer(-(1 << 31), 1 << 31)
 
 
 class Containers:
@@ -42,7 +37,12 @@ class Containers:
         and nothing of it is left.
         Raises NotFound for an image that is not there, InvalidArgument, Unsupported, AlreadyExists for the name.
         """
+        from pyrunc.engine.creating import Wanted
+
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
+        from pyrunc.engine import making
+        from pyrunc.engine.deadlines import Deadline
+
         return making.create(
             self._engine, wanted.opened(stdin_open), exist_ok=exist_ok, allow_host=allow_host,
             deadline=Deadline(create_timeout_s),
@@ -66,7 +66,10 @@ class Containers:
         What was ended by the death of who was to look after it is taken note of here, and what they have left goes.
         Raises InvalidArgument for a filter that there is not, NotFound for a container that one names.
         """
-        _LIMIT(limit, "limit")
+        from pyrunc.engine import container_filters
+        from pyrunc.runtime.option_checks import integer
+
+        integer(-(1 << 31), 1 << 31)(limit, "limit")
         passes, wide = container_filters.for_list(self._parts, filters)
         rows = self._parts.containers
         everything = all or wide or limit > 0
@@ -85,6 +88,8 @@ class Containers:
 
     def prune(self, filters: "Iterable[tuple[str, str]]" = ()) -> "Pruned":
         """Remove those that do not run. Raises InvalidArgument for a filter that there is not."""
+        from pyrunc.engine import removal
+
         self.list(all=True)  # which ends what has ended
         return removal.prune(self._parts, self._engine._owners, filters)  # noqa: SLF001
 
@@ -93,6 +98,7 @@ class Containers:
         if not settled:
             try:
                 return finish.settle(self._parts, record.id, timeout_s=0)
-            except TimedOut:
-                return record if record.state != "removing" else None  # somebody is at it
+            except (TimedOut, OSError):
+                # Somebody is at it; or it cannot be done, which is no reason to show none of the others.
+                return record if record.state != "removing" else None
         return record

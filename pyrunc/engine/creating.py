@@ -5,19 +5,19 @@ import time
 
 from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
+    argument_checks,
     container_events,
-    document_types,
     host_config,
-    mount_specs,
+    host_config_shapes,
     names,
     namespaces,
     observing,
-    removal,
     request,
     starting,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name, log_path
 from pyrunc.engine.deadlines import NEVER, Deadline
+from pyrunc.engine.mounts_wanted import wanted as wanted_mounts
 from pyrunc.errors import AlreadyExists, InvalidArgument
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.options import checked
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
 
 _ATTEMPTS = 20  # to find a name that no container has
-HOST = "host"  # the pseudo-image
 
 
 class Wanted(NamedTuple):
@@ -85,11 +84,16 @@ def create(
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
         deadline.check("the preparation of its snapshot")
-        mount_specs.prepare(parts, container_id, record.config, record.host_config)
-        deadline.check("the preparation of its volumes")
+        if wanted_mounts(record.config, record.host_config):
+            from pyrunc.engine import mount_specs
+
+            mount_specs.prepare(parts, container_id, record.config, record.host_config)
+            deadline.check("the preparation of its volumes")
         if not starts:
             parts.containers.change(container_id, state="created")
     except BaseException:
+        from pyrunc.engine import removal
+
         removal.forget(parts, record, volumes=True)
         raise
     container_events.say(parts, record, "create")
@@ -98,12 +102,12 @@ def create(
 
 def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
-    document_types.check_config(wanted.config)
-    document_types.check_host_config(wanted.host_config)
-    document_types.check_argv("argv", wanted.argv)
-    document_types.check_argv("entrypoint", wanted.entrypoint)
+    for document in (wanted.config, wanted.host_config):
+        host_config_shapes.check(document)
+    argument_checks.check_argv("argv", wanted.argv)
+    argument_checks.check_argv("entrypoint", wanted.entrypoint)
     if wanted.name is not None:
-        document_types.check_text("name", wanted.name)
+        argument_checks.check_text("name", wanted.name)
     config, host, rest = host_config.documents_of(checked(wanted.options))
     given = {**config, **wanted.config}
     given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]

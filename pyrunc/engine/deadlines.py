@@ -3,7 +3,6 @@
 import time
 
 from pyrunc.errors import TimedOut
-from pyrunc.runtime.sandbox import TIMEOUT
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ class Deadline:
 
     def __init__(self, timeout_s: float | None = None) -> None:
         self.timeout_s = timeout_s
-        self.at = None if timeout_s is None else time.monotonic() + TIMEOUT(timeout_s, "create_timeout_s")
+        self.at = (
+            None if timeout_s is None else time.monotonic() + check_timeout(timeout_s, "create_timeout_s")
+        )
 
     def left_s(self) -> float | None:
         """How long there is; None for ever."""
@@ -44,3 +45,10 @@ class Deadline:
 
 
 NEVER = Deadline()
+
+
+def check_timeout(timeout_s: float, what: str) -> float:
+    """Return *timeout_s*. Raises InvalidArgument for what is no number of seconds that can be waited for."""
+    from pyrunc.runtime.sandbox import TIMEOUT
+
+    return float(TIMEOUT(timeout_s, what))

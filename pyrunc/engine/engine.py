@@ -3,18 +3,11 @@
 import os
 import time
 
-from pyrunc.api import ContainerResult
-from pyrunc.engine import creating, making, request, throwaway
-from pyrunc.engine.bases import OF_HOST, Base, Bases
 from pyrunc.engine.containers import Containers
-from pyrunc.engine.creating import HOST, Wanted
-from pyrunc.engine.deadlines import NEVER, Deadline
-from pyrunc.engine.images import Images
+from pyrunc.engine.deadlines import NEVER, Deadline, check_timeout
 from pyrunc.engine.owners import Owners
-from pyrunc.engine.parts import Parts
+from pyrunc.engine.parts import Parts, lock
 from pyrunc.errors import InvalidArgument, NotFound
-from pyrunc.image import reference as references
-from pyrunc.runtime.sandbox import TIMEOUT
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -22,16 +15,22 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
-    from pyrunc.api import ContainerRecord
+    from pyrunc.api import ContainerRecord, ContainerResult
+    from pyrunc.engine.bases import Base, Bases
     from pyrunc.engine.container import Container
     from pyrunc.engine.events import Event
     from pyrunc.engine.foreground import Foreground
+    from pyrunc.engine.images import Images
+    from pyrunc.engine.throwaway import Ready, Throwaway
     from pyrunc.engine.volumes import Volumes
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
+
+
+HOST = "host"  # the pseudo-image
 
 
 class Engine:
@@ -45,13 +44,45 @@ class Engine:
         if root is not None and not isinstance(root, str | os.PathLike):
             raise InvalidArgument(f"root must be a path, not {root!r}")
         self._parts = Parts(None if root is None else os.fspath(root), graph)
-        self._throwaway = throwaway.Throwaway(self._parts)
         self._parts.forget = self._forget
+        self._brief = False  # see pyrunc.engine.one_command
         self._canonical: dict[str, str] = {}
         self._owners = Owners(self._parts)
-        self.images = Images(self._parts)
-        self._bases = Bases(self._parts, self.images)
+        self._made_throwaway: Throwaway | None = None
+        self._made_images: Images | None = None
+        self._made_bases: Bases | None = None
         self.containers = Containers(self)
+
+    # Each is imported by who uses it: `ps` needs none of them.
+
+    @property
+    def images(self) -> "Images":
+        """Its images."""
+        if self._made_images is None:
+            from pyrunc.engine.images import Images
+
+            self._made_images = Images(self._parts)
+        return self._made_images
+
+    @property
+    def _throwaway(self) -> "Throwaway":
+        if self._made_throwaway is None:
+            from pyrunc.engine.throwaway import Throwaway
+
+            with lock:
+                if self._made_throwaway is None:
+                    self._made_throwaway = Throwaway(self._parts)
+        return self._made_throwaway
+
+    @property
+    def _bases(self) -> "Bases":
+        if self._made_bases is None:
+            from pyrunc.engine.bases import Bases
+
+            with lock:
+                if self._made_bases is None:
+                    self._made_bases = Bases(self._parts, lambda: self.images)
+        return self._made_bases
 
     @property
     def volumes(self) -> "Volumes":
@@ -63,7 +94,7 @@ class Engine:
         entrypoint: "Sequence[str] | None" = None, stdin: bytes = b"", timeout_s: float | None = None,
         create_timeout_s: float | None = None, allow_host: bool = False,
         scratch: "Literal['memory', 'disk'] | None" = None, **options: "Unpack[SandboxOptions]",
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a program in a container of *image* to its end.
 
         *argv* takes the place of the image's command, *entrypoint* that of its entrypoint. The rest of the image's
@@ -116,9 +147,13 @@ class Engine:
         a container that cannot start the row stays.
         Raises what that raises, and StartError or one of its kind.
         """
+        from pyrunc.engine.creating import Wanted
+
         if remove:
             host_config = {**(host_config or {}), "AutoRemove": True}
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
+        from pyrunc.engine import making
+
         return making.start(
             self, wanted.opened(stdin_open), exist_ok=exist_ok, allow_host=allow_host, client=client,
             keep_running=keep_running, deadline=Deadline(create_timeout_s),
@@ -160,8 +195,10 @@ class Engine:
     def close(self) -> None:
         """Let go of what was opened; containers that run go on."""
         self._owners.close()
-        self._throwaway.close()
-        self._bases.close()
+        if self._made_throwaway is not None:
+            self._made_throwaway.close()
+        if self._made_bases is not None:
+            self._made_bases.close()
         self._parts.close()
 
     def __enter__(self) -> "Self":
@@ -176,8 +213,10 @@ class Engine:
 
     def _forget(self, image_id: str) -> None:
         """Keep nothing of an image that is removed."""
-        self._throwaway.forget(image_id)
-        self._bases.forget(image_id)
+        if self._made_throwaway is not None:
+            self._made_throwaway.forget(image_id)
+        if self._made_bases is not None:
+            self._made_bases.forget(image_id)
 
     def _resolve(self, image: str) -> str:
         """The id of *image*; what ships with pyrunc is loaded when it is first asked for. Raises NotFound."""
@@ -190,6 +229,8 @@ class Engine:
             row = self._parts.images.get(image)
         except NotFound:
             row = self._ship(image)
+        from pyrunc.image import reference as references
+
         try:
             self._canonical[image] = references.parse(image).tagged().canonical
         except InvalidArgument:
@@ -200,6 +241,8 @@ class Engine:
         try:
             return self.images.shipped(image)
         except NotFound:
+            from pyrunc.image import reference as references
+
             name = references.parse(image).tagged().familiar
             words = (
                 f"Unable to find image '{name}' locally, and there are no registries yet: load or import it"
@@ -210,8 +253,10 @@ class Engine:
 
     def _make_ready(
         self, image: str, entrypoint: "Sequence[str] | None", options: "SandboxOptions", deadline: Deadline
-    ) -> throwaway.Ready:
+    ) -> "Ready":
         """What runs *image*, entered; prepared if it is the first time, or the image was removed meanwhile."""
+        from pyrunc.engine import throwaway
+
         while True:
             image_id = self._resolve(image)
             key = throwaway.key_of(image_id, entrypoint, options)
@@ -226,8 +271,9 @@ class Engine:
         entrypoint: "Sequence[str] | None",
         options: "SandboxOptions",
         deadline: Deadline,
-    ) -> throwaway.Ready:
+    ) -> "Ready":
         """Compile what runs an image with these options, and keep it for the next run."""
+        from pyrunc.engine import request, throwaway
         from pyrunc.runtime.sandbox import Sandbox
 
         row = self._parts.images.get(image_id)
@@ -245,17 +291,21 @@ class Engine:
         self._throwaway.put(key, ready)
         return ready
 
-    def _base(self, image: str, allow_host: bool, deadline: Deadline = NEVER) -> Base:
+    def _base(self, image: str, allow_host: bool, deadline: Deadline = NEVER) -> "Base":
         """What containers of *image* begin with. Raises NotFound."""
         if allow_host and image == HOST:
+            from pyrunc.engine.bases import OF_HOST
+
             return OF_HOST
-        return self._bases.get(self._resolve(image), deadline)
+        return self._bases.get(self._resolve(image), deadline, hold=not self._brief)
 
     def _run_thrown_away(
         self, image: str, argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None", stdin: bytes,
         timeout_s: float | None, options: "SandboxOptions", deadline: Deadline,
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a program in a container that keeps nothing to its end."""
+        from pyrunc.engine import throwaway
+
         begun = time.monotonic_ns()
         env = options.pop("env", None)
         ready = self._make_ready(image, entrypoint, options, deadline)
@@ -277,12 +327,12 @@ class Engine:
         self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
         entrypoint: "Sequence[str] | None", stdin: bytes, timeout_s: float | None, options: "SandboxOptions",
         deadline: Deadline,
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a container that has a row and a snapshot to its end."""
         from pyrunc.engine import foreground
 
         if timeout_s is not None:
-            TIMEOUT(timeout_s, "timeout_s")
+            check_timeout(timeout_s, "timeout_s")
         with deadline:
             running = self._begin(image, argv, name, remove, entrypoint, stdin, options, deadline)
         done = foreground.run(running, timeout_s)
@@ -293,7 +343,7 @@ class Engine:
         entrypoint: "Sequence[str] | None", stdin: bytes, options: "SandboxOptions", deadline: Deadline,
     ) -> "Foreground":  # fmt: skip
         """Start such a container, which ends with this process."""
-        from pyrunc.engine import foreground
+        from pyrunc.engine import creating, foreground
 
         begun = time.monotonic_ns()
         host_config: dict[str, Any] = {"AutoRemove": remove}
@@ -302,7 +352,7 @@ class Engine:
         config = {"OpenStdin": True, "StdinOnce": True} if stdin else {}
         base = self._base(image, False, deadline)
         container_id = creating.new_id()
-        wanted = Wanted(image, argv, name, entrypoint, config, host_config, options)
+        wanted = creating.Wanted(image, argv, name, entrypoint, config, host_config, options)
 
         def make() -> "tuple[ContainerRecord, Rootfs | None]":
             return creating.create(self._parts, base, container_id, wanted, starts=True, deadline=deadline)
@@ -312,8 +362,9 @@ class Engine:
     def _run_host(
         self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", stdin: bytes,
         timeout_s: float | None, options: "SandboxOptions", deadline: Deadline,
-    ) -> ContainerResult:  # fmt: skip
+    ) -> "ContainerResult":  # fmt: skip
         """Run a program on the host's own root to its end."""
+        from pyrunc.api import ContainerResult
         from pyrunc.runtime.sandbox import Sandbox
 
         launcher, command = self._host(argv, keeps, entrypoint, options)
@@ -324,7 +375,7 @@ class Engine:
         self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", options: "SandboxOptions"
     ) -> "tuple[Launcher, Sequence[str]]":  # fmt: skip
         """What runs on the host's own root, and the command."""
-        from pyrunc.engine import host
+        from pyrunc.engine import host, throwaway
 
         if keeps:
             raise InvalidArgument(

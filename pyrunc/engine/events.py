@@ -11,15 +11,11 @@ Source: Docker Engine API v1.51, EventMessage; filters as dockerd understands th
 """
 
 import fcntl
-import json
 import os
 import time
 
-from pyrunc.engine.document_types import pairs
-from pyrunc.engine.rotated import Pace, RotatedFile
 from pyrunc.errors import InvalidArgument
-from pyrunc.records import NamedTuple
-from pyrunc.runtime.option_checks import integer
+from pyrunc.records import NamedTuple, dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
 
 NAME = "events.jsonl"
 FULL_BYTES = 4 << 20
-_MOMENT = integer(-(1 << 63))
 TYPES = ("container", "image", "volume", "network", "daemon")
 _LOCK_TRIES = (
     20  # of a millisecond; then a line is written without: better in a file that was renamed than not at all
@@ -74,7 +69,7 @@ def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping
     try:
         named = {str(key): str(value) for key, value in attributes.items()}
         message = Event(kind, action, actor_id, named, time.time_ns()).message()
-        _append(os.path.join(root, NAME), json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        _append(os.path.join(root, NAME), dumps(message).encode() + b"\n")
     except (OSError, ValueError):
         pass
 
@@ -145,10 +140,12 @@ def steps(
     root: str, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False, filters: "Filters" = ()
 ) -> "Iterator[Event | float]":  # fmt: skip
     """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
+    from pyrunc.runtime.option_checks import integer
+
     passes = _filter(filters)
     for what, moment in (("since_ns", since_ns), ("until_ns", until_ns)):
         if moment is not None:
-            _MOMENT(moment, what)
+            integer(-(1 << 63))(moment, what)
     begin = time.time_ns() if since_ns is None else since_ns
     return _steps(os.path.join(root, NAME), begin, until_ns, follow, passes)
 
@@ -164,6 +161,8 @@ def _awake(steps: "Iterator[Event | float]", sleep: "Callable[[float], object]")
 def _steps(
     path: str, since_ns: int, until_ns: int | None, follow: bool, passes: "Callable[[Event], bool]"
 ) -> "Iterator[Event | float]":  # fmt: skip
+    from pyrunc.engine.rotated import Pace, RotatedFile
+
     pace = Pace()
     with RotatedFile(path) as file:
         while True:
@@ -186,6 +185,8 @@ def _steps(
 
 def _parse(line: bytes) -> Event | None:
     """The event of a line; None for one that is none."""
+    import json
+
     try:
         found = json.loads(line)
         actor = found["Actor"]
@@ -200,6 +201,8 @@ def _parse(line: bytes) -> Event | None:
 
 def _filter(filters: "Filters") -> "Callable[[Event], bool]":
     by: dict[str, list[str]] = {}
+    from pyrunc.engine.argument_checks import pairs
+
     for name, value in pairs(filters):
         if name not in ("type", "event", "scope", "label", "image", *_NAMES):
             raise InvalidArgument(f"Invalid filter '{name}'")

@@ -83,13 +83,24 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
     `running` and `status` of its shim are in <state of the container>/exec/<id> until a few minutes after its end.
     """
     with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
-        place = os.path.join(record.state_dir, "exec")
-        _forget_old(place)
-        place = os.path.join(place, exec_id)
-        os.makedirs(place, 0o700)
+        above = os.path.join(record.state_dir, "exec")
+        _forget_old(above)
+        place = os.path.join(above, exec_id)
         rows, columns = wanted.size
         settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
-        shim_exec.start(asked, settings).release()
+        try:
+            # Not what is above: that goes when the container has ended, and must not come back.
+            for directory in (above, place):
+                try:
+                    os.mkdir(directory)
+                    os.chmod(directory, 0o700)  # under any umask
+                except FileExistsError:
+                    pass
+            shim_exec.start(asked, settings).release()
+        except FileNotFoundError as exc:
+            if os.path.isdir(place):
+                raise
+            raise FailedPrecondition(f"Container {record.id} is not running") from exc
         return exec_id
 
 

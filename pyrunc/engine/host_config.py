@@ -6,11 +6,9 @@ The two documents are what a container's row holds. What an option can say and D
     SandboxOptions ── documents_of ──► (config, host_config, rest) ── options_of ──► SandboxOptions
 """
 
-import json
-
 from pyrunc.engine.host_config_checks import NO_NETWORKS, check, check_log
 from pyrunc.errors import InvalidArgument, Unsupported
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, dumps
 from pyrunc.runtime.options import IdMap, Mount
 from pyrunc.spec import defaults as spec_defaults
 
@@ -134,7 +132,7 @@ def options_of(
 
     Not among them is what needs the engine: Binds, Mounts, VolumesFrom and the image's volumes. *joined* has what the
     modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode, which may also
-    stand in the place of the mode itself; for "Shm" the host's directory that is to be /dev/shm; for "Hostname" the
+    stand in the place of the mode itself; for "Shm" the detached mount that is to be /dev/shm; for "Hostname" the
     name of the container whose network is shared. Raises InvalidArgument, Unsupported.
     """
     found: dict[str, Any] = _from_json(rest or {})
@@ -237,6 +235,8 @@ def _security(host_config: "Mapping[str, Any]") -> "dict[str, Any]":
 
 
 def _profile(text: str) -> "dict[str, Any]":
+    import json
+
     try:
         found = json.loads(text)
     except ValueError as exc:
@@ -262,7 +262,7 @@ def _isolate(found: "dict[str, Any]", host_config: "Mapping[str, Any]", joined: 
         found["hostname"] = joined["Hostname"]
     ipc = host_config.get("IpcMode") or ""
     if "Shm" in joined:
-        flags = ("rbind", "nosuid", "nodev", "noexec")
+        flags = ("rbind", "nosuid", "nodev", "noexec", "X-mount.detached")
         found["mounts"] = [*found.get("mounts", ()), Mount("/dev/shm", joined["Shm"], "bind", flags)]
     elif ipc.startswith("container:"):
         raise Unsupported(f"IpcMode: {ipc}: its /dev/shm is not shareable")
@@ -349,7 +349,7 @@ def _security_texts(left: "dict[str, Any]") -> list[str]:
         texts.append("no-new-privileges" if left.pop("no_new_privileges") else "no-new-privileges=false")
     profile = left.pop("seccomp", "default")
     if profile != "default":
-        texts.append(f"seccomp={profile if isinstance(profile, str) else json.dumps(dict(profile))}")
+        texts.append(f"seccomp={profile if isinstance(profile, str) else dumps(dict(profile))}")
     return texts
 
 

@@ -3,7 +3,6 @@
 import os
 
 from pyrunc.errors import InvalidArgument, Unsupported
-from pyrunc.image.changes import check_signal
 from pyrunc.spec import capabilities
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -80,6 +79,8 @@ def check(host_config: "Mapping[str, Any]", config: "Mapping[str, Any] | None" =
     _check_health((config or {}).get("Healthcheck") or {})
     signal = (config or {}).get("StopSignal") or ""
     if signal and not signal.isdigit():
+        from pyrunc.image.changes import check_signal  # an engine's part that few starts need
+
         check_signal(signal)
 
 

@@ -1,6 +1,6 @@
 """Which images a list has: Docker's filters, as its daemon understands them."""
 
-from pyrunc.engine.document_types import pairs
+from pyrunc.engine.argument_checks import pairs
 from pyrunc.errors import InvalidArgument
 from pyrunc.image import reference as references
 

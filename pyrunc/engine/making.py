@@ -32,7 +32,7 @@ def create(
     with deadline:
         base = engine._base(wanted.image, allow_host, deadline)  # noqa: SLF001 - the other half of it
 
-        def fresh() -> Container:
+        def fresh(base: "Base") -> Container:
             container_id = creating.new_id()
             with engine._parts.lock(container_id):  # noqa: SLF001
                 record, _ = creating.create(engine._parts, base, container_id, wanted, deadline=deadline)  # noqa: SLF001
@@ -50,7 +50,7 @@ def start(
     with deadline:
         base = engine._base(wanted.image, allow_host, deadline)  # noqa: SLF001
 
-        def fresh() -> Container:
+        def fresh(base: "Base") -> Container:
             return _started(engine, base, wanted, client, keep_running, deadline, begun)
 
         def again(found: Container) -> None:
@@ -60,13 +60,13 @@ def start(
 
 
 def _made_or_found(
-    engine: "Engine", base: "Base", wanted: "Wanted", exist_ok: bool, fresh: "Callable[[], Container]",
+    engine: "Engine", base: "Base", wanted: "Wanted", exist_ok: bool, fresh: "Callable[[Base], Container]",
     again: "Callable[[Container], None] | None" = None,
 ) -> Container:  # fmt: skip
     """What *fresh* makes; if there is one of that name, and *exist_ok*, that one, after *again*."""
     for attempt in range(_ATTEMPTS):
         try:
-            return fresh()
+            return _on(engine, base, fresh)
         except AlreadyExists:
             if not exist_ok or wanted.name is None:
                 raise
@@ -81,6 +81,17 @@ def _made_or_found(
                 continue  # it was removed meanwhile
             return found
     raise AssertionError("unreachable")
+
+
+def _on(engine: "Engine", base: "Base", make: "Callable[[Base], Container]") -> Container:
+    """What *make* makes of *base*; of one that nobody holds, and that is gone by then, of the same again."""
+    try:
+        return make(base)
+    except NotFound:
+        again = engine._bases.again(base)  # noqa: SLF001
+        if again is None:
+            raise
+    return make(again)
 
 
 def _started(

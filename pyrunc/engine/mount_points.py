@@ -5,10 +5,8 @@ So they are no part of what a container changed: diff and commit do not show the
 
 import os
 
-from pyrunc._native import openat2
 from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.errors import AlreadyExists, NotFound
-from pyrunc.store.files import Lock
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -21,18 +19,31 @@ _PLACES = (
 )  # fmt: skip
 
 
+def ready(parts: "Parts", top: str, lease: "Lease | None" = None) -> str:
+    """The snapshot above *top* that `ensure` has made, which implies that *top* is there; "" if it has not.
+
+    *lease* protects it, if there is one.
+    """
+    name = _name(top)
+    if lease is not None:
+        lease.protect_snapshot(name)
+    return name if is_there(parts, name) else ""
+
+
 def ensure(parts: "Parts", top: str | None, lease: "Lease", deadline: Deadline = NEVER) -> str:
     """See that the snapshot of an image, whose layers are *top*, has one above it with these places; its key.
 
     *lease* protects it. Raises TimedOut.
     """
-    name = f"mount-points-{top or 'of-nothing'}"
+    name = _name(top)
     lease.protect_snapshot(name)
-    if _is_there(parts, name):
+    if is_there(parts, name):
         return name
+    from pyrunc.store.files import Lock
+
     lock = os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")
     with Lock(lock, transient=True, timeout_s=deadline.left_s()):
-        if _is_there(parts, name):
+        if is_there(parts, name):
             return name
         key = f"unpack-{os.urandom(16).hex()}"
         lease.protect_snapshot(key)
@@ -45,13 +56,22 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease", deadline: Deadline =
         except AlreadyExists:
             parts.snapshotter.remove(key)
         except BaseException:
-            parts.snapshotter.remove(key)
+            try:
+                parts.snapshotter.remove(key)
+            except NotFound:
+                pass  # who was interrupted had committed it
             raise
     return name
 
 
+def _name(top: str | None) -> str:
+    return f"mount-points-{top or 'of-nothing'}"
+
+
 def _make(tree: int, path: bytes, directory: bool) -> None:
     """Make what is missing, whatever this process's umask is."""
+    from pyrunc._native import openat2
+
     try:
         os.close(openat2.open_in_root(tree, path, os.O_PATH))
         return
@@ -68,7 +88,8 @@ def _make(tree: int, path: bytes, directory: bool) -> None:
         os.close(made)
 
 
-def _is_there(parts: "Parts", name: str) -> bool:
+def is_there(parts: "Parts", name: str) -> bool:
+    """Whether there is a snapshot *name* to begin with."""
     try:
         return parts.snapshotter.stat(name).kind == "committed"
     except NotFound:

@@ -7,10 +7,12 @@ all of them over the Volumes of the config; a tmpfs of Tmpfs covers whatever els
 import os
 
 from pyrunc.engine import events, mount_parse, observing, volume_options
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.engine.volume_fill import fill
 from pyrunc.engine.volumes import Claim
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError, Unsupported
 from pyrunc.runtime.options import Mount
+from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -25,13 +27,6 @@ _KEYS = ("Type", "Name", "Source", "Destination", "Driver", "Mode", "RW", "Propa
 _LEFT_OUT = frozenset(("Name", "Driver"))  # by Docker, when they are empty
 _RUNS = frozenset(("running", "paused", "restarting"))
 _TMPFS = ("noexec", "nosuid", "nodev")
-
-
-def wanted(config: "Mapping[str, Any]", host_config: "Mapping[str, Any]") -> bool:
-    """Whether a container with these documents has any mount of its own, so that nothing is asked if it has not."""
-    return bool(config.get("Volumes")) or any(
-        host_config.get(key) for key in ("Binds", "Mounts", "VolumesFrom", "Tmpfs")
-    )
 
 
 def resolve(
@@ -268,7 +263,7 @@ def _check_subpath(source: str, subpath: str) -> None:
 
 def _make(source: str) -> None:
     try:
-        os.makedirs(source, 0o755, exist_ok=True)
+        make_directory(source, 0o755)
     except OSError as exc:
         raise PyruncError(
             f"error while creating mount source path '{source}': mkdir {exc.filename}:"

@@ -33,7 +33,7 @@ class _Owned:
 
 
 class Owners:
-    """Those of one engine on *parts*."""
+    """Those of one engine on *parts*; unless it *watches*, only who waits for one takes note of its end."""
 
     def __init__(self, parts: "Parts") -> None:
         self._parts = parts
@@ -43,6 +43,7 @@ class Owners:
         self._epoll: select.epoll | None = None
         self._over = -1
         self._codes: dict[str, int] = {}
+        self.watches = True
 
     def code(self, container_id: str) -> int | None:
         """How a container ended of which this process took note, also of one that is gone since."""
@@ -53,10 +54,12 @@ class Owners:
         with lock:
             if self._pid != os.getpid():
                 # A process that was forked has none of the containers, and no thread yet.
-                self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
+                self._owned, self._by_fd = {}, {}
                 self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
                 self._epoll.register(self._over, select.EPOLLIN)
-                start_new_thread(self._watch, (self._epoll, self._over))
+                if self.watches:
+                    start_new_thread(self._watch, (self._epoll, self._over))
+                self._pid = os.getpid()  # last: who is interrupted before has begun nothing
             assert self._epoll is not None
             self._codes.pop(container_id, None)
             self._owned[container_id] = _Owned(process)
@@ -107,7 +110,11 @@ class Owners:
             self.forget(container_id)
         with lock:
             if self._pid == os.getpid():
-                os.eventfd_write(self._over, 1)
+                if self.watches:
+                    os.eventfd_write(self._over, 1)
+                elif self._epoll is not None:
+                    self._epoll.close()
+                    os.close(self._over)
             self._epoll, self._pid = None, 0
 
     def _watch(self, epoll: select.epoll, over: int) -> None:
@@ -129,14 +136,20 @@ class Owners:
             if owned.code is not None:
                 return owned.code
             try:
-                code = int(owned.process.wait(0).exit_code)
-            except PyruncError:
-                code = 137  # the shim was killed, and the container with it
-            try:
+                try:
+                    code = int(owned.process.wait(0).exit_code)
+                except PyruncError:
+                    code = 137  # the shim was killed, and the container with it
                 found = finish.settle(self._parts, container_id)
                 over = found is None or found.state != "restarting"
-            except PyruncError:
+            except (PyruncError, OSError):
                 over = False  # such as a full disk: the exit command may have more luck
+            except (
+                BaseException
+            ):  # such as Ctrl-C: the shim, which waits for our word, shall not wait for ever
+                self._let_go(owned)
+                owned.process.release()
+                raise
             self._let_go(owned)
             if over:
                 owned.process.finished()

@@ -1,9 +1,10 @@
 """How the processes of a container are stopped and go on: the freezer of its cgroup."""
 
-from contextlib import contextmanager
+from contextlib import suppress
 
 from pyrunc.engine import container_events, container_state, finish
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.records import contextmanager
 from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -24,6 +25,8 @@ def pause(parts: "Parts", container_id: str) -> None:
         try:
             freeze(record)
         except BaseException:
+            with suppress(PyruncError, OSError):
+                thaw(record)  # some of it may have been stopped
             parts.containers.change(record.id, state="running")
             found = finish.settled(parts, container_id)
             if found is None or not found.running:
@@ -44,9 +47,13 @@ def unpause(parts: "Parts", container_id: str) -> None:
 
 def freeze(record: "ContainerRecord") -> None:
     """Stop the processes of a container. Raises FailedPrecondition where there is no freezer, or one that fails."""
+    layout = cgroup_layout.detect()
     try:
-        cgroup_control.freeze(cgroup_layout.detect(), finish.cgroup_of(record))
+        cgroup_control.freeze(layout, finish.cgroup_of(record))
     except FileNotFoundError as exc:
+        if layout.of("freezer") is not None or layout.v2 is not None:
+            # Its shim has removed the cgroup, and is about to write down how it ended.
+            raise FailedPrecondition(f"Container {record.id} is not running") from exc
         raise FailedPrecondition(f"Cannot pause container {record.id}: no freezer here") from exc
     except TimeoutError as exc:
         raise PyruncError(f"Cannot pause container {record.id}: {exc}") from exc

@@ -2,15 +2,15 @@
 
 import os
 
-from pyrunc.api import Pruned, Removed
-from pyrunc.engine import container_events, container_filters, container_state, finish, mount_specs, stopping
+from pyrunc.engine import container_events, finish
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pyrunc.api import ContainerRecord
+    from pyrunc.api import ContainerRecord, Pruned
     from pyrunc.engine.owners import Owners
     from pyrunc.engine.parts import Parts
 
@@ -19,6 +19,8 @@ _ATTEMPTS = 10  # to remove one that a restart policy starts again and again
 
 def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, volumes: bool) -> None:
     """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition in Docker's words."""
+    from pyrunc.engine import container_state, stopping
+
     record = None
     for attempt in range(_ATTEMPTS):
         with parts.lock(container_id):
@@ -50,7 +52,10 @@ def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
     """Remove all that a container has, with its lock held; what is gone already is no error."""
     from pyrunc.drivers.graph import trees
 
-    mount_specs.release(parts, record.id, anonymous=volumes)
+    if wanted(record.config, record.host_config):
+        from pyrunc.engine import mount_specs
+
+        mount_specs.release(parts, record.id, anonymous=volumes)
     if record.driver:
         try:
             parts.snapshotter.remove(record.id)
@@ -60,7 +65,7 @@ def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
     try:
         with trees.opened(os.path.join(parts.root, "containers")) as home:
             trees.remove(home, record.id)
-    except OSError:
+    except FileNotFoundError:
         pass
     finish.drop_state(record.state_dir)
     parts.containers.remove(record.id)
@@ -73,8 +78,10 @@ def collect_for(parts: "Parts", record: "ContainerRecord") -> None:
         parts.collect()
 
 
-def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> Pruned:
+def prune(parts: "Parts", owners: "Owners", filters: "Iterable[tuple[str, str]]") -> "Pruned":
     """Remove the containers that do not run. Raises InvalidArgument for a filter that there is not."""
+    from pyrunc.api import Pruned, Removed
+    from pyrunc.engine import container_filters
     from pyrunc.engine.container_sizes import written
 
     passes = container_filters.for_prune(filters)

@@ -1,7 +1,6 @@
 """The pause before a restart policy starts a container again, in a process of its own."""
 
 import os
-import subprocess
 import time
 from _thread import start_new_thread
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 def delegate(parts: "Parts", record: "ContainerRecord") -> None:
     """Let another process wait and start the container again; with its lock held."""
+    import subprocess  # slow, and seldom needed
+
     child = subprocess.Popen(
         finish.exit_command(parts, record.id), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, cwd="/", start_new_session=True,
@@ -51,6 +52,24 @@ def cancel(parts: "Parts", row: "Row") -> None:
     parts.containers.change(row.record.id, state="exited", stopped=True, restarter=0)
     if row.restarter and row.boot == observing.boot():
         shim.signal(shim.Running(row.restarter, row.restarter_started, 0, 0, 0), 15)
+
+
+def promise(parts: "Parts", record: "ContainerRecord") -> None:
+    """Say that this process will start a container, which it ends, again; with its lock held.
+
+    So it does not go with its end, unless this process does.
+    """
+    pid = os.getpid()
+    parts.containers.change(record.id, restarter=pid, restarter_started=_started(pid))
+
+
+def give_up(parts: "Parts", container_id: str) -> None:
+    """Take back what was promised: if the container has ended, it goes now."""
+    with parts.lock(container_id):
+        row = parts.containers.by_id(container_id)
+        if row is not None and row.record.auto_remove and row.restarter == os.getpid():
+            parts.containers.change(container_id, restarter=0)
+            finish.settled(parts, container_id)
 
 
 def _is_ours(row: "Row") -> bool:

@@ -2,11 +2,12 @@
 
 import os
 
-from pyrunc.engine import finish, host_config, mount_specs, namespaces, observing, throwaway
+from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import PyruncError, TimedOut
 from pyrunc.runtime import shim
-from pyrunc.runtime.sandbox import ATTEMPTS
-from pyrunc.runtime.supervised import NotTaken
+from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
+from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -71,10 +72,11 @@ def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":
 def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, str]") -> "SandboxOptions":
     """The options that a container's documents mean, *joined* as in host_config.options_of. Raises InvalidArgument."""
     options = host_config.options_of(record.config, record.host_config, rest=record.options, joined=joined)
-    mounts = [
-        *mount_specs.resolve(parts, record.id, record.config, record.host_config),
-        *options.get("mounts", ()),
-    ]
+    mounts = list(options.get("mounts", ()))
+    if wanted(record.config, record.host_config):
+        from pyrunc.engine import mount_specs
+
+        mounts = [*mount_specs.resolve(parts, record.id, record.config, record.host_config), *mounts]
     if not record.driver:
         from pyrunc.engine import host as host_image
 
@@ -96,7 +98,7 @@ def _start(
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)
     if log is not None:
-        os.makedirs(os.path.dirname(log.path), mode=0o700, exist_ok=True)
+        _make_log_directory(os.path.dirname(log.path))
     config = record.config
     rows, columns = record.host_config.get("ConsoleSize") or (0, 0)
     settings = shim.ShimSettings(
@@ -117,11 +119,20 @@ def _make_place(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+        make_directory(os.path.dirname(path), 0o711)
         os.mkdir(path, 0o700)
     except FileExistsError:
         finish.drop_state(path)  # of an end whose last step was not done
         os.mkdir(path, 0o700)
+
+
+def _make_log_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileNotFoundError:
+        make_directory(path)
+    except FileExistsError:
+        pass
 
 
 def _environment() -> tuple[str, ...]:

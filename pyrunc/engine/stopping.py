@@ -3,11 +3,9 @@
 import select
 import time
 
-from pyrunc.engine import container_events, container_state, finish, observing, pausing, restarting
+from pyrunc.engine import container_events, container_state, finish, observing
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
-from pyrunc.image.changes import check_signal
 from pyrunc.runtime import shim
-from pyrunc.runtime.attach import AttachClient
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -23,6 +21,7 @@ _SIGKILL, _SIGTERM = 9, 15
 _STOP_S = 10.0  # Docker's
 _KILL_S = 10.0  # what SIGKILL may take; then there is a process that cannot be killed
 _STEP_S = 0.01
+_FOR_EVER_S = 10**6  # an image may ask for more than poll(2) can wait
 CONDITIONS = ("not-running", "next-exit", "removed")
 
 
@@ -38,22 +37,24 @@ def kill(parts: "Parts", owners: "Owners", container_id: str, number: int) -> No
 
 
 def stop(
-    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, number: int | None
-) -> int | None:
+    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, number: int | None, *,
+    again: bool = False,
+) -> int | None:  # fmt: skip
     """Stop a container: its stop signal, or *number*, and SIGKILL *timeout_s* seconds later (-1: never).
 
-    The exit code; None for one that did not run. Raises NotFound.
+    If this process starts it *again*, one that goes with its end does not. The exit code; None for one that did not
+    run. Raises NotFound.
     """
     record = parts.containers.get(container_id)
     if timeout_s is None:
         given = record.config.get("StopTimeout")
         timeout_s = _STOP_S if given is None else float(given)
     signal = stop_signal(record) if number is None else number
-    told = send(parts, container_id, signal, "stop")
+    told = send(parts, container_id, signal, "stop", again=again)
     if told is None:
         return None
     try:
-        code = ended(parts, owners, told, None if timeout_s < 0 else timeout_s)
+        code = ended(parts, owners, told, timeout_s if 0 <= timeout_s < _FOR_EVER_S else None)
     except TimedOut:
         try:
             kill(parts, owners, container_id, _SIGKILL)
@@ -65,9 +66,9 @@ def stop(
 
 
 def send(
-    parts: "Parts", container_id: str, number: int, verb: "Literal['kill', 'stop']"
+    parts: "Parts", container_id: str, number: int, verb: "Literal['kill', 'stop']", *, again: bool = False
 ) -> "ContainerRecord | None":
-    """Send a signal to a container's init, and note that a user ends it, if the signal says so.
+    """Send a signal to a container's init, and note that a user ends it, if the signal says so; *again* as in `stop`.
 
     Its record, None if there was nothing to end.
     """
@@ -78,20 +79,30 @@ def send(
         if not container_state.check(verb, record):
             return None
         if record.state == "restarting":
+            from pyrunc.engine import restarting
+
             row = parts.containers.by_id(container_id)
             assert row is not None  # its lock is held
             restarting.cancel(parts, row)
             return None
         ends = verb == "stop" or number == _SIGKILL or number == stop_signal(record)
         ends = ends or not record.config.get("StopSignal")
+        if again and record.auto_remove:
+            from pyrunc.engine import restarting
+
+            restarting.promise(parts, record)
         if ends and not record.stopped:
             parts.containers.change(record.id, stopped=True)
         running = shim.running(record.state_dir)
         if running is not None:
             shim.signal(running, number)
-        if ends and record.state == "paused":
-            pausing.thaw(record)
         container_events.say(parts, record, "kill", signal=number)
+        if ends and record.state == "paused":
+            from pyrunc.engine import pausing
+
+            pausing.thaw(record)
+            parts.containers.change(record.id, state="running")  # whatever its program does with the signal
+            container_events.say(parts, record, "unpause")
     return record
 
 
@@ -122,11 +133,13 @@ def wait(
     Raises TimedOut, NotFound.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    code = None
+    # If it is this process that takes note of the end, it does so now, or is about to.
+    code = owners.wait(container_id, timeout_s)
+    if code is not None and condition != "removed":
+        return code
     try:
         record: ContainerRecord | None = current(parts, container_id)
     except NotFound:
-        code = owners.wait(container_id, timeout_s)  # if this process is about to take note of it
         code = owners.code(container_id) if code is None else code
         if code is None:
             raise
@@ -147,7 +160,7 @@ def wait(
         except NotFound:
             record = None
         else:
-            if condition != "removed" and not record.running and record.finished_ns > before.finished_ns:
+            if condition != "removed" and not record.running and record.finished_ns != before.finished_ns:
                 return record.exit_code  # it was started, and ended, between two looks
             code = record.exit_code if not record.running else code
     return 128 + _SIGKILL if code is None else code
@@ -168,6 +181,7 @@ def current(parts: "Parts", container_id: str) -> "ContainerRecord":
 def stop_signal(record: "ContainerRecord") -> int:
     """What asks a container's program to end: the image's signal, or SIGTERM where it has none or no known one."""
     from pyrunc.errors import InvalidArgument
+    from pyrunc.image.changes import check_signal
 
     try:
         return check_signal(record.config["StopSignal"])
@@ -177,6 +191,8 @@ def stop_signal(record: "ContainerRecord") -> int:
 
 def _told(record: "ContainerRecord", deadline: float | None) -> int | None:
     """Wait for the end as the shim tells it: the exit code; None if it does not listen (any more)."""
+    from pyrunc.runtime.attach import AttachClient
+
     try:
         client = AttachClient.connect(record.state_dir, stdin=False, stdout=False, stderr=False)
     except (PyruncError, OSError):

@@ -5,9 +5,9 @@ import os
 from pyrunc.engine import (
     container_events,
     container_state,
-    document_types,
     finish,
     host_config,
+    host_config_shapes,
     restart_policy,
 )
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
@@ -41,10 +41,10 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
 
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words.
     """
+    host_config_shapes.check(changes)
     alone = {
         key: value for key, value in changes.items() if key != "MemorySwap"
     }  # its limit may be set already
-    document_types.check_host_config(changes)
     host_config.check(alone)
     unknown = sorted(set(changes) - KEYS)
     if unknown:

@@ -3,18 +3,21 @@
 Nothing is lost and nothing waits for one side only: while a side takes nothing more, the other is not read.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import select
-from collections.abc import Callable, Iterable
-from enum import Enum
-from typing import Protocol
-
-from pyrunc.runtime.terminal import DetachScanner
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import ClassVar, Protocol
+
     from pyrunc.runtime.sandbox import ExecProcess
+    from pyrunc.runtime.terminal import DetachScanner
+else:
+    Protocol = object
 
 STDOUT, STDERR = 1, 2
 _CHUNK = 65536
@@ -22,12 +25,21 @@ _ENOUGH = 65536  # that wait to be written, before no more is read
 _PIPE_BUF = 4096  # a descriptor that poll(2) calls writable takes so much without waiting
 
 
-class Outcome(Enum):
+class Outcome:
     """Why a conversation is over: the program has ended, or the user has detached, or the user's terminal is gone."""
 
-    ENDED = "ended"
-    DETACHED = "detached"
-    GONE = "gone"
+    ENDED: ClassVar[Outcome]
+    DETACHED: ClassVar[Outcome]
+    GONE: ClassVar[Outcome]
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.value}>"
+
+
+Outcome.ENDED, Outcome.DETACHED, Outcome.GONE = map(Outcome, ("ended", "detached", "gone"))
 
 
 class Stream(Protocol):
@@ -136,7 +148,7 @@ class ExecStream:
     *pipes* are our ends of its input, output and errors, which this object closes; -1 is none.
     """
 
-    def __init__(self, process: "ExecProcess", pipes: tuple[int, int, int] = (-1, -1, -1)) -> None:
+    def __init__(self, process: ExecProcess, pipes: tuple[int, int, int] = (-1, -1, -1)) -> None:
         self._process = process
         self._terminal = process.terminal
         if self._terminal >= 0:
@@ -242,7 +254,11 @@ class Pump:
         self._stream = stream
         self._stdin = stdin
         self._to = {STDOUT: stdout, STDERR: stderr}
-        self._scanner = DetachScanner(keys)
+        self._scanner: DetachScanner | None = None
+        if keys:
+            from pyrunc.runtime.terminal import DetachScanner
+
+            self._scanner = DetachScanner(keys)
         self._stdin_is_terminal = stdin_is_terminal
         self._resized = resized
         self._input = bytearray()
@@ -314,7 +330,7 @@ class Pump:
             data = b""
         if not data and self._stdin_is_terminal:
             return Outcome.GONE
-        onward, detached = self._scanner.feed(data)
+        onward, detached = (data, False) if self._scanner is None else self._scanner.feed(data)
         if detached:
             self._stream.detach()
             return Outcome.DETACHED

@@ -15,7 +15,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes, Stdio
-from pyrunc.runtime.supervised import EXITED, STARTED, Exit, NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, EXITED, STARTED, Exit, NotTaken, Supervised, give_up
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ __all__ = ["ExecProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProc
 
 _SIGKILL = 9
 
-ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
-_GIVEN_UP_S = 1.0
 TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 
@@ -442,14 +440,6 @@ def _readable(child: Supervised, deadline: float | None) -> bool:
 
 def _left_ms(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-
-
-def give_up(child: Supervised) -> None:
-    """End a start that is too late; one that cannot be ended at once is by our hanging up."""
-    child.kill(_SIGKILL)
-    if _readable(child, time.monotonic() + _GIVEN_UP_S):
-        child.abandon()
-    child.close()
 
 
 def talk(pipes: Pipes, child: Supervised, deadline: float | None, kind: int = EXITED) -> bool:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 
+_ENOUGH = 4096
+
+
 class Running(NamedTuple):
     """Who runs: the container's init and its shim.
 
@@ -60,27 +63,40 @@ def status(state_dir: str) -> Status | None:
 
 
 def numbers_of(text: str) -> dict[str, int]:
-    """A flat JSON object of numbers; json itself would be imported for this alone."""
+    """A flat JSON object of numbers; json itself would be imported for this alone. Raises ValueError."""
     pairs = (pair.partition(":") for pair in text.strip().strip("{}").split(","))
     return {name.strip('"'): int(value) for name, _, value in pairs}
 
 
 def _numbers(path: str) -> dict[str, int] | None:
+    text = _contents(path)
     try:
-        with open(path, encoding="ascii") as file:
-            return numbers_of(file.read())
-    except (FileNotFoundError, NotADirectoryError):
+        return None if text is None else numbers_of(text.decode())
+    except ValueError:
+        return None  # torn when the whole machine went down: a shim writes and renames, and waits for no disk
+
+
+def _contents(path: str) -> bytes | None:
+    """A small file at once, for a third of what a file object costs: `ps` reads three for each container."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return None
+    try:
+        return os.read(fd, _ENOUGH)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def is_alive(pid: int, born: int) -> bool:
     """Whether the process *pid* that was born at *born* (clock ticks since boot) runs, and is no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    found = _contents(f"/proc/{pid}/stat")
+    if not found:
         return False
-    return int(fields[19]) == born and fields[0] not in "ZX"
+    fields = found.rpartition(b")")[2].split()
+    return int(fields[19]) == born and fields[0] not in b"ZX"
 
 
 def signal(who: Running, number: int) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyrunc.runtime.launcher import Launcher
 
+ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC
@@ -25,6 +26,7 @@ _FAILED_SHIM = 0xFFFFFFFB
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _EINVAL, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 22, 36
 _EXDEV, _ENODEV, _ENOSPC = 18, 19, 28
 _SIGKILL, _SIGSYS = 9, 31
+_GIVEN_UP_MS = 1000
 _INFINITY = (1 << 64) - 1
 
 
@@ -291,6 +293,18 @@ class Supervised(held.Holder):
                 "the container was killed before its program ran; is its memory limit too low?"
             )
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")
+
+
+def give_up(child: Supervised) -> None:
+    """End a start that is too late; one that cannot be ended at once is by our hanging up."""
+    from select import POLLIN, poll
+
+    child.kill(_SIGKILL)
+    poller = poll()
+    poller.register(child, POLLIN)
+    if poller.poll(_GIVEN_UP_MS):
+        child.abandon()
+    child.close()
 
 
 def _pairs(text: str | None) -> str:

@@ -1,22 +1,29 @@
 """The caller's own terminal, while a program's is shown on it: raw mode, its size, the keys that detach."""
 
+from __future__ import annotations
+
 import errno
 import os
-import signal
 import termios
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, Self
 
 from pyrunc.errors import InvalidArgument
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+    from typing import Any, Self
+
+    _Handler = Callable[[int, FrameType | None], Any] | int | None
+else:
+    import _signal as signal  # signal imports enum
 
 DETACH_KEYS = "ctrl-p,ctrl-q"
 _CONTROL = {f"ctrl-{chr(code + 96) if 0 < code < 27 else chr(code + 64)}": code for code in range(32)}
 _DELETE = 127
 # What ends this process unless it is handled: it shall not leave a raw terminal behind.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-
-_Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
 def detach_keys(text: str) -> bytes:

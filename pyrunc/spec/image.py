@@ -9,10 +9,8 @@ error begins with the path of the field. Source: OCI image-spec (descriptor.md, 
 config.md); Docker's image manifest, version 2, schema 2.
 """
 
-import hashlib
-
 from pyrunc.errors import InvalidSpec, NotFound, Unsupported
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, Reader
 from pyrunc.spec import shape
 from pyrunc.spec.shape import flag, integer, list_of, map_of, record, refuse
 
@@ -103,6 +101,8 @@ class Index(NamedTuple):
 
 def digest_of(data: bytes) -> str:
     """Return ``sha256:`` and the digest of *data*."""
+    import hashlib  # milliseconds that a start, which digests nothing here, does not pay
+
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -143,12 +143,10 @@ def decode(data: bytes, what: str) -> "dict[str, Any]":
 
 def decode_any(data: bytes, what: str) -> "Any":
     """Read the JSON document *data* of any type; as `decode`."""
-    import json
-
     if len(data) > MAX_DOCUMENT_BYTES:
         raise InvalidSpec(f"{what}: {len(data)} bytes, and at most {MAX_DOCUMENT_BYTES} are read")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+        document = _read(data.decode("utf-8"))
     except RecursionError:
         raise InvalidSpec(f"{what}: nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as exc:
@@ -187,6 +185,9 @@ def _object(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
 
 def _no_constant(name: str) -> "Any":
     raise ValueError(f"{name} is no number")
+
+
+_read = Reader(_object, _no_constant)
 
 
 # ---- manifests and indexes

@@ -9,10 +9,10 @@ looks for names in a transaction that no new name can enter (leases.py, collect.
 
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import stat
+import sys
 
 from pyrunc.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Unsupported
 from pyrunc.records import NamedTuple
@@ -20,6 +20,7 @@ from pyrunc.store.files import make_directory, said_full, sync_directory, write_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import hashlib
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Protocol
@@ -245,7 +246,7 @@ class Ingest:
         self._digest = digest
         self._size = size
         self._lease = lease
-        self._hash = hashlib.sha256()
+        self._hash = _sha256(None)
         self._fd, self._path = store._begin()  # noqa: SLF001 - the store's other half
         self.size = 0
 
@@ -329,7 +330,7 @@ class BlobReader(io.RawIOBase):
         self.verified = False
         self._fd = fd
         self._left = self.size
-        self._hash = hashlib.sha256()
+        self._hash = _sha256(self.size)
 
     def readable(self) -> bool:
         """Return True."""
@@ -393,6 +394,25 @@ class BlobReader(io.RawIOBase):
 
     def _damaged(self) -> DataLoss:
         return DataLoss(f"{self.digest} is damaged: the file of {self.size} bytes has another content")
+
+
+def _sha256(size: int | None) -> "hashlib._Hash":
+    """A digest of *size* bytes (None: of any number), which is as hashlib's.
+
+    hashlib's own is OpenSSL's: twice as fast, and 3 ms to import, in which the other digests a megabyte.
+    """
+    if size is not None and size < 1 << 20:
+        try:
+            if sys.version_info >= (3, 12):
+                from _sha2 import sha256
+            else:
+                from _sha256 import sha256  # type: ignore[import-not-found]
+            return sha256()  # type: ignore[no-any-return]
+        except ImportError:
+            pass
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _missing(digest: str) -> NotFound:

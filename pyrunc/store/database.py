@@ -10,9 +10,9 @@ Source: sqlite.org/wal.html, sqlite.org/howtocorrupt.html section 2.6.
 """
 
 import os
-import threading
-import weakref
-from contextlib import contextmanager
+import time
+from _thread import RLock, _local, get_ident
+from _weakref import ref
 
 from pyrunc.errors import (
     AlreadyExists,
@@ -25,22 +25,26 @@ from pyrunc.errors import (
     Unavailable,
     Unsupported,
 )
+from pyrunc.records import contextmanager
 from pyrunc.store.files import Lock, make_directory, said_full, sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, Literal
+    from typing import Any, Literal, TypeVar
+
+    _T = TypeVar("_T")
 
 _BESIDE = ("", "-wal", "-shm", "-journal")
 _LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
 _RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
-_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_LONG_LOG_BYTES = 512 << 10  # which takes half a millisecond to read
+_databases: "dict[int, ref[Database]]" = {}
 _abandoned: "list[sqlite3.Connection]" = []
 # How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
 # transaction of one database may use another one.
-_gate = threading.Condition()
+_gate = RLock()
 _inside: dict[int, int] = {}
 _forking = 0
 
@@ -64,7 +68,7 @@ class Database:
         remedy: "str | Callable[[], str]" = "",
         timeout_s: float = 60.0,
     ) -> None:
-        import sqlite3  # 10 ms that whoever needs no database does not pay
+        sqlite3 = _import()
 
         self.path = path
         self.schema = tuple(schema)
@@ -72,8 +76,8 @@ class Database:
         self._sqlite = sqlite3
         self._remedy = remedy
         self._timeout_s = timeout_s
-        self._local = threading.local()
-        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._local = _local()
+        self._handles: dict[int, ref[_Handle]] = {}
         self._closed = False
         self._torn = False
         if not os.path.exists(path):
@@ -81,7 +85,7 @@ class Database:
             with Lock(path + ".lock", timeout_s=timeout_s):
                 if not os.path.exists(path):
                     self._create()
-        _databases.add(self)
+        _know(_databases, self)
         self._check_version()
         self._keep_reserve()
 
@@ -142,18 +146,31 @@ class Database:
         """Close all connections; none of its threads may be inside. It cannot be used again."""
         with _gate:
             self._closed = True
-            for handle in list(self._handles):
+            for handle in _alive(self._handles):
                 handle.close()
+
+    def leave(self) -> None:
+        """At the end of this process: tidy up if the log has become long, else let the next one read it.
+
+        Closing folds the log into the file, with three flushes of the disk, and the next one to write would begin
+        a new log, with two more. A log that stays is what a killed process leaves: nothing that was committed is lost.
+        """
+        try:
+            long = os.stat(f"{self.path}-wal").st_size > _LONG_LOG_BYTES
+        except OSError:
+            return
+        if long:
+            self.close()
 
     def close_idle(self) -> None:
         """Close the connections that are in no transaction; the next use opens them again."""
-        for handle in list(self._handles):
+        for handle in _alive(self._handles):
             if handle.raw is not None and not handle.raw.in_transaction:
                 handle.close()
 
     def abandon(self) -> None:
         """After a fork, in the child: leave alone what is still open, which is a transaction of the parent's."""
-        for handle in list(self._handles):
+        for handle in _alive(self._handles):
             if handle.raw is not None:
                 _abandoned.append(handle.raw)
                 handle.raw = None
@@ -164,14 +181,14 @@ class Database:
     @contextmanager
     def _connection(self) -> "Iterator[sqlite3.Connection]":
         """Lend the connection of this thread, with SQLite's errors translated."""
-        thread = threading.get_ident()
+        thread = get_ident()
         with _gate:
             while _forking not in (0, thread) and thread not in _inside:
-                _gate.wait()
+                _wait()
             handle: _Handle | None = getattr(self._local, "handle", None)
             if handle is None:
                 self._local.handle = handle = _Handle()
-                self._handles.add(handle)
+                _know(self._handles, handle)
             _inside[thread] = _inside.get(thread, 0) + 1
         try:
             if self._closed:
@@ -190,7 +207,6 @@ class Database:
                 _inside[thread] -= 1
                 if not _inside[thread]:
                     del _inside[thread]
-                    _gate.notify_all()
 
     def _settle(self, connection: "sqlite3.Connection", relaxed: bool = False) -> None:
         """End what is still a transaction."""
@@ -235,7 +251,7 @@ class Database:
 
     def _connect(self, path: str) -> "sqlite3.Connection":
         quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-        connection = self._sqlite.connect(
+        connection: sqlite3.Connection = self._sqlite.connect(
             f"file:{quoted}?mode=rw",  # never a new, empty file in the place of one that was moved away
             uri=True,
             timeout=self._timeout_s,
@@ -347,6 +363,29 @@ class Database:
         return DataLoss(f"{self.path} is damaged: {why}" + (f"; {remedy}" if remedy else ""))
 
 
+def _import() -> "Any":
+    """What sqlite3 is made of, if it is there: sqlite3 itself imports datetime, which is half of what it costs."""
+    try:
+        import _sqlite3
+
+        return _sqlite3
+    except ImportError:
+        import sqlite3
+
+        return sqlite3
+
+
+def _know(known: "dict[int, ref[_T]]", item: "_T") -> None:
+    """Add *item* to *known* until it goes; weakref.WeakSet would be a millisecond to import."""
+    key = id(item)
+    known[key] = ref(item, lambda _: known.pop(key, None))
+
+
+def _alive(known: "dict[int, ref[_T]]") -> "list[_T]":
+    found = [reference() for reference in list(known.values())]
+    return [item for item in found if item is not None]
+
+
 class _Handle:
     """A thread's connection."""
 
@@ -364,6 +403,12 @@ class _Handle:
         self.close()  # when its thread has ended
 
 
+def leave_all() -> None:
+    """`Database.leave` for all of this process."""
+    for database in _alive(_databases):
+        database.leave()
+
+
 def _is_full(path: str) -> bool:
     try:
         status = os.statvfs(os.path.dirname(os.path.abspath(path)))
@@ -379,26 +424,32 @@ def _remove(path: str) -> None:
         pass
 
 
+def _wait() -> None:
+    """Let other threads pass the gate, however often it is held here; who forks waits so, and that is rare."""
+    held = _gate._release_save()  # type: ignore[attr-defined]  # noqa: SLF001 - what threading.Condition does
+    time.sleep(0.0005)
+    _gate._acquire_restore(held)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def _before_fork() -> None:
     """Wait until no other thread is inside of a database, close the connections, and keep the gate."""
     global _forking
-    thread = threading.get_ident()
+    thread = get_ident()
     _gate.acquire()
     while _forking:
-        _gate.wait()
+        _wait()
     _forking = thread
     while any(other != thread for other in _inside):
-        _gate.wait()
-    for database in list(_databases):
+        _wait()
+    for database in _alive(_databases):
         database.close_idle()
 
 
 def _after_fork(child: bool) -> None:
     global _forking
-    for database in list(_databases) if child else ():
+    for database in _alive(_databases) if child else ():
         database.abandon()
     _forking = 0
-    _gate.notify_all()
     _gate.release()
 
 

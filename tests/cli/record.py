@@ -20,8 +20,7 @@ from tests import dockerd
 from tests.cli import samples
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/docker"
-# requests.txt is of record_requests.py.
-SCENARIOS = tuple(sorted(path.stem for path in FIXTURES.glob("*.txt") if path.stem != "requests"))
+SCENARIOS = tuple(sorted(path.stem for path in FIXTURES.glob("*.txt")))
 _INPUTS = {"no": b"n\n", "yes": b"y\n"}
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from tests.cli import samples
@@ -137,13 +136,12 @@ def test_without_privileges_it_is_one_line(busybox: Path) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as top:
         os.chmod(top, 0o755)
         cli = Cli(Path(top), Path(top) / "root")
-        cli.env["PYTHONPATH"] += f":{Path(click.__file__).parents[1]}"
         samples.write(cli.directory, busybox)
         nobody: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
         for program in (sys.executable, "/usr/bin/python3"):
             try:
                 found = subprocess.run(
-                    [program, "-c", "import click, pyrunc.cli"], env=cli.env, check=False, **nobody
+                    [program, "-c", "import pyrunc.cli"], env=cli.env, check=False, **nobody
                 )
             except OSError:
                 continue
@@ -431,7 +429,7 @@ def test_a_checkout_knows_its_version_and_is_a_program(cli: Cli) -> None:
 def test_streams_that_are_closed_are_like_the_null_device(loaded: Cli) -> None:
     script = """
     "$@" images <&- >&- 2>&-; echo $?
-    "$@" run --rm beta sh -c '[ -c /proc/self/fd/0 ] && [ -c /proc/self/fd/1 ] && exit 7' <&- >&-; echo $?
+    "$@" run --rm beta sh -c '[ -c /proc/self/fd/0 ] && echo unheard && exit 7' <&- >&-; echo $?
     "$@" load <&-; echo $?
     "$@" system check
     """

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from pyrunc.cli import create_documents
@@ -28,12 +27,12 @@ _WITHOUT_EFFECT = {"quiet": "nothing is pulled", "disable_content_trust": "signa
 _NO_COMMAND = "docker"
 
 
-def _find(path: str) -> click.Command | None:
+def _find(path: str) -> Verb | Group | None:
     """The command *path*; None if it does not exist yet."""
-    command: click.Command = root
+    command: Verb | Group = root
     for name in path.split():
         assert isinstance(command, Group), path
-        found = command.get_command(click.Context(command), name)
+        found = command.find(name)
         if found is None:
             return None
         command = found
@@ -123,7 +122,7 @@ class _Watched(dict[str, Any]):
 
 
 def test_every_flag_of_run_that_is_not_refused_is_used() -> None:
-    values = _Watched({str(flag.name): flag.begin() for flag in RUN})
-    wanted = {str(flag.name) for flag in RUN if not flag.refused}
+    values = _Watched({flag.name: flag.begin() for flag in RUN})
+    wanted = {flag.name for flag in RUN if not flag.refused}
     create_documents.documents("image", [], values, wanted)
     assert wanted - values.seen - set(_WITHOUT_EFFECT) - _OF_THE_COMMAND == set()

@@ -1,6 +1,6 @@
 """Several processes do random verbs on one root while a killer kills what runs; then all must be right.
 
-    python -m tests.engine.chaos [--seed N] [--seconds N] [--workers N] [--no-kills] [--graph NAME] [PLACE]
+    python -m tests.engine.chaos [--seed N] [--seconds N] [--workers N] [--no-kills] [PLACE]
 
 The seed says what every worker does, in which order; who is faster does not repeat. What was found is printed, the
 exit code is then 1, and the place stays: journals of all workers, the root and the state.
@@ -251,7 +251,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--without", default="", help="verbs that nobody does, such as 'run,exec -d'")
     parser.add_argument("--no-kills", dest="kills", action="store_false", help="nobody is killed")
-    parser.add_argument("--graph", default="overlay2")
     options = parser.parse_args()
     place = options.place or Path(tempfile.mkdtemp(prefix="pyrunc-chaos-", dir="/var/tmp"))
     place.mkdir(exist_ok=True)

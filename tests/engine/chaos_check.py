@@ -120,14 +120,14 @@ def _ours(place: Path, before: Host) -> Iterator[str]:
     ids, parent_name = known_ids(place), (place / "cgroup").read_text()
     for path in sorted(cgroups() - before.cgroups):
         parts = path.split("/")
-        if f"/{parts[4]}" == parent_name or ids.intersection(parts):
+        if parent_name[1:] in parts or ids.intersection(parts):
             yield path
 
 
 def remove_cgroups(place: Path, name: str) -> None:
     ids = {path.name for path in (place / "root/containers").glob("*")} | known_ids(place)
     for path in sorted(cgroups(), reverse=True):
-        if f"/{path.split('/')[4]}" == name or ids.intersection(path.split("/")):
+        if {name[1:], *ids}.intersection(path.split("/")):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
 
@@ -147,13 +147,15 @@ def _held_locks(place: Path) -> Iterator[str]:
 def invariants(place: Path, before: Host, kills: bool) -> list[str]:
     """What is wrong after one `ps`, in words."""
     from pyrunc import Engine
-    from pyrunc.engine.inspecting import inspect
 
     with Engine() as opened:
         engine: Any = opened
-        documents = {record.id: inspect(engine, record) for record in engine.containers.list(all=True)}
+        documents = {
+            record.id: engine.containers.get(record.id).inspect()
+            for record in engine.containers.list(all=True)
+        }
         snapshots = {info.key for info in engine._parts.snapshotter.walk()}
-        volumes = {volume.name for volume in engine._parts.volumes.list()}
+        volumes = {volume.name for volume in engine.volumes.list()}
     found: list[str] = []
     shims: set[int] = set()
     files = running_files(place)

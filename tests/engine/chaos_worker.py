@@ -404,7 +404,7 @@ class EngineWorker(Worker):
         self.engine.containers.prune()
 
     def do_volume(self, argv: list[str]) -> None:
-        volumes = self.engine._parts.volumes
+        volumes = self.engine.volumes
         if argv[0] == "create":
             volumes.create(argv[1])
         elif argv[0] == "rm":

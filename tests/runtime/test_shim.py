@@ -1,5 +1,6 @@
 """Containers that outlive their starter: who ends what, who hears of it, and what stays open."""
 
+import gc
 import os
 import random
 import shutil
@@ -69,6 +70,14 @@ def test_running_says_who_runs_before_the_starter_knows(here: Place) -> None:
     assert process.wait(10).exit_code == 137
     assert not shim.signal(who, signal.SIGKILL)
     process.finished()
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"pid":', b"\0" * 512, b"\xff"])
+def test_what_a_crash_of_the_machine_has_torn_says_nothing(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "running").write_bytes(torn)
+    (tmp_path / "status").write_bytes(torn)
+    assert shim.running(str(tmp_path)) is None
+    assert shim.status(str(tmp_path)) is None
 
 
 def test_a_container_whose_owner_lets_go_ends_with_the_exit_command(here: Place) -> None:
@@ -306,6 +315,7 @@ def test_sixty_shims_leave_nothing_in_the_starter_or_its_spawner(launcher: Launc
             process.finished()
 
     def held() -> tuple[int, int]:
+        gc.collect()  # what tests before this one have dropped
         return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{spawner.current().pid}/fd"))
 
     once(0)

@@ -16,13 +16,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
 
-from pyrunc._native.filesystem import syncfs
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, contextmanager
 from pyrunc.store.database import Database
 from pyrunc.store.files import make_directory, said_full
 
@@ -142,6 +140,8 @@ class NumberedSnapshots:
 
     def commit(self, name: str, key: str) -> None:
         """See Snapshotter."""
+        from pyrunc._native.filesystem import syncfs
+
         with self._database.transaction() as connection:
             self._refuse_taken(connection, name)
         row = active(self.usable(key))
@@ -421,5 +421,5 @@ def active(row: Row) -> Row:
 
 
 def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
