@@ -103,9 +103,9 @@ class Database:
         with self._connection() as connection:
             if tight:
                 self._reuse_log(connection)
-            if relaxed:
-                connection.execute("PRAGMA synchronous=NORMAL")
             try:
+                if relaxed:
+                    connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute("BEGIN IMMEDIATE")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != len(self.schema):
@@ -182,31 +182,41 @@ class Database:
     def _connection(self) -> "Iterator[sqlite3.Connection]":
         """Lend the connection of this thread, with SQLite's errors translated."""
         thread = get_ident()
-        with _gate:
-            while _forking not in (0, thread) and thread not in _inside:
-                _wait()
-            handle: _Handle | None = getattr(self._local, "handle", None)
-            if handle is None:
-                self._local.handle = handle = _Handle()
-                _know(self._handles, handle)
-            _inside[thread] = _inside.get(thread, 0) + 1
+        entered = False
+        handle: _Handle | None = None
         try:
+            with _gate:
+                while _forking not in (0, thread) and thread not in _inside:
+                    _wait()
+                handle = getattr(self._local, "handle", None)
+                if handle is None:
+                    self._local.handle = handle = _Handle()
+                    _know(self._handles, handle)
+                _inside[thread] = _inside.get(thread, 0) + 1
+                entered = True
             if self._closed:
                 raise FailedPrecondition(f"{self.path} is closed")
             if self._torn:
                 raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
+            if handle.raw is not None and _inside[thread] == 1 and handle.raw.in_transaction:
+                handle.close()  # of somebody who was interrupted at its very end
             if handle.raw is None:
                 handle.raw = self._connect_somehow()
             yield handle.raw
         except self._sqlite.Error as exc:
-            if not isinstance(exc, self._sqlite.IntegrityError):
+            if handle is not None and not isinstance(exc, self._sqlite.IntegrityError):
                 handle.close()  # after a failed write it may be in any state: the next one is fresh
             raise self._translated(exc) from exc
+        except BaseException as exc:
+            if handle is not None and not isinstance(exc, Exception):
+                handle.close()  # Ctrl-C: a statement may be half done, and keep what it has read, or all others out
+            raise
         finally:
-            with _gate:
-                _inside[thread] -= 1
-                if not _inside[thread]:
-                    del _inside[thread]
+            if entered:
+                with _gate:
+                    _inside[thread] -= 1
+                    if not _inside[thread]:
+                        del _inside[thread]
 
     def _settle(self, connection: "sqlite3.Connection", relaxed: bool = False) -> None:
         """End what is still a transaction."""
