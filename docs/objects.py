@@ -13,8 +13,9 @@ import pyrunc
 
 # Between modules of pyrunc itself, though without an underscore.
 INTERNAL = frozenset((
-    "AsyncSandbox.of_launcher", "Containers.start", "Images.shipped", "Images.unpack", "RunResult.of",
-    "Sandbox.of_launcher", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
+    "AttachClient", "Threads", "AsyncSandbox.of_launcher", "AsyncSandbox.run_by", "AsyncAttachment.ready",
+    "Images.shipped", "Images.unpack", "RunResult.of",
+    "Sandbox.of_launcher", "Sandbox.run_by", "Volumes.claim", "Volumes.damage", "Volumes.data", "Volumes.ensure_data",
     "Volumes.is_known", "Volumes.mount_points", "Volumes.release", "Volumes.users", "Volumes.close",
 ))  # fmt: skip
 
@@ -103,7 +104,7 @@ def _resolved(annotation: str, module: str) -> Iterator[type]:
         name = word.rpartition(".")[2]
         value = vars(importlib.import_module(module)).get(name)
         if isinstance(value, type):
-            if _is_ours(value) and not name.startswith("_"):
+            if _is_ours(value) and not name.startswith("_") and name not in INTERNAL:
                 yield value
         elif value is None:
             yield from _only_checked(name, module)

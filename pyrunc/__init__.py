@@ -8,20 +8,34 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc import errors
-    from pyrunc.engine.async_engine import AsyncContainer, AsyncEngine
+    from pyrunc.api import ContainerRecord, ContainerResult
+    from pyrunc.engine.async_attachment import AsyncAttachment
+    from pyrunc.engine.async_container import AsyncContainer
+    from pyrunc.engine.async_engine import AsyncEngine
+    from pyrunc.engine.attachment import Attachment
+    from pyrunc.engine.container import Container
     from pyrunc.engine.engine import Engine
+    from pyrunc.engine.events import Event
+    from pyrunc.engine.logs import LogEntry
     from pyrunc.runtime.async_sandbox import AsyncExecProcess, AsyncSandbox, AsyncSandboxProcess
     from pyrunc.runtime.sandbox import ExecProcess, IdMap, Mount, RunResult, Sandbox, SandboxProcess
 
 __all__ = [
+    "AsyncAttachment",
     "AsyncContainer",
     "AsyncEngine",
     "AsyncExecProcess",
     "AsyncSandbox",
     "AsyncSandboxProcess",
+    "Attachment",
+    "Container",
+    "ContainerRecord",
+    "ContainerResult",
     "Engine",
+    "Event",
     "ExecProcess",
     "IdMap",
+    "LogEntry",
     "Mount",
     "RunResult",
     "Sandbox",
@@ -30,14 +44,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncContainer": "pyrunc.engine.async_engine",
+    "AsyncAttachment": "pyrunc.engine.async_attachment",
+    "AsyncContainer": "pyrunc.engine.async_container",
     "AsyncEngine": "pyrunc.engine.async_engine",
     "AsyncExecProcess": "pyrunc.runtime.async_sandbox",
     "AsyncSandbox": "pyrunc.runtime.async_sandbox",
     "AsyncSandboxProcess": "pyrunc.runtime.async_sandbox",
+    "Attachment": "pyrunc.engine.attachment",
+    "Container": "pyrunc.engine.container",
+    "ContainerRecord": "pyrunc.api",
+    "ContainerResult": "pyrunc.api",
     "Engine": "pyrunc.engine.engine",
+    "Event": "pyrunc.engine.events",
     "ExecProcess": "pyrunc.runtime.sandbox",
     "IdMap": "pyrunc.runtime.sandbox",
+    "LogEntry": "pyrunc.engine.logs",
     "Mount": "pyrunc.runtime.sandbox",
     "RunResult": "pyrunc.runtime.sandbox",
     "Sandbox": "pyrunc.runtime.sandbox",

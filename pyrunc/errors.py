@@ -77,14 +77,16 @@ class PermissionDenied(PyruncError, PermissionError):
 class TimedOut(PyruncError, TimeoutError):
     """A deadline passed; *stdout* and *stderr* are what was written until then, where that is known.
 
-    *errno* is ETIMEDOUT.
+    *stage* is "create" for that of making and starting a container, "run" for that of its run, after which it was
+    killed, else "". *errno* is ETIMEDOUT.
     """
 
-    def __init__(self, message: str, stdout: bytes = b"", stderr: bytes = b"") -> None:
+    def __init__(self, message: str, stdout: bytes = b"", stderr: bytes = b"", *, stage: str = "") -> None:
         super().__init__(message)
         self.errno = errno.ETIMEDOUT
         self.stdout = stdout
         self.stderr = stderr
+        self.stage = stage
 
 
 class DataLoss(PyruncError):

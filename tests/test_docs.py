@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parents[1]
 _OBJECTS = objects.public()
 _METHODS = [(name, member) for name, cls in _OBJECTS.items() for member, _ in objects.members(cls)]
 # What raises nothing but what Python itself does, such as for a closed descriptor.
-_QUIET = {"check", "close", "fileno", "info", "message", "version"}
+_QUIET = {"check", "close", "detach", "fileno", "info", "message", "version"}
 
 
 _MET = (

@@ -84,6 +84,16 @@ def test_the_python_session(checkout: Path) -> None:
     assert told[2:] == ["[('made:1',), ('tools:latest',)]", "paused"]
 
 
+def test_the_python_session_about_streams(checkout: Path) -> None:
+    code = (
+        f"import pyrunc; pyrunc.Engine().images.load('images.tar')\n{block('python', section('Containers'))}"
+    )
+    told = run(checkout, sys.executable, "-W", "error", "-c", code).splitlines()
+    assert told == [
+        "(b'hello', b'')", "True ['image', 'create', 'request']", "False []", "[('stdout', b'one\\n')] 3", "run", "190",
+    ]  # fmt: skip
+
+
 def test_the_pages_shell_session(place: Path) -> None:
     program = f"{sys.executable} -c 'import sys; from pyrunc.cli.main import main; sys.exit(main())'"
     told = run(place, "sh", "-euc", f'pyrunc() {{ {program} "$@"; }}\n{block("sh", PAGE.read_text())}')

@@ -6,6 +6,7 @@ It is the image's config and the snapshot that theirs are changes to, which a le
 import os
 
 from pyrunc.engine import mount_points
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.engine.parts import lock
 from pyrunc.records import NamedTuple
 
@@ -44,8 +45,11 @@ class Bases:
         self._pid = 0
         self._found: dict[str, tuple[Base, Lease]] = {}
 
-    def get(self, image_id: str, *, hold: bool = True) -> Base:
-        """That of an image; if it need not *hold*, nothing protects it, where it is ready. Raises NotFound."""
+    def get(self, image_id: str, deadline: Deadline = NEVER, *, hold: bool = True) -> Base:
+        """That of an image; if it need not *hold*, nothing protects it, where it is ready.
+
+        Raises NotFound, TimedOut.
+        """
         with lock:
             if self._pid != os.getpid():
                 self._pid, self._found = os.getpid(), {}  # a lease is not inherited by a forked process
@@ -65,7 +69,8 @@ class Bases:
             if chain_ids:
                 top = mount_points.ready(self._parts, chain_ids[-1], lease)
             if not top:
-                top = mount_points.ensure(self._parts, self._images().unpack(row, lease), lease)
+                below = self._images().unpack(row, lease, deadline)
+                top = mount_points.ensure(self._parts, below, lease, deadline)
         except BaseException:
             lease.release()
             raise

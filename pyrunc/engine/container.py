@@ -1,9 +1,11 @@
 """A container: a handle with its verbs, which knows no more than the id; what is so now is asked each time."""
 
+import os
 import time
 
 from pyrunc.engine import container_events, container_state, finish
-from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unsupported
+from pyrunc.engine.deadlines import check_timeout
+from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound, Unsupported
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, Self
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.engine.attachment import Attachment
     from pyrunc.engine.copy import PathStat
     from pyrunc.engine.engine import Engine
     from pyrunc.engine.exec import EngineExec
@@ -26,13 +29,18 @@ _SIGKILL = 9
 class Container:
     """A container of an engine, by its *id*; leaving its ``with`` block kills and removes it, volumes included.
 
+    That is so where this object has *made* it; one that was found, by `get` or *exist_ok*, goes on, and so it does when
+    a forked child leaves the block. *timings_ns* says how long each stage of its latest start took that was made here.
     Other processes may do with it what they like meanwhile: each verb sees what is so now. All of them raise NotFound
     when it has been removed.
     """
 
-    def __init__(self, engine: "Engine", container_id: str, name: str) -> None:
+    def __init__(self, engine: "Engine", container_id: str, name: str, *, made: bool = False) -> None:
         self.id = container_id
         self.name = name
+        self.made = made
+        self.timings_ns: dict[str, int] = {}
+        self._pid = os.getpid()
         self._engine = engine
         self._parts = engine._parts  # noqa: SLF001 - the other half of it
         self._owners = engine._owners  # noqa: SLF001
@@ -64,16 +72,38 @@ class Container:
         container ends with this process. Raises StartError or one of its kind, which its record tells too;
         FailedPrecondition in Docker's words, such as for a paused one.
         """
+        begun = time.monotonic_ns()
         with self._parts.lock(self.id):
             record = self._settled()
             if not container_state.check("start", record):
                 return False
-            from pyrunc.engine import starting
+            from pyrunc.engine import starting, timings
 
             process = starting.start(self._parts, record, client=client, keep_running=keep_running)
             container_events.say(self._parts, record, "start")
             self._owners.add(self.id, process)
+            self.timings_ns = timings.of_start(process, begun)
         return True
+
+    def attach(self, *, stdin: bool = False, stdout: bool = True, stderr: bool = True) -> "Attachment":
+        """Its streams, from now on: what it writes, and with *stdin* its input, if it was made with one.
+
+        Any number may be attached at once. Raises FailedPrecondition, in Docker's words, for one that does not run.
+        """
+        from pyrunc.engine import attachment
+
+        return attachment.attached(self.record(), stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def start_attached(
+        self, *, stdin: bool = False, stdout: bool = True, stderr: bool = True, keep_running: bool = True
+    ) -> "Attachment":
+        """Start it, attached from its first byte on; the rest is as for `attach` and `start`.
+
+        Raises what `start` does, FailedPrecondition if it runs already.
+        """
+        from pyrunc.engine import attachment
+
+        return attachment.started(self, stdin=stdin, stdout=stdout, stderr=stderr, keep_running=keep_running)
 
     def stop(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> int | None:
         """Ask its program to end, and kill what has not *timeout_s* seconds later: the exit code.
@@ -85,6 +115,10 @@ class Container:
         from pyrunc.engine import stopping
 
         number = None if signal is None else _number(signal)
+        if timeout_s is not None:
+            from pyrunc.runtime import option_checks
+
+            option_checks.number(-1e9, 1e9)(timeout_s, "timeout_s")
         return stopping.stop(self._parts, self._owners, self.id, timeout_s, number)
 
     def kill(self, signal: "int | str" = _SIGKILL) -> None:
@@ -134,6 +168,8 @@ class Container:
 
         if condition not in stopping.CONDITIONS:
             raise InvalidArgument(f"invalid condition: {condition!r}")
+        if timeout_s is not None:
+            check_timeout(timeout_s, "timeout_s")
         return stopping.wait(self._parts, self._owners, self.id, timeout_s, condition)
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
@@ -147,8 +183,11 @@ class Container:
 
     def rename(self, name: str) -> None:
         """Give it another name. Raises InvalidArgument, AlreadyExists in Docker's words."""
+        from pyrunc.engine.argument_checks import check_text
         from pyrunc.engine.container_rows import check_name
 
+        if name is not None:
+            check_text("name", name)
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
         with self._parts.lock(self.id):
@@ -316,9 +355,18 @@ class Container:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
     ) -> None:
+        if self.made and self._pid == os.getpid():
+            self._reap()
+
+    def _reap(self) -> None:
+        """Remove it, whatever it does, also when the engine is closed."""
         try:
-            self.remove(force=True, volumes=True)
-        except (NotFound, FailedPrecondition):
+            if self._parts.closed:
+                with type(self._engine)(self._parts.root, graph=self._parts.graph) as engine:
+                    engine.containers.get(self.id).remove(force=True, volumes=True)
+            else:
+                self.remove(force=True, volumes=True)
+        except NotFound:
             pass  # somebody was faster
 
     def _settled(self) -> "ContainerRecord":

@@ -1,5 +1,6 @@
 """Which containers a list has: Docker's filters, as its daemon understands them."""
 
+from pyrunc.engine.argument_checks import pairs
 from pyrunc.engine.image_filters import flag, group, labelled, moment_ns
 from pyrunc.errors import InvalidArgument, NotFound
 
@@ -26,7 +27,7 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
     Raises InvalidArgument, in Docker's words, for an unknown filter or value, NotFound for the container of before and
     since.
     """
-    by = group(list(filters), KNOWN)
+    by = group(pairs(filters), KNOWN)
     for value in by.get("status", ()):
         if value not in STATES:
             raise InvalidArgument(f"Invalid filter 'status={value}'")

@@ -12,6 +12,7 @@ import os
 import time
 
 from pyrunc.api import ContainerRecord
+from pyrunc.engine.argument_checks import check_text
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound
 from pyrunc.records import NamedTuple, dumps, loads
 from pyrunc.store.database import Database
@@ -202,6 +203,7 @@ class ContainerRows:
 
     def find(self, text: str) -> Row:
         """The container of that id, name, or beginning of an id. Raises NotFound, InvalidArgument in Docker's words."""
+        check_text("a container", text)
         found = self.by_id(text) if len(text) == 64 else None
         found = found or self.by_name(text.removeprefix("/"))
         if found is None and text and _HEX.issuperset(text):

@@ -5,6 +5,7 @@ import time
 
 from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
+    argument_checks,
     container_events,
     host_config,
     host_config_shapes,
@@ -15,6 +16,7 @@ from pyrunc.engine import (
     starting,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name, log_path
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.engine.mounts_wanted import wanted as wanted_mounts
 from pyrunc.errors import AlreadyExists, InvalidArgument
 from pyrunc.records import NamedTuple
@@ -44,6 +46,14 @@ class Wanted(NamedTuple):
     host_config: "Mapping[str, Any]"
     options: "SandboxOptions"
 
+    def opened(self, stdin_open: bool) -> "Wanted":
+        """The same; if *stdin_open*, with an input that ends with the client that had it, as by `docker run -i`."""
+        return (
+            self._replace(config={"OpenStdin": True, "StdinOnce": True, **self.config})
+            if stdin_open
+            else self
+        )
+
 
 def new_id() -> str:
     """An id that no container has."""
@@ -51,12 +61,14 @@ def new_id() -> str:
 
 
 def create(
-    parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False
-) -> "tuple[ContainerRecord, Rootfs | None]":
+    parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False,
+    deadline: Deadline = NEVER,
+) -> "tuple[ContainerRecord, Rootfs | None]":  # fmt: skip
     """Make a container of the image *base*, with its lock held; if it *starts* at once, its row says so already.
 
-    Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported; then nothing is left.
+    Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported, TimedOut; then nothing is left.
     """
+    deadline.check("create")
     record, boot = described(parts, base, container_id, wanted), ""
     if starts:
         place = starting.state_dir(container_id)
@@ -71,10 +83,12 @@ def create(
         if base.driver:
             parts.metadata.use_image(container_id, base.image_id, durable=not record.auto_remove)
             rootfs = parts.snapshotter.prepare(container_id, base.top, volatile=record.auto_remove)
+        deadline.check("the preparation of its snapshot")
         if wanted_mounts(record.config, record.host_config):
             from pyrunc.engine import mount_specs
 
             mount_specs.prepare(parts, container_id, record.config, record.host_config)
+            deadline.check("the preparation of its volumes")
         if not starts:
             parts.containers.change(container_id, state="created")
     except BaseException:
@@ -90,6 +104,10 @@ def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
     for document in (wanted.config, wanted.host_config):
         host_config_shapes.check(document)
+    argument_checks.check_argv("argv", wanted.argv)
+    argument_checks.check_argv("entrypoint", wanted.entrypoint)
+    if wanted.name is not None:
+        argument_checks.check_text("name", wanted.name)
     config, host, rest = host_config.documents_of(checked(wanted.options))
     given = {**config, **wanted.config}
     given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]

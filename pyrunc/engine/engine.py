@@ -1,8 +1,10 @@
 """The engine: images and containers of them, in this process."""
 
 import os
+import time
 
 from pyrunc.engine.containers import Containers
+from pyrunc.engine.deadlines import NEVER, Deadline, check_timeout
 from pyrunc.engine.owners import Owners
 from pyrunc.engine.parts import Parts, lock
 from pyrunc.errors import InvalidArgument, NotFound
@@ -13,13 +15,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
-    from pyrunc.api import ContainerResult
+    from pyrunc.api import ContainerRecord, ContainerResult
     from pyrunc.engine.bases import Base, Bases
     from pyrunc.engine.container import Container
     from pyrunc.engine.events import Event
+    from pyrunc.engine.foreground import Foreground
     from pyrunc.engine.images import Images
     from pyrunc.engine.throwaway import Ready, Throwaway
     from pyrunc.engine.volumes import Volumes
+    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
     from pyrunc.store.metadata import ImageRow
@@ -36,6 +41,8 @@ class Engine:
     """
 
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
+        if root is not None and not isinstance(root, str | os.PathLike):
+            raise InvalidArgument(f"root must be a path, not {root!r}")
         self._parts = Parts(None if root is None else os.fspath(root), graph)
         self._parts.forget = self._forget
         self._brief = False  # see pyrunc.engine.one_command
@@ -85,8 +92,8 @@ class Engine:
     def run(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, remove: bool = True,
         entrypoint: "Sequence[str] | None" = None, stdin: bytes = b"", timeout_s: float | None = None,
-        allow_host: bool = False, scratch: "Literal['memory', 'disk'] | None" = None,
-        **options: "Unpack[SandboxOptions]",
+        create_timeout_s: float | None = None, allow_host: bool = False,
+        scratch: "Literal['memory', 'disk'] | None" = None, **options: "Unpack[SandboxOptions]",
     ) -> "ContainerResult":  # fmt: skip
         """Run a program in a container of *image* to its end.
 
@@ -101,46 +108,43 @@ class Engine:
         have that much, beyond which the kernel kills (``result.oom_killed``). "disk" is a snapshot that goes with
         the container's end, as with `docker run --rm`: slower by some milliseconds, and as large as the disk.
 
-        *stdin* is what the program can read; after *timeout_s* seconds it is killed and TimedOut raised.
+        *stdin* is what the program can read. After *timeout_s* seconds it is killed and TimedOut raised, whose
+        ``.stage`` is "run"; *create_timeout_s* bounds what comes before it runs, unpacking the image too, and then
+        nothing is left and the stage is "create". ``.timings_ns`` of the result says how long each stage took.
         *allow_host* lets "host" be an image: the host's own root, read-only. The options are those of a Sandbox.
 
         Raises NotFound for an image that is not there, InvalidArgument, AlreadyExists for the name, StartError.
         """
         keeps = name is not None or not remove
         host = allow_host and image == HOST
+        deadline = NEVER if create_timeout_s is None else Deadline(create_timeout_s)
         if scratch is not None:
-            _check_scratch(scratch, keeps, host)
+            check_scratch(scratch, keeps, host)
         if host:
-            return self._run_host(argv, keeps, entrypoint, stdin, timeout_s, options)
+            return self._run_host(argv, keeps, entrypoint, stdin, timeout_s, options, deadline)
         if keeps or scratch == "disk":
-            return self._run_kept(image, argv, name, remove, entrypoint, stdin, timeout_s, options)
-        from pyrunc.api import ContainerResult
-
-        env = options.pop("env", None)
-        ready = self._make_ready(image, entrypoint, options)
-        try:
-            if ready.sandbox is None:
-                if env:
-                    options["env"] = env
-                return self._run_kept(image, argv, None, True, entrypoint, stdin, timeout_s, options)
-            command = (*ready.entrypoint, *argv) if argv else ready.argv
-            if not command:
-                raise InvalidArgument("No command specified")
-            return ContainerResult(*ready.sandbox.run(command, env=env, stdin=stdin, timeout_s=timeout_s))
-        finally:
-            self._throwaway.leave(ready.held)
+            return self._run_kept(image, argv, name, remove, entrypoint, stdin, timeout_s, options, deadline)
+        with deadline:
+            return self._run_thrown_away(image, argv, entrypoint, stdin, timeout_s, options, deadline)
 
     def start(
         self, image: str, argv: "Sequence[str] | None" = None, *, name: str | None = None, exist_ok: bool = False,
         remove: bool = False, entrypoint: "Sequence[str] | None" = None, config: "Mapping[str, Any] | None" = None,
         host_config: "Mapping[str, Any] | None" = None, allow_host: bool = False, client: int | None = None,
-        keep_running: bool = True, **options: "Unpack[SandboxOptions]",
+        keep_running: bool = True, stdin_open: bool = False, create_timeout_s: float | None = None,
+        **options: "Unpack[SandboxOptions]",
     ) -> "Container":  # fmt: skip
         """Make a container and start it; it goes on when this process ends.
 
-        With *remove* it goes with its end, with *exist_ok* the container of that *name* is started, if it does not run
-        and has the same wishes. *client* is the shim's end of an AttachClient.pair; without *keep_running* it ends with
-        this process. The rest is as with `containers.create`; of a container that cannot start the row stays.
+        With *remove* it goes with its end. With *exist_ok* any number of processes may ask for the same: one makes it,
+        and all have it. The container of that *name* is started if it does not run, and found if it does; one of
+        another image, command or options is refused by AlreadyExists, which names what differs, and so is one whose
+        limits `update` has changed since; a paused one by FailedPrecondition. One that was found is not removed by
+        leaving the ``with`` block.
+
+        *client* is the shim's end of an AttachClient.pair; without *keep_running* it ends with this process. After
+        *create_timeout_s* seconds TimedOut is raised, and nothing is left. The rest is as with `containers.create`; of
+        a container that cannot start the row stays.
         Raises what that raises, and StartError or one of its kind.
         """
         from pyrunc.engine.creating import Wanted
@@ -148,9 +152,12 @@ class Engine:
         if remove:
             host_config = {**(host_config or {}), "AutoRemove": True}
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
-        return self.containers.start(
-            wanted, exist_ok=exist_ok, allow_host=allow_host, client=client, keep_running=keep_running
-        )
+        from pyrunc.engine import making
+
+        return making.start(
+            self, wanted.opened(stdin_open), exist_ok=exist_ok, allow_host=allow_host, client=client,
+            keep_running=keep_running, deadline=Deadline(create_timeout_s),
+        )  # fmt: skip
 
     def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
         """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
@@ -245,7 +252,7 @@ class Engine:
             raise NotFound(words) from None
 
     def _make_ready(
-        self, image: str, entrypoint: "Sequence[str] | None", options: "SandboxOptions"
+        self, image: str, entrypoint: "Sequence[str] | None", options: "SandboxOptions", deadline: Deadline
     ) -> "Ready":
         """What runs *image*, entered; prepared if it is the first time, or the image was removed meanwhile."""
         from pyrunc.engine import throwaway
@@ -253,7 +260,7 @@ class Engine:
         while True:
             image_id = self._resolve(image)
             key = throwaway.key_of(image_id, entrypoint, options)
-            ready = self._throwaway.get(key) or self._prepare(key, image_id, entrypoint, options)
+            ready = self._throwaway.get(key) or self._prepare(key, image_id, entrypoint, options, deadline)
             if self._throwaway.enter(ready.held):
                 return ready
 
@@ -263,6 +270,7 @@ class Engine:
         image_id: str,
         entrypoint: "Sequence[str] | None",
         options: "SandboxOptions",
+        deadline: Deadline,
     ) -> "Ready":
         """Compile what runs an image with these options, and keep it for the next run."""
         from pyrunc.engine import request, throwaway
@@ -273,7 +281,7 @@ class Engine:
         # What stands in for a command that is given with each run; whether there is one is seen then.
         process = request.merge(config, None, entrypoint, options, need_command=False)
         with self._parts.metadata.lease() as lease:
-            held = self._throwaway.hold(row.id, self.images.unpack(row, lease))
+            held = self._throwaway.hold(row.id, self.images.unpack(row, lease, deadline))
         begin = tuple(process.config["Entrypoint"] or ())
         sandbox = None
         # Volumes are a part of the scratch like all else, but where only they can be written.
@@ -283,42 +291,91 @@ class Engine:
         self._throwaway.put(key, ready)
         return ready
 
-    def _base(self, image: str, allow_host: bool) -> "Base":
+    def _base(self, image: str, allow_host: bool, deadline: Deadline = NEVER) -> "Base":
         """What containers of *image* begin with. Raises NotFound."""
         if allow_host and image == HOST:
             from pyrunc.engine.bases import OF_HOST
 
             return OF_HOST
-        return self._bases.get(self._resolve(image), hold=not self._brief)
+        return self._bases.get(self._resolve(image), deadline, hold=not self._brief)
+
+    def _run_thrown_away(
+        self, image: str, argv: "Sequence[str] | None", entrypoint: "Sequence[str] | None", stdin: bytes,
+        timeout_s: float | None, options: "SandboxOptions", deadline: Deadline,
+    ) -> "ContainerResult":  # fmt: skip
+        """Run a program in a container that keeps nothing to its end."""
+        from pyrunc.engine import throwaway
+
+        begun = time.monotonic_ns()
+        env = options.pop("env", None)
+        ready = self._make_ready(image, entrypoint, options, deadline)
+        try:
+            if ready.sandbox is None:
+                if env:
+                    options["env"] = env
+                return self._run_kept(
+                    image, argv, None, True, entrypoint, stdin, timeout_s, options, deadline
+                )
+            command = ready.command(argv)
+            asked = time.monotonic_ns()
+            done = ready.sandbox.run_by(command, env, stdin, timeout_s, deadline.at)
+            return throwaway.result(done, asked - begun)
+        finally:
+            self._throwaway.leave(ready.held)
 
     def _run_kept(
         self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
         entrypoint: "Sequence[str] | None", stdin: bytes, timeout_s: float | None, options: "SandboxOptions",
+        deadline: Deadline,
     ) -> "ContainerResult":  # fmt: skip
         """Run a container that has a row and a snapshot to its end."""
+        from pyrunc.engine import foreground
+
+        if timeout_s is not None:
+            check_timeout(timeout_s, "timeout_s")
+        with deadline:
+            running = self._begin(image, argv, name, remove, entrypoint, stdin, options, deadline)
+        done = foreground.run(running, timeout_s)
+        return done._replace(container_id="", name="") if remove else done
+
+    def _begin(
+        self, image: str, argv: "Sequence[str] | None", name: str | None, remove: bool,
+        entrypoint: "Sequence[str] | None", stdin: bytes, options: "SandboxOptions", deadline: Deadline,
+    ) -> "Foreground":  # fmt: skip
+        """Start such a container, which ends with this process."""
         from pyrunc.engine import creating, foreground
 
+        begun = time.monotonic_ns()
         host_config: dict[str, Any] = {"AutoRemove": remove}
         if remove and name is None:
             host_config["LogConfig"] = {"Type": "none"}  # nobody knows of it who could ask for its log
         config = {"OpenStdin": True, "StdinOnce": True} if stdin else {}
-        base = self._base(image, False)
+        base = self._base(image, False, deadline)
         container_id = creating.new_id()
         wanted = creating.Wanted(image, argv, name, entrypoint, config, host_config, options)
-        done = foreground.run(
-            self._parts, lambda: creating.create(self._parts, base, container_id, wanted, starts=True), container_id,
-            stdin, timeout_s,
-        )  # fmt: skip
-        return done._replace(container_id="", name="") if remove else done
+
+        def make() -> "tuple[ContainerRecord, Rootfs | None]":
+            return creating.create(self._parts, base, container_id, wanted, starts=True, deadline=deadline)
+
+        return foreground.begin(self._parts, make, container_id, stdin, begun=begun, until=deadline.at)
 
     def _run_host(
         self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", stdin: bytes,
-        timeout_s: float | None, options: "SandboxOptions",
+        timeout_s: float | None, options: "SandboxOptions", deadline: Deadline,
     ) -> "ContainerResult":  # fmt: skip
         """Run a program on the host's own root to its end."""
         from pyrunc.api import ContainerResult
-        from pyrunc.engine import host, throwaway
         from pyrunc.runtime.sandbox import Sandbox
+
+        launcher, command = self._host(argv, keeps, entrypoint, options)
+        with deadline, Sandbox.of_launcher(launcher) as box:
+            return ContainerResult(*box.run_by(command, None, stdin, timeout_s, deadline.at))
+
+    def _host(
+        self, argv: "Sequence[str] | None", keeps: bool, entrypoint: "Sequence[str] | None", options: "SandboxOptions"
+    ) -> "tuple[Launcher, Sequence[str]]":  # fmt: skip
+        """What runs on the host's own root, and the command."""
+        from pyrunc.engine import host, throwaway
 
         if keeps:
             raise InvalidArgument(
@@ -329,12 +386,11 @@ class Engine:
             raise InvalidArgument("No command specified")
         root = self._parts.root
         mounts = [*host.mounts(root), *options.get("mounts", ())]
-        launcher = throwaway.launcher(host.rootfs(root), {**options, "mounts": mounts})
-        with Sandbox.of_launcher(launcher) as box:
-            return ContainerResult(*box.run(command, stdin=stdin, timeout_s=timeout_s))
+        return throwaway.launcher(host.rootfs(root), {**options, "mounts": mounts}), command
 
 
-def _check_scratch(scratch: str, keeps: bool, host: bool) -> None:
+def check_scratch(scratch: str, keeps: bool, host: bool) -> None:
+    """Refuse a *scratch* that a run cannot have: one that *keeps* something, or has the *host*'s root."""
     if scratch not in ("memory", "disk"):
         raise InvalidArgument(f"scratch must be 'memory' or 'disk', not {scratch!r}")
     if scratch == "memory" and keeps:

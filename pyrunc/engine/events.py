@@ -140,7 +140,12 @@ def steps(
     root: str, *, since_ns: int | None = 0, until_ns: int | None = None, follow: bool = False, filters: "Filters" = ()
 ) -> "Iterator[Event | float]":  # fmt: skip
     """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
+    from pyrunc.runtime.option_checks import integer
+
     passes = _filter(filters)
+    for what, moment in (("since_ns", since_ns), ("until_ns", until_ns)):
+        if moment is not None:
+            integer(-(1 << 63))(moment, what)
     begin = time.time_ns() if since_ns is None else since_ns
     return _steps(os.path.join(root, NAME), begin, until_ns, follow, passes)
 
@@ -196,7 +201,9 @@ def _parse(line: bytes) -> Event | None:
 
 def _filter(filters: "Filters") -> "Callable[[Event], bool]":
     by: dict[str, list[str]] = {}
-    for name, value in filters:
+    from pyrunc.engine.argument_checks import pairs
+
+    for name, value in pairs(filters):
         if name not in ("type", "event", "scope", "label", "image", *_NAMES):
             raise InvalidArgument(f"Invalid filter '{name}'")
         by.setdefault(name, []).append(value)

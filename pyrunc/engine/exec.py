@@ -11,7 +11,7 @@ from pyrunc.engine import container_events, container_state, host_config, starti
 from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
-from pyrunc.runtime.sandbox import ExecProcess, RunResult, run_asked, start_asked
+from pyrunc.runtime.sandbox import ExecProcess, Process, RunResult, run_asked, start_asked
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ _launchers: "dict[tuple[str, int, int], Launcher]" = {}
 _JOINED = {"NetworkMode": "net", "PidMode": "pid", "IpcMode": "ipc"}
 
 
-class EngineExec(ExecProcess):
-    """A program in a container of the engine's; it ends with this process, or with its container."""
+class Told(Process):
+    """One whose end is an event."""
 
     def __init__(self, child: "Supervised", parts: "Parts", record: "ContainerRecord", exec_id: str) -> None:
         super().__init__(child)
@@ -50,8 +50,12 @@ class EngineExec(ExecProcess):
         if over and not self._said:
             self._said = True
             assert self._child.exit is not None
-            _say(self._parts, self._record, "exec_die", self.id, exitCode=self._child.exit.exit_code)
+            tell_end(self._parts, self._record, self.id, self._child.exit.exit_code)
         return over
+
+
+class EngineExec(Told, ExecProcess):
+    """A program in a container of the engine's; it ends with this process, or with its container."""
 
 
 def run(
@@ -59,9 +63,9 @@ def run(
 ) -> RunResult:
     """Run a program to its end. Raises what SandboxProcess.exec does, FailedPrecondition in Docker's words."""
     begun = time.monotonic_ns()
-    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+    with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
         result = run_asked(asked.request, wanted.argv, stdin, begun, timeout_s, wanted.tty)
-    _say(parts, record, "exec_die", exec_id, exitCode=result.exit_code)
+    tell_end(parts, record, exec_id, result.exit_code)
     return result
 
 
@@ -69,7 +73,7 @@ def start(
     parts: "Parts", container_id: str, wanted: Wanted, stdin: int | None, stdout: int | None, stderr: int | None
 ) -> EngineExec:  # fmt: skip
     """Start a program. Raises what `run` does."""
-    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+    with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
         return EngineExec(start_asked(asked.request, stdin, stdout, stderr), parts, record, exec_id)
 
 
@@ -78,7 +82,7 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
 
     `running` and `status` of its shim are in <state of the container>/exec/<id> until a few minutes after its end.
     """
-    with _joining(parts, container_id, wanted) as (asked, record, exec_id):
+    with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
         above = os.path.join(record.state_dir, "exec")
         _forget_old(above)
         place = os.path.join(above, exec_id)
@@ -101,9 +105,10 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
 
 
 @contextmanager
-def _joining(
+def joining_of(
     parts: "Parts", container_id: str, wanted: Wanted
 ) -> "Iterator[tuple[Joining, ContainerRecord, str]]":
+    """What to ask for *wanted* with, the container, and the id of the program."""
     record = stopping.current(parts, container_id)
     if record.state == "paused":
         raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
@@ -166,6 +171,11 @@ def _forget_old(place: str) -> None:
                 os.rmdir(directory)
         except OSError:
             pass  # it runs, or another is faster
+
+
+def tell_end(parts: "Parts", record: "ContainerRecord", exec_id: str, exit_code: int) -> None:
+    """A program has ended."""
+    _say(parts, record, "exec_die", exec_id, exitCode=exit_code)
 
 
 def _say(parts: "Parts", record: "ContainerRecord", action: str, exec_id: str, **more: object) -> None:

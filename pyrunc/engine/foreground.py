@@ -5,10 +5,10 @@ import select
 import time
 
 from pyrunc.api import ContainerResult
-from pyrunc.engine import container_events, finish, starting
-from pyrunc.errors import PyruncError, TimedOut
+from pyrunc.engine import container_events, finish, removal, starting
+from pyrunc.errors import InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime.attach import AttachClient
-from pyrunc.runtime.sandbox import TIMEOUT, RunResult
+from pyrunc.runtime.sandbox import RunResult
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -18,84 +18,149 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.shim import ShimProcess
-    from pyrunc.runtime.supervised import Exit
+
+    Make = Callable[[], tuple[ContainerRecord, Rootfs | None]]
 
 _STDOUT, _STDERR, _SIGKILL = 1, 2, 9
 
 
-def run(
-    parts: "Parts", make: "Callable[[], tuple[ContainerRecord, Rootfs | None]]", container_id: str, stdin: bytes,
-    timeout_s: float | None,
-) -> ContainerResult:  # fmt: skip
-    """Start the container that *make* makes, whose row says that it is being started, and run it to its end.
+class Foreground:
+    """One that runs and ends with this process: `feed` and `receive` never wait, and `finish` takes note of its end."""
 
-    It ends with this process. Raises what a start does, and TimedOut.
+    def __init__(
+        self, parts: "Parts", record: "ContainerRecord", process: "ShimProcess", client: AttachClient, stdin: bytes,
+        asked: int, before: dict[str, int],
+    ) -> None:  # fmt: skip
+        self.client = client
+        self.record = record
+        self._parts = parts
+        self._process = process
+        self._left = memoryview(stdin)
+        self._open = bool(stdin)
+        self._output: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
+        self._asked = asked
+        self._before = before
+
+    @property
+    def feeding(self) -> bool:
+        """Whether `feed` has something to do when the client is writable."""
+        return self._open or self.client.pending
+
+    def feed(self) -> None:
+        """Give the program what it takes of its input, and then the end of it."""
+        if self._left:
+            self._left = self._left[self.client.send(self._left) :]
+        elif self._open:
+            self.client.close_stdin()
+            self._open = False
+        else:
+            self.client.flush()
+
+    def receive(self) -> None:
+        """Keep what has come."""
+        for kind, data in self.client.receive():
+            if kind in self._output:
+                self._output[kind].append(data)
+
+    def kill(self) -> None:
+        """End it; what it has written still comes."""
+        self._left, self._open = memoryview(b""), False
+        self._process.kill(_SIGKILL)
+
+    def finish(self) -> ContainerResult:
+        """Take note of its end, for which this waits."""
+        self.client.close()
+        try:
+            end = self._process.wait()
+            finish.settle(self._parts, self.record.id)
+            self._process.finished()
+        except PyruncError:
+            self._process.release()
+            finish.settle(self._parts, self.record.id)
+            raise
+        done = RunResult.of(end, self.output(), self._asked)
+        timings = {**self._before, **done.timings_ns}
+        return ContainerResult(*done._replace(timings_ns=timings), self.record.id, self.record.name)
+
+    def output(self) -> tuple[bytes, bytes]:
+        """What it has written to stdout and stderr."""
+        return b"".join(self._output[_STDOUT]), b"".join(self._output[_STDERR])
+
+    def late(self, timeout_s: float | None) -> TimedOut:
+        """What to raise for one that was killed when its time was over."""
+        return TimedOut(f"{self.record.argv[0]}: killed after {timeout_s} s", *self.output(), stage="run")
+
+
+def begin(
+    parts: "Parts", make: "Make", container_id: str, stdin: bytes, *, begun: int, until: float | None = None
+) -> Foreground:
+    """Start the container that *make* makes, whose row says that it is being started.
+
+    *begun* is when its image was asked for (monotonic nanoseconds), *until* when it is too late (seconds).
+    Raises what a start does; of what was interrupted or too late, nothing is left.
     """
-    begun = time.monotonic_ns()
-    deadline = None if timeout_s is None else begun / 1e9 + TIMEOUT(timeout_s, "timeout_s")
+    if not isinstance(stdin, bytes | bytearray | memoryview):
+        raise InvalidArgument(f"stdin must be bytes, not {stdin!r}")
     client, theirs = AttachClient.pair(stdin=bool(stdin), stdout=True, stderr=True)
-    output: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
+    found = time.monotonic_ns()
+    record: ContainerRecord | None = None
+    process: ShimProcess | None = None
     try:
         with parts.lock(container_id):
             record, rootfs = make()
-            process = starting.launch(parts, record, rootfs, theirs, keep_running=False)
+            asked = time.monotonic_ns()
+            process = starting.launch(parts, record, rootfs, theirs, False, until=until)
             container_events.say(parts, record, "start")
-        os.close(theirs)
-        theirs = -1
-        try:
-            timed_out = not _talk(client, stdin, output, deadline)
-            if timed_out:
-                process.kill(_SIGKILL)
-                _talk(client, b"", output, None)
-        except BaseException:
-            process.kill(_SIGKILL)
-            _finish(parts, container_id, process)
-            raise
-        end = _finish(parts, container_id, process)
-    finally:
-        if theirs >= 0:
-            os.close(theirs)
+        before = {"image": found - begun, "create": asked - found}
+        return Foreground(parts, record, process, client, stdin, asked, before)
+    except BaseException as exc:
         client.close()
-    streams = b"".join(output[_STDOUT]), b"".join(output[_STDERR])
-    if timed_out:
-        raise TimedOut(f"{record.argv[0]}: killed after {timeout_s} s", *streams)
-    return ContainerResult(*RunResult.of(end, streams, begun), container_id, record.name)
-
-
-def _finish(parts: "Parts", container_id: str, process: "ShimProcess") -> "Exit":
-    try:
-        end = process.wait()
-        finish.settle(parts, container_id)
-        process.finished()
-    except PyruncError:
-        process.release()
-        finish.settle(parts, container_id)
+        if record is not None and (not isinstance(exc, PyruncError) or isinstance(exc, TimedOut)):
+            _undo(parts, record, process)
         raise
-    return end
+    finally:
+        os.close(theirs)
 
 
-def _talk(
-    client: AttachClient, stdin: bytes, output: "dict[int, list[bytes]]", deadline: float | None
-) -> bool:
+def run(running: Foreground, timeout_s: float | None) -> ContainerResult:
+    """See a container to its end. Raises TimedOut after *timeout_s* seconds, when it was killed."""
+    try:
+        in_time = _talk(running, None if timeout_s is None else time.monotonic() + timeout_s)
+        if not in_time:
+            running.kill()
+            _talk(running, None)
+    except BaseException:
+        running.kill()
+        running.finish()
+        raise
+    done = running.finish()
+    if not in_time:
+        raise running.late(timeout_s)
+    return done
+
+
+def _undo(parts: "Parts", record: "ContainerRecord", process: "ShimProcess | None") -> None:
+    if process is not None:
+        process.release()
+        finish.end_cgroups(record)
+    with parts.lock(record.id):
+        if parts.containers.by_id(record.id) is not None:
+            removal.forget(parts, record, volumes=True)
+
+
+def _talk(running: Foreground, deadline: float | None) -> bool:
     """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
-    left = memoryview(stdin)
-    open_ = bool(stdin)
+    client = running.client
     poller = select.poll()
-    poller.register(client.fileno(), select.POLLIN | (select.POLLOUT if open_ else 0))
+    poller.register(client.fileno(), select.POLLIN | select.POLLOUT)
     while not client.closed:
-        wait = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = poller.poll(wait)
-        if not ready:
+        poller.modify(client.fileno(), select.POLLIN | (select.POLLOUT if running.feeding else 0))
+        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        ready = poller.poll(left_ms)
+        if not ready or left_ms == 0.0:
             return False
         if ready[0][1] & ~select.POLLOUT:
-            for kind, data in client.receive():
-                if kind in output:
-                    output[kind].append(data)
-        elif left:
-            left = left[client.send(left) :]
-        elif open_:
-            client.close_stdin()
-            open_ = False
-        elif client.flush():
-            poller.modify(client.fileno(), select.POLLIN)
+            running.receive()
+        else:
+            running.feed()
     return True

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 _TEXT, _NUMBER, _TEXTS, _MAP, _LIST = "text", "an integer", "a list of texts", "an object", "a list"
 _WORDS = "an object of texts"
+_FLAG = "true or false"
 _KINDS = {
     _TEXT: (
         "User", "WorkingDir", "Hostname", "Domainname", "StopSignal", "NetworkMode", "PidMode", "IpcMode", "UTSMode",
@@ -25,6 +26,9 @@ _KINDS = {
     _WORDS: ("Labels", "Tmpfs", "Sysctls"),
     _MAP: ("Volumes", "ExposedPorts", "Healthcheck", "RestartPolicy", "LogConfig"),
     _LIST: ("Mounts", "Devices", "Ulimits", "ConsoleSize"),
+    _FLAG: (
+        "Tty", "OpenStdin", "StdinOnce", "AutoRemove", "Privileged", "ReadonlyRootfs", "OomKillDisable",
+    ),
 }  # fmt: skip
 _KIND = {key: kind for kind, keys in _KINDS.items() for key in keys}
 # What becomes a name in a database, which holds UTF-8.
@@ -33,6 +37,8 @@ _UNICODE = ("User", "Binds", "VolumesFrom", "Volumes", "Tmpfs")
 
 def check(document: "Mapping[str, Any]") -> None:
     """Raise InvalidArgument for a key whose value is of a kind that it cannot have."""
+    if not hasattr(document, "items"):
+        raise InvalidArgument(f"a document must be an object with Docker's keys, not {document!r}")
     for key, value in document.items():
         if value is None or key not in _KIND:
             continue
@@ -53,6 +59,8 @@ def _is(kind: str, value: object) -> bool:
         return isinstance(value, str)
     if kind == _NUMBER:
         return isinstance(value, int) and not isinstance(value, bool)
+    if kind == _FLAG:
+        return isinstance(value, bool)
     if kind in (_TEXTS, _LIST):
         return isinstance(value, list | tuple) and (kind == _LIST or _are_texts(value))
     return isinstance(value, dict) and _are_texts(value) and (kind == _MAP or _are_texts(value.values()))

@@ -1,5 +1,6 @@
 """Which images a list has: Docker's filters, as its daemon understands them."""
 
+from pyrunc.engine.argument_checks import pairs
 from pyrunc.errors import InvalidArgument
 from pyrunc.image import reference as references
 
@@ -47,7 +48,7 @@ def select(
 def group(filters: "Filters", known: "Sequence[str]") -> "dict[str, list[str]]":
     """The values of each filter. Raises InvalidArgument, in Docker's words, for one that is not *known*."""
     by: dict[str, list[str]] = {}
-    for name, value in filters:
+    for name, value in pairs(filters):
         if name not in known:
             raise InvalidArgument(f"Invalid filter '{name}'")
         by.setdefault(name, []).append(value)

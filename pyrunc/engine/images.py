@@ -4,6 +4,7 @@ import os
 
 from pyrunc.api import HistoryEntry, Image, ImageDetails, Loaded, Progress, Pruned, Removed
 from pyrunc.engine import image_events
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.image import reference as references
 from pyrunc.spec import image as documents
@@ -93,7 +94,7 @@ class Images:
         *before* are the ids that its references had, *known* the images that there were.
         """
         try:
-            self.unpack(row, lease, progress)
+            self.unpack(row, lease, progress=progress)
         except BaseException:
             for name, image_id in before:
                 self._parts.metadata.set_reference(name, image_id)
@@ -188,17 +189,23 @@ class Images:
         self._parts.metadata.set_reference(references.parse(SHIPPED).tagged().canonical, loaded.id)
         return self._parts.images.get(SHIPPED)
 
-    def unpack(self, row: "ImageRow", lease: "Lease", progress: "OnProgress | None" = None) -> str | None:
+    def unpack(
+        self,
+        row: "ImageRow",
+        lease: "Lease",
+        deadline: Deadline = NEVER,
+        progress: "OnProgress | None" = None,
+    ) -> str | None:
         """See that an image's layers are unpacked; the snapshot of all of them together, None without layers.
 
-        Raises NotFound for one that was removed meanwhile.
+        Raises NotFound for one that was removed meanwhile, TimedOut.
         """
         manifest = self._parts.images.manifest(row)
         diff_ids = documents.diff_ids(self._parts.images.config(row))
         chain_ids = self._parts.metadata.chain_ids(row.id)
         if len(chain_ids) != len(diff_ids):
             raise NotFound(f"No such image: {row.id}")  # not one without layers
-        return self._parts.unpacker.ensure(manifest.layers, diff_ids, chain_ids, lease, progress)
+        return self._parts.unpacker.ensure(manifest.layers, diff_ids, chain_ids, lease, deadline, progress)
 
     # --- names
 

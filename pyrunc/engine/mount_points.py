@@ -5,6 +5,7 @@ So they are no part of what a container changed: diff and commit do not show the
 
 import os
 
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.errors import AlreadyExists, NotFound
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -29,10 +30,10 @@ def ready(parts: "Parts", top: str, lease: "Lease | None" = None) -> str:
     return name if is_there(parts, name) else ""
 
 
-def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
+def ensure(parts: "Parts", top: str | None, lease: "Lease", deadline: Deadline = NEVER) -> str:
     """See that the snapshot of an image, whose layers are *top*, has one above it with these places; its key.
 
-    *lease* protects it.
+    *lease* protects it. Raises TimedOut.
     """
     name = _name(top)
     lease.protect_snapshot(name)
@@ -41,7 +42,7 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
     from pyrunc.store.files import Lock
 
     lock = os.path.join(parts.locks, name.removeprefix("mount-points-sha256:") + ".mount-points")
-    with Lock(lock, transient=True):
+    with Lock(lock, transient=True, timeout_s=deadline.left_s()):
         if is_there(parts, name):
             return name
         key = f"unpack-{os.urandom(16).hex()}"

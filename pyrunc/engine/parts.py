@@ -3,7 +3,7 @@
 import os
 from _thread import RLock
 
-from pyrunc.errors import FailedPrecondition
+from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.store import database  # noqa: F401 - what it does at a fork is registered before ours
 from pyrunc.store.files import Lock, check_private
 
@@ -50,9 +50,14 @@ class Parts:
                     raise FailedPrecondition("the engine is closed")
                 found = self._made.get(name)
                 if found is None:
-                    if not self._made:
-                        check_private(self.root)
-                    found = self._made[name] = make()
+                    try:
+                        if not self._made:
+                            check_private(self.root)
+                        found = self._made[name] = make()
+                    except OSError as exc:
+                        if isinstance(exc, PyruncError):
+                            raise
+                        raise FailedPrecondition(f"cannot use {self.root}: {exc.strerror}") from exc
         return found
 
     @property
@@ -159,6 +164,11 @@ class Parts:
 
         part: Unpacker = self._part("unpacker", make)
         return part
+
+    @property
+    def closed(self) -> bool:
+        """Whether none of it can be used any more."""
+        return self._closed
 
     def collect(self) -> int:
         """Remove blobs and snapshots that no row and no lease names, and locks of the dead; the bytes of the blobs."""

@@ -4,7 +4,7 @@ import os
 
 from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
 from pyrunc.engine.mounts_wanted import wanted
-from pyrunc.errors import PyruncError
+from pyrunc.errors import PyruncError, TimedOut
 from pyrunc.runtime import shim
 from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
 from pyrunc.store.files import check_private, make_directory
@@ -43,9 +43,9 @@ def start(
 
 def launch(
     parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: int | None,
-    keep_running: bool,
+    keep_running: bool, *, until: float | None = None,
 ) -> shim.ShimProcess:  # fmt: skip
-    """Start a container whose row says that it is being started."""
+    """Start a container whose row says that it is being started; TimedOut is raised at *until* (monotonic seconds)."""
     try:
         if rootfs is None:
             rootfs = root_of(parts, record)
@@ -53,10 +53,10 @@ def launch(
         with namespaces.joined_by(parts, record) as joined:
             options = options_of(parts, record, joined)
             launcher = throwaway.launcher(rootfs, options)
-            return _start(parts, record, launcher, client, keep_running)
+            return _start(parts, record, launcher, client, keep_running, until)
     except BaseException as exc:
-        if shim.running(record.state_dir) is not None:
-            finish.end_cgroups(record)  # who was interrupted just after it began
+        if isinstance(exc, TimedOut) or shim.running(record.state_dir) is not None:
+            finish.end_cgroups(record)  # who was interrupted just after it began, or too late
         code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
         finish.note_failure(parts, record, code, str(exc))
         raise
@@ -96,7 +96,7 @@ def log_file(record: "ContainerRecord") -> shim.LogFile | None:
 
 def _start(
     parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: int | None,
-    keep_running: bool,
+    keep_running: bool, until: float | None,
 ) -> shim.ShimProcess:  # fmt: skip
     log = log_file(record)
     if log is not None:
@@ -110,7 +110,7 @@ def _start(
     )  # fmt: skip
     for attempt in range(ATTEMPTS):
         try:
-            return shim.start(launcher, record.argv, None, settings, record.id, client)
+            return shim.start(launcher, record.argv, None, settings, record.id, client, until)
         except NotTaken:
             if attempt == ATTEMPTS - 1:
                 raise

@@ -6,8 +6,9 @@ this process may run it; for each image and set of options a compiled plan.
 
 import os
 
+from pyrunc.api import ContainerResult
 from pyrunc.engine.parts import lock
-from pyrunc.errors import PyruncError
+from pyrunc.errors import InvalidArgument, PyruncError
 from pyrunc.runtime.launcher import Launcher
 from pyrunc.runtime.options import in_terms_of_options, to_request
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.options import SandboxOptions
-    from pyrunc.runtime.sandbox import Sandbox
+    from pyrunc.runtime.sandbox import RunResult, Sandbox
     from pyrunc.store.leases import Lease
 
 _MOST = 256  # compiled plans that are kept; each is some 10 KB
@@ -53,6 +54,13 @@ class Ready:
         self.sandbox = sandbox
         self.entrypoint = entrypoint
         self.argv = argv
+
+    def command(self, argv: "Sequence[str] | None") -> "Sequence[str]":
+        """What is run, *argv* in the place of the image's command. Raises InvalidArgument if that is nothing."""
+        found = (*self.entrypoint, *argv) if argv else self.argv
+        if not found:
+            raise InvalidArgument("No command specified")
+        return found
 
 
 class Throwaway:
@@ -146,6 +154,11 @@ def launcher(rootfs: "Rootfs", options: "SandboxOptions") -> Launcher:
         return Launcher(request._replace(rootfs=root))
     except PyruncError as exc:
         raise in_terms_of_options(exc) from exc
+
+
+def result(done: "RunResult", image_ns: int) -> ContainerResult:
+    """What a run of an image left, which took *image_ns* to be there."""
+    return ContainerResult(*done._replace(timings_ns={"image": image_ns, **done.timings_ns}))
 
 
 def key_of(

@@ -8,6 +8,7 @@ Source: OCI image-spec, config.md, "Layer ChainID".
 import os
 
 from pyrunc.api import Progress
+from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.errors import AlreadyExists, NotFound
 from pyrunc.image import layer as layers
 from pyrunc.store.files import Lock
@@ -37,12 +38,13 @@ class Unpacker:
 
     def ensure(
         self, wanted: "Sequence[Descriptor]", diff_ids: "Sequence[str]", chain_ids: "Sequence[str]", lease: "Lease",
-        progress: "OnProgress | None" = None,
+        deadline: Deadline = NEVER, progress: "OnProgress | None" = None,
     ) -> str | None:  # fmt: skip
         """See that every layer is unpacked; the key of the uppermost snapshot, None for an image without layers.
 
         The lowest layer is the first of *wanted*, *diff_ids* and *chain_ids*. *lease* protects the snapshots.
-        Raises DataLoss for content that is not its digest's, InvalidSpec for a bad archive, StorageFull, OSError.
+        Raises DataLoss for content that is not its digest's, InvalidSpec for a bad archive, StorageFull, TimedOut,
+        OSError.
         """
         lease.protect_snapshot(*chain_ids)
         missing = len(chain_ids)
@@ -50,21 +52,23 @@ class Unpacker:
             missing -= 1
         for number in range(missing, len(chain_ids)):
             parent = chain_ids[number - 1] if number else None
-            self._one(wanted[number], diff_ids[number], chain_ids[number], parent, lease, progress)
+            self._one(wanted[number], diff_ids[number], chain_ids[number], parent, lease, deadline, progress)
         return chain_ids[-1] if chain_ids else None
 
     def _one(
         self, layer: "Descriptor", diff_id: str, chain_id: str, parent: str | None, lease: "Lease",
-        progress: "OnProgress | None",
+        deadline: Deadline, progress: "OnProgress | None",
     ) -> None:  # fmt: skip
-        with Lock(os.path.join(self._locks, chain_id.removeprefix("sha256:")), transient=True):
+        path = os.path.join(self._locks, chain_id.removeprefix("sha256:"))
+        with Lock(path, transient=True, timeout_s=deadline.left_s()):
             if self._is_there(chain_id):
                 return
             key = f"unpack-{os.urandom(16).hex()}"
             lease.protect_snapshot(key)
             self._snapshotter.prepare(key, parent)
             try:
-                applied = self._apply(key, layer, diff_id, progress)
+                deadline.check("unpack")
+                applied = self._apply(key, layer, diff_id, deadline, progress)
                 self._sizes.put(chain_id, applied.content_bytes)
                 self._snapshotter.commit(chain_id, key)
             except AlreadyExists:
@@ -77,17 +81,19 @@ class Unpacker:
                 raise
 
     def _apply(
-        self, key: str, layer: "Descriptor", diff_id: str, progress: "OnProgress | None"
+        self, key: str, layer: "Descriptor", diff_id: str, deadline: Deadline, progress: "OnProgress | None"
     ) -> "layers.Applied":
         root, whiteouts = self._snapshotter.target(key)
         try:
             with self._content.open_unverified(layer.digest) as source:
                 tell = None
-                if progress is not None:
+                if progress is not None or deadline.at is not None:
                     report, item, total = progress, layer.digest, layer.size
 
                     def tell(done: int) -> None:
-                        report(Progress("unpack", item, done, total))
+                        deadline.check("unpack")
+                        if report is not None:
+                            report(Progress("unpack", item, done, total))
 
                 return layers.apply(
                     source,

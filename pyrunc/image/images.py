@@ -104,6 +104,8 @@ class ImageStore:
 
         Raises NotFound, in Docker's words.
         """
+        if not isinstance(text, str):
+            raise InvalidArgument(f"an image must be a text, not {text!r}")
         digits = text.removeprefix("sha256:")
         if len(digits) == 64 and _HEX.issuperset(digits):
             row = self.metadata.get_image(f"sha256:{digits}")

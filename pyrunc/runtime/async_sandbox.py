@@ -20,6 +20,7 @@ Ask = Callable[[Sequence[int], int], Awaitable[Supervised]]
 
 _SIGKILL = 9
 _QUEUE_FULL_S = 0.002
+_GIVEN_UP_S = 1.0
 
 
 class AsyncRunningProcess(Process):
@@ -105,9 +106,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         with self._joining(argv, env, cwd, user, groups, False, (0, 0), privileged) as joining:
 
             async def ask(stdio: Sequence[int], flags: int) -> Supervised:
-                return await _patiently(lambda: joining.request(stdio, flags, wait=False))
+                return await patiently(lambda: joining.request(stdio, flags, wait=False))
 
-            return await _run(ask, argv, stdin, begun, timeout_s)
+            return await run_asked(ask, argv, stdin, begun, timeout_s)
 
     async def exec_start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
@@ -122,9 +123,9 @@ class AsyncSandboxProcess(AsyncRunningProcess):
         with self._joining(argv, env, cwd, user, groups, tty, size, privileged) as joining:
 
             async def ask(stdio: Sequence[int], flags: int) -> Supervised:
-                return await _patiently(lambda: joining.request(stdio, flags, wait=False))
+                return await patiently(lambda: joining.request(stdio, flags, wait=False))
 
-            return AsyncExecProcess(await _start(ask, stdin, stdout, stderr))
+            return AsyncExecProcess(await start_asked(ask, stdin, stdout, stderr))
 
 
 class AsyncSandbox:
@@ -169,6 +170,13 @@ class AsyncSandbox:
         Raises StartError or one of its kind if it cannot start. If the task is cancelled the
         container is killed, and the task ends when nothing of it is left.
         """
+        return await self.run_by(argv, env, stdin, timeout_s, None)
+
+    async def run_by(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, timeout_s: float | None,
+        until: float | None,
+    ) -> RunResult:  # fmt: skip
+        """As `run`; unless the program runs by *until* (monotonic seconds) TimedOut is raised. Its time begins then."""
         begun = time.monotonic_ns()
         if self._launcher.tty:
             raise Unsupported("tty: run() reads no terminal; start() gives it")
@@ -176,7 +184,7 @@ class AsyncSandbox:
         async def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return await self._request(argv, env, stdio, flags)
 
-        return await _run(ask, argv, stdin, begun, timeout_s)
+        return await run_asked(ask, argv, stdin, begun, timeout_s, until)
 
     async def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -191,7 +199,7 @@ class AsyncSandbox:
         async def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return await self._request(argv, env, stdio, flags)
 
-        return AsyncSandboxProcess(await _start(ask, stdin, stdout, stderr))
+        return AsyncSandboxProcess(await start_asked(ask, stdin, stdout, stderr))
 
     def plan(self, argv: Sequence[str]) -> str:
         """What a start does, one step a line, as `pyrunc run --plan` prints it. Raises InvalidArgument."""
@@ -205,7 +213,7 @@ class AsyncSandbox:
         self, argv: Sequence[str], env: Mapping[str, str] | None, stdio: Sequence[int], flags: int
     ) -> Supervised:
         async with self._queue:  # one task tries again, the others wait for their turn
-            return await _patiently(lambda: self._launcher.request(argv, env, stdio, flags, wait=False))
+            return await patiently(lambda: self._launcher.request(argv, env, stdio, flags, wait=False))
 
     async def __aenter__(self) -> Self:
         return self
@@ -216,7 +224,7 @@ class AsyncSandbox:
         self.close()
 
 
-async def _patiently(request: Callable[[], Supervised]) -> Supervised:
+async def patiently(request: Callable[[], Supervised]) -> Supervised:
     """Make *request*, again as long as the spawner's queue is full."""
     while True:
         try:
@@ -226,14 +234,16 @@ async def _patiently(request: Callable[[], Supervised]) -> Supervised:
             await asyncio.sleep(_QUEUE_FULL_S)
 
 
-async def _run(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
-    """Run what *ask* asks for to its end."""
+async def run_asked(
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, until: float | None = None
+) -> RunResult:  # fmt: skip
+    """Run what *ask* asks for to its end; *until* is when (monotonic seconds) it must have started."""
     if timeout_s is not None:
         TIMEOUT(timeout_s, "timeout_s")
     attempts = 1
     while True:
         try:
-            return await _run_once(ask, argv, stdin, begun, timeout_s)
+            return await _run_once(ask, argv, stdin, begun, timeout_s, until)
         except NotTaken:
             if attempts == ATTEMPTS:
                 raise
@@ -241,18 +251,25 @@ async def _run(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_
 
 
 async def _run_once(
-    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, until: float | None
 ) -> RunResult:
     with Pipes(stdin) as pipes:
-        child = await ask(pipes.theirs, native.FLAG_QUIET)
+        child = await ask(pipes.theirs, native.FLAG_QUIET if until is None else 0)
+        asked = begun
         pipes.close_theirs()
         talk = _Conversation(child, pipes)
         try:
+            if until is not None:
+                if not await talk.record(max(0.0, until - time.monotonic())):
+                    await talk.give_up()
+                    raise TimedOut("waiting for its start")
+                talk.go_on()
+                begun = time.monotonic_ns()
             left = None if timeout_s is None else timeout_s - (time.monotonic_ns() - begun) / 1e9
             if not await talk.record(left):
                 await talk.end()
-                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
-            return RunResult.of(child.exit, pipes.drain(), begun)
+                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain(), stage="run")
+            return RunResult.of(child.exit, pipes.drain(), asked)
         except BaseException:
             await talk.end()
             raise
@@ -261,7 +278,7 @@ async def _run_once(
             child.close()
 
 
-async def _start(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
+async def start_asked(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | None) -> Supervised:
     """Start what *ask* asks for."""
     attempts = 1
     while True:
@@ -306,6 +323,19 @@ class _Conversation:
             return False
         self._next.result()
         return True
+
+    def go_on(self) -> None:
+        """Wait for the next record too, unless there is none."""
+        if not self._child.over:
+            self._next = self._loop.create_future()
+
+    async def give_up(self) -> None:
+        """As `end`, for a start that is too late; one that cannot be ended at once is by our hanging up."""
+        try:
+            async with asyncio.timeout(_GIVEN_UP_S):
+                await self.end()
+        except TimeoutError:
+            self.close()
 
     async def end(self) -> None:
         """Kill the container if it runs, and wait until nothing of it is left."""

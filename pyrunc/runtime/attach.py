@@ -174,6 +174,13 @@ class AttachClient(held.Holder):
         self._send(_head(_DETACH, 0))
         self.close()
 
+    def shut(self) -> None:
+        """Wake who waits for the descriptor in another thread; `close` comes next."""
+        try:
+            self._sock.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is over
+
     def close(self) -> None:
         """Hang up, which ends the program's input as `close_stdin` does."""
         if not self.closed:

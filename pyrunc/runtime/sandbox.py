@@ -15,7 +15,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes, Stdio
-from pyrunc.runtime.supervised import ATTEMPTS, EXITED, Exit, NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, EXITED, STARTED, Exit, NotTaken, Supervised, give_up
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -294,12 +294,19 @@ class Sandbox:
         Raises StartError or one of its kind if it cannot start. However it ends, by KeyboardInterrupt
         too, nothing of the container is left.
         """
+        return self.run_by(argv, env, stdin, timeout_s, None)
+
+    def run_by(
+        self, argv: Sequence[str], env: Mapping[str, str] | None, stdin: bytes, timeout_s: float | None,
+        until: float | None,
+    ) -> RunResult:  # fmt: skip
+        """As `run`; unless the program runs by *until* (monotonic seconds) TimedOut is raised. Its time begins then."""
         begun = time.monotonic_ns()
 
         def ask(stdio: Sequence[int], flags: int) -> Supervised:
             return self._launcher.request(argv, env, stdio, flags)
 
-        return run_asked(ask, argv, stdin, begun, timeout_s, self._launcher.tty)
+        return run_asked(ask, argv, stdin, begun, timeout_s, self._launcher.tty, until)
 
     def start(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None,
@@ -336,29 +343,38 @@ class Sandbox:
 
 
 def run_asked(
-    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, tty: bool
-) -> RunResult:
-    """Run what *ask* asks for to its end."""
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, tty: bool,
+    until: float | None = None,
+) -> RunResult:  # fmt: skip
+    """Run what *ask* asks for to its end; *until* is when (monotonic seconds) it must have started."""
     once = _run_on_terminal if tty else _run_once
     if timeout_s is not None:
         TIMEOUT(timeout_s, "timeout_s")
     attempts = 1
     while True:
         try:
-            return once(ask, argv, stdin, begun, timeout_s)
+            return once(ask, argv, stdin, begun, timeout_s, until)
         except NotTaken:
             if attempts == ATTEMPTS:
                 raise
             attempts += 1
 
 
-def _run_once(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None) -> RunResult:
+def _run_once(
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, until: float | None
+) -> RunResult:
     with Pipes(stdin) as pipes:
-        child = ask(pipes.theirs, native.FLAG_QUIET)
+        child = ask(pipes.theirs, native.FLAG_QUIET if until is None else 0)
         try:
-            if not talk(pipes, child, None if timeout_s is None else begun / 1e9 + timeout_s):
+            since = begun / 1e9
+            if until is not None:
+                if not talk(pipes, child, until, STARTED):
+                    give_up(child)
+                    raise TimedOut("waiting for its start")
+                since = time.monotonic()
+            if not talk(pipes, child, None if timeout_s is None else since + timeout_s):
                 child.abandon()
-                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain())
+                raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", *pipes.drain(), stage="run")
             return RunResult.of(child.exit, pipes.drain(), begun)
         except BaseException:
             child.abandon()
@@ -368,7 +384,7 @@ def _run_once(ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s
 
 
 def _run_on_terminal(
-    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None
+    ask: Ask, argv: Sequence[str], stdin: bytes, begun: int, timeout_s: float | None, until: float | None
 ) -> RunResult:
     from pyrunc.runtime.terminal_output import converse
 
@@ -376,10 +392,14 @@ def _run_on_terminal(
     with Stdio(None, None, None) as stdio:
         child = ask(stdio, 0)
     try:
+        if until is not None and not _readable(child, until):
+            give_up(child)
+            raise TimedOut("waiting for its start")
         child.take()
-        if not converse(child, stdin, None if timeout_s is None else begun / 1e9 + timeout_s, output):
+        since = begun / 1e9 if until is None else time.monotonic()
+        if not converse(child, stdin, None if timeout_s is None else since + timeout_s, output):
             child.abandon()
-            raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", bytes(output), b"")
+            raise TimedOut(f"{argv[0]}: killed after {timeout_s} s", bytes(output), b"", stage="run")
         return RunResult.of(child.exit, (bytes(output), b""), begun)
     except BaseException:
         child.abandon()
@@ -422,13 +442,14 @@ def _left_ms(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
 
 
-def talk(pipes: Pipes, child: Supervised, deadline: float | None) -> bool:
-    """Feed and read until the container has ended; False if *deadline* (monotonic seconds) comes first."""
-    while True:
+def talk(pipes: Pipes, child: Supervised, deadline: float | None, kind: int = EXITED) -> bool:
+    """Feed and read until the container has ended, or is *kind*; False if *deadline* (monotonic s) comes first."""
+    while not child.over:
         found = pipes.wait(child.fileno(), deadline)
         if found == NOTHING:
             return False
         if found == FED:
             pipes.close_input()
-        elif child.take() == EXITED:
-            return True
+        elif child.take() == kind:
+            break
+    return True

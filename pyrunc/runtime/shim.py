@@ -12,6 +12,7 @@ from __future__ import annotations
 import _socket  # see pyrunc.runtime.spawner
 import os
 import select
+import time
 
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidArgument, TimedOut
@@ -21,7 +22,7 @@ from pyrunc.runtime.plan import Shim
 from pyrunc.runtime.shim_state import Running, Status, is_alive, numbers_of, running, signal, status
 from pyrunc.runtime.spawner import DEFAULT_PARENT
 from pyrunc.runtime.stdio import Stdio
-from pyrunc.runtime.supervised import ATTEMPTS, Exit, NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, Exit, NotTaken, Supervised, give_up
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -186,11 +187,12 @@ def listening(state_dir: str, name: str = "attach") -> _socket.socket:
 
 def start(
     launcher: Launcher, argv: Sequence[str], env: Mapping[str, str] | None, settings: ShimSettings,
-    container_id: str, client: socket | int | None = None,
+    container_id: str, client: socket | int | None = None, until: float | None = None,
 ) -> ShimProcess:  # fmt: skip
     """Start *argv* with *env* added, as the container *container_id* of a shim of its own.
 
     *client* is the shim's end of a connection that is attached from the start; it stays the caller's.
+    At *until* (monotonic seconds) TimedOut is raised.
     Raises what Launcher.request and Supervised.take raise: StartError or one of its kind if it cannot start.
     """
     check(settings)
@@ -200,11 +202,14 @@ def start(
     def ask(descriptors: Sequence[int]) -> Supervised:
         return launcher.request(argv, env, descriptors, flags, True, container_id, shim, Shimmed)
 
-    return started(ask, settings, client)
+    return started(ask, settings, client, until)
 
 
 def started(
-    ask: Callable[[Sequence[int]], Supervised], settings: ShimSettings, client: socket | int | None
+    ask: Callable[[Sequence[int]], Supervised],
+    settings: ShimSettings,
+    client: socket | int | None,
+    until: float | None = None,
 ) -> ShimProcess:
     """Make the descriptors of a request with a shim, *ask* with them, and wait until the program runs."""
     attached = () if client is None else (client if isinstance(client, int) else client.fileno(),)
@@ -218,6 +223,9 @@ def started(
             listener.close()
         assert isinstance(child, Shimmed)
         try:
+            if not _by(child, until):
+                give_up(child)
+                raise TimedOut("waiting for its start")
             child.take()
             child.keep_running = settings.keep_running
             who = running(settings.state_dir)
@@ -229,6 +237,15 @@ def started(
             if not isinstance(exc, NotTaken) or attempts == ATTEMPTS:
                 raise
             attempts += 1
+
+
+def _by(child: Supervised, until: float | None) -> bool:
+    """Whether there is a record to take by *until* (monotonic seconds; None: somebody else waits)."""
+    if until is None:
+        return True
+    poller = select.poll()
+    poller.register(child, select.POLLIN)
+    return bool(poller.poll(max(0.0, until - time.monotonic()) * 1000))
 
 
 def check(settings: ShimSettings) -> None:

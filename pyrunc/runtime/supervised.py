@@ -26,6 +26,7 @@ _FAILED_SHIM = 0xFFFFFFFB
 _ENOENT, _ENOMEM, _EACCES, _ENOTDIR, _ENOEXEC, _EPERM, _EINVAL, _ENAMETOOLONG = 2, 12, 13, 20, 8, 1, 22, 36
 _EXDEV, _ENODEV, _ENOSPC = 18, 19, 28
 _SIGKILL, _SIGSYS = 9, 31
+_GIVEN_UP_MS = 1000
 _INFINITY = (1 << 64) - 1
 
 
@@ -68,6 +69,7 @@ class Supervised(held.Holder):
         self.over = False
         self.pid = 0
         self.exit: Exit | None = None
+        self.stages_ns: dict[str, int] = {}  # of the start, as in Exit
         with held.lock:
             self._channel = channel = Channel(plan)
             held.note(self)
@@ -121,6 +123,7 @@ class Supervised(held.Holder):
         self.pid = pid
         if kind == STARTED:
             self.started = True
+            self.stages_ns = stages
             self._channel.handled()
             return STARTED
         if leftover:
@@ -143,7 +146,7 @@ class Supervised(held.Holder):
     def abandon(self) -> None:
         """Kill a container whose requester gives up, and wait until nothing of it is left."""
         try:
-            while not self.over:
+            while not self.over and self.fileno() >= 0:
                 self.kill(_SIGKILL)
                 self.take()
         except errors.PyruncError:
@@ -290,6 +293,18 @@ class Supervised(held.Holder):
                 "the container was killed before its program ran; is its memory limit too low?"
             )
         return errors.StartError(f"init died before the program ran (wait status {status:#x})")
+
+
+def give_up(child: Supervised) -> None:
+    """End a start that is too late; one that cannot be ended at once is by our hanging up."""
+    from select import POLLIN, poll
+
+    child.kill(_SIGKILL)
+    poller = poll()
+    poller.register(child, POLLIN)
+    if poller.poll(_GIVEN_UP_MS):
+        child.abandon()
+    child.close()
 
 
 def _pairs(text: str | None) -> str:

@@ -26,11 +26,11 @@ def run(tmp_path: Path, archives: Path) -> Callable[[Test], None]:
     @asynccontextmanager
     async def opened() -> AsyncIterator[AsyncEngine]:
         async with AsyncEngine(tmp_path / "root") as engine:
-            await engine.call(engine.engine.images.load, archives / "beta.tar")
+            await engine.images.load(archives / "beta.tar")
             yield engine
-            left = await engine.list(all=True)
+            left = await engine.containers.list(all=True)
             for record in left:
-                await (await engine.get(record.id)).remove(force=True)
+                await (await engine.containers.get(record.id)).remove(force=True)
             assert not left
 
     async def main(test: Test) -> None:
@@ -65,7 +65,7 @@ def test_errors_are_the_engines(run: Callable[[Test], None]) -> None:
         with pytest.raises(TimedOut):
             await engine.run("beta", ["sleep", "9"], timeout_s=0.2)
         with pytest.raises(NotFound):
-            await engine.get("nobody")
+            await engine.containers.get("nobody")
         with pytest.raises(InvalidArgument):
             async for _ in engine.events(filters=[("colour", "red")]):
                 pass
@@ -75,7 +75,9 @@ def test_errors_are_the_engines(run: Callable[[Test], None]) -> None:
 
 def test_a_container_has_a_life(run: Callable[[Test], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
-        following = engine.events(filters=[("type", "container"), ("container", "one")])
+        following = engine.events(
+            since_ns=None, follow=True, filters=[("type", "container"), ("container", "one")]
+        )
         actions = asyncio.create_task(_actions(following))
         await asyncio.sleep(0)
         script = "echo out; echo err >&2; sleep 1; echo late; exit 5"
@@ -90,7 +92,7 @@ def test_a_container_has_a_life(run: Callable[[Test], None]) -> None:
             assert sorted(entries) == [("stderr", b"err\n"), ("stdout", b"late\n"), ("stdout", b"out\n")]
             assert await container.wait() == 5
             assert [entry.data async for entry in container.logs(tail=1)] == [b"late\n"]
-            assert [record.name for record in await engine.list(all=True)] == ["one"]
+            assert [record.name for record in await engine.containers.list(all=True)] == ["one"]
         found = await actions
         assert [each for each in found if each in ("create", "start", "die", "destroy")] == [
             "create", "start", "die", "destroy",
@@ -112,7 +114,7 @@ def test_waiting_takes_no_threads(run: Callable[[Test], None]) -> None:
         made = [await engine.start("beta", ["sleep", "2"]) for _ in range(10)]
         codes = asyncio.gather(*(each.wait() for each in made))
         await asyncio.sleep(0.1)
-        assert len(await engine.list()) == 10  # there are 8 threads
+        assert len(await engine.containers.list()) == 10  # there are 8 threads
         assert await codes == [0] * 10
         for each in made:
             await each.remove()
@@ -125,7 +127,7 @@ def test_a_start_that_is_cancelled_leaves_nothing(after_ms: int, run: Callable[[
     async def test(engine: AsyncEngine) -> None:
         tasks = [
             asyncio.create_task(engine.start("beta", ["sleep", "100"])),
-            asyncio.create_task(engine.create("beta", ["sleep", "100"])),
+            asyncio.create_task(engine.containers.create("beta", ["sleep", "100"])),
             asyncio.create_task(engine.run("beta", ["sleep", "100"])),
         ]
         await asyncio.sleep(after_ms / 1000)
@@ -139,7 +141,7 @@ def test_a_start_that_is_cancelled_leaves_nothing(after_ms: int, run: Callable[[
                 continue
             await made.remove(force=True)  # type: ignore[attr-defined]
         assert time.monotonic() - begun < 50
-        assert await engine.list(all=True) == []
+        assert await engine.containers.list(all=True) == []
 
     run(test)
 
@@ -149,7 +151,7 @@ def test_what_is_left_of_a_block_goes_with_it(run: Callable[[Test], None]) -> No
         with pytest.raises(ZeroDivisionError):
             async with await engine.start("beta", ["sleep", "100"]):
                 raise ZeroDivisionError
-        assert await engine.list(all=True) == []
+        assert await engine.containers.list(all=True) == []
 
     run(test)
 

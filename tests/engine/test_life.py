@@ -192,7 +192,7 @@ def test_a_name_is_idempotent_on_request(loaded: Engine) -> None:
     assert state(first) == "exited"
     assert loaded.start("beta", SLEEP, name="one", exist_ok=True).id == first.id
     assert state(first) == "running"
-    with pytest.raises(AlreadyExists, match="container one exists, and its config is another"):
+    with pytest.raises(AlreadyExists, match=r"container one exists, and its config \(Cmd\) is another"):
         loaded.start("beta", ["true"], name="one", exist_ok=True)
     with pytest.raises(AlreadyExists, match="already in use"):
         loaded.start("beta", SLEEP, name="one")
