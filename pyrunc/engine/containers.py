@@ -78,14 +78,13 @@ class Containers:
         container_id = creating.new_id()
         with self._parts.lock(container_id):
             try:
-                record, rootfs = creating.create(self._parts, base, container_id, wanted, starts=True)
+                record, fresh = creating.create(self._parts, base, container_id, wanted, starts=True)
             except AlreadyExists:
                 if not exist_ok:
                     raise
-                found = self._same(base, wanted)
-                record, rootfs = found, None
+                record = self._same(base, wanted)
             else:
-                process = starting.launch(self._parts, record, rootfs, client, keep_running)
+                process = starting.launch(self._parts, record, fresh, client, keep_running)
                 container_events.say(self._parts, record, "start")
                 self._engine._owners.add(record.id, process)  # noqa: SLF001
         container = Container(self._engine, record.id, record.name)

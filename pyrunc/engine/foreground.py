@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
-    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.engine.recipes import Fresh
     from pyrunc.runtime.shim import ShimProcess
     from pyrunc.runtime.supervised import Exit
 
@@ -24,7 +24,7 @@ _STDOUT, _STDERR, _SIGKILL = 1, 2, 9
 
 
 def run(
-    parts: "Parts", make: "Callable[[], tuple[ContainerRecord, Rootfs | None]]", container_id: str, stdin: bytes,
+    parts: "Parts", make: "Callable[[], tuple[ContainerRecord, Fresh]]", container_id: str, stdin: bytes,
     timeout_s: float | None,
 ) -> ContainerResult:  # fmt: skip
     """Start the container that *make* makes, whose row says that it is being started, and run it to its end.
@@ -37,8 +37,8 @@ def run(
     output: dict[int, list[bytes]] = {_STDOUT: [], _STDERR: []}
     try:
         with parts.lock(container_id):
-            record, rootfs = make()
-            process = starting.launch(parts, record, rootfs, theirs, keep_running=False)
+            record, fresh = make()
+            process = starting.launch(parts, record, fresh, theirs, keep_running=False)
             container_events.say(parts, record, "start")
         os.close(theirs)
         theirs = -1

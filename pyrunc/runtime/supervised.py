@@ -195,7 +195,7 @@ class Supervised(held.Holder):
             return errors.StartError(f"the supervisor refused the plan: {words}", step="plan", errno=error)
         if index == _FAILED_PLAN:
             return self._died(status)
-        step = self.template.steps[index]
+        step = self.template.step(index)
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)
