@@ -82,6 +82,18 @@ def drop_state(state_dir: str) -> None:
     """Remove a container's state directory."""
     if not state_dir:
         return
+    for name in shim.FILES:
+        try:
+            os.unlink(f"{state_dir}/{name}")
+        except OSError:
+            continue
+    try:
+        os.rmdir(state_dir)
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass  # there was more than that
     from pyrunc.drivers.graph import trees
 
     try:

@@ -36,6 +36,7 @@ __all__ = [
     "numbers_of", "running", "signal", "start", "started", "status",
 ]  # fmt: skip
 
+FILES = ("attach", "running", "status")  # in a state directory
 CGROUP = f"{DEFAULT_PARENT}/shims"
 _BACKLOG = 128
 _SIGKILL = 9
