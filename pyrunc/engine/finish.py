@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
 
 _MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
+_EXIT_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
 _ID_LENGTH = 64
 _BEGUN_S = 60.0  # how long a start may take whose starter was killed
 
@@ -61,16 +62,9 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
 
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
     """The argv that does what is due at a container's end, in a process of its own."""
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
     return (
-        sys.executable or "python3",
-        "-I",
-        script,
-        parts.root,
-        state_root(),
-        parts.graph or "",
-        container_id,
-    )
+        sys.executable or "python3", "-I", _EXIT_COMMAND, parts.root, state_root(), parts.graph or "", container_id,
+    )  # fmt: skip
 
 
 def state_root() -> str:

@@ -93,16 +93,16 @@ class Database:
         Without *durable* it may be undone by a loss of power, and costs no fsync. One that *frees* space has some
         in reserve on a full disk. Not to be nested.
         """
-        relaxed = not durable and self.synchronous == "FULL"
         tight = frees and _is_full(self.path)
         if tight:
             _remove(self.path + ".reserve")
-        with self._connection() as connection:
-            if tight:
-                self._reuse_log(connection)
-            if relaxed:
-                connection.execute("PRAGMA synchronous=NORMAL")
+        handle = self._lend()
+        try:
+            connection = self._connected(handle)
             try:
+                if tight:
+                    self._reuse_log(connection)
+                self._flush(handle, durable)
                 connection.execute("BEGIN IMMEDIATE")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != len(self.schema):
@@ -110,7 +110,11 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             finally:
-                self._settle(connection, relaxed)
+                self._settle(connection)
+        except self._sqlite.Error as exc:
+            raise self._failed(handle, exc) from exc
+        finally:
+            self._give_back()
 
     @contextmanager
     def snapshot(self) -> "Iterator[sqlite3.Connection]":
@@ -124,8 +128,13 @@ class Database:
 
     def query(self, sql: str, parameters: "Sequence[object]" = ()) -> "list[tuple[Any, ...]]":
         """Return all rows of one statement that reads; within a transaction it sees what that wrote."""
-        with self._connection() as connection:
-            return connection.execute(sql, parameters).fetchall()
+        handle = self._lend()
+        try:
+            return self._connected(handle).execute(sql, parameters).fetchall()
+        except self._sqlite.Error as exc:
+            raise self._failed(handle, exc) from exc
+        finally:
+            self._give_back()
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong with the file; it reads all of it."""
@@ -178,6 +187,16 @@ class Database:
     @contextmanager
     def _connection(self) -> "Iterator[sqlite3.Connection]":
         """Lend the connection of this thread, with SQLite's errors translated."""
+        handle = self._lend()
+        try:
+            yield self._connected(handle)
+        except self._sqlite.Error as exc:
+            raise self._failed(handle, exc) from exc
+        finally:
+            self._give_back()
+
+    def _lend(self) -> "_Handle":
+        """Let this thread in, after a fork that goes on; `_give_back` lets it out."""
         thread = threading.get_ident()
         with _gate:
             while _forking not in (0, thread) and thread not in _inside:
@@ -187,32 +206,45 @@ class Database:
                 self._local.handle = handle = _Handle()
                 self._handles.add(handle)
             _inside[thread] = _inside.get(thread, 0) + 1
-        try:
-            if self._closed:
-                raise FailedPrecondition(f"{self.path} is closed")
-            if self._torn:
-                raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
-            if handle.raw is None:
-                handle.raw = self._connect_somehow()
-            yield handle.raw
-        except self._sqlite.Error as exc:
-            if not isinstance(exc, self._sqlite.IntegrityError):
-                handle.close()  # after a failed write it may be in any state: the next one is fresh
-            raise self._translated(exc) from exc
-        finally:
-            with _gate:
-                _inside[thread] -= 1
-                if not _inside[thread]:
-                    del _inside[thread]
-                    _gate.notify_all()
+        return handle
 
-    def _settle(self, connection: "sqlite3.Connection", relaxed: bool = False) -> None:
+    def _give_back(self) -> None:
+        thread = threading.get_ident()
+        with _gate:
+            _inside[thread] -= 1
+            if not _inside[thread]:
+                del _inside[thread]
+                if _forking:
+                    _gate.notify_all()  # only a fork waits for that
+
+    def _connected(self, handle: "_Handle") -> "sqlite3.Connection":
+        if self._closed:
+            raise FailedPrecondition(f"{self.path} is closed")
+        if self._torn:
+            raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
+        if handle.raw is None:
+            handle.relaxed = False
+            handle.raw = self._connect_somehow()
+        return handle.raw
+
+    def _failed(self, handle: "_Handle", exc: "sqlite3.Error") -> PyruncError:
+        """What to raise for *exc*."""
+        if not isinstance(exc, self._sqlite.IntegrityError):
+            handle.close()  # after a failed write it may be in any state: the next one is fresh
+        return self._translated(exc)
+
+    def _flush(self, handle: "_Handle", durable: bool) -> None:
+        """See that the next commit is flushed to the disk, or is not."""
+        relaxed = not durable and self.synchronous == "FULL"
+        if relaxed is not handle.relaxed and handle.raw is not None:
+            handle.raw.execute(f"PRAGMA synchronous={'NORMAL' if relaxed else self.synchronous}")
+            handle.relaxed = relaxed
+
+    def _settle(self, connection: "sqlite3.Connection") -> None:
         """End what is still a transaction."""
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if relaxed:
-                connection.execute("PRAGMA synchronous=FULL")
         except self._sqlite.Error:
             self._local.handle.close()  # which rolls back too
 
@@ -374,12 +406,13 @@ def _import() -> "Any":
 
 
 class _Handle:
-    """A thread's connection."""
+    """A thread's connection; *relaxed* while its commits are not flushed."""
 
-    __slots__ = ("__weakref__", "raw")
+    __slots__ = ("__weakref__", "raw", "relaxed")
 
     def __init__(self) -> None:
         self.raw: sqlite3.Connection | None = None
+        self.relaxed = False
 
     def close(self) -> None:
         raw, self.raw = self.raw, None
@@ -398,7 +431,7 @@ def leave_all() -> None:
 
 def _is_full(path: str) -> bool:
     try:
-        status = os.statvfs(os.path.dirname(os.path.abspath(path)))
+        status = os.statvfs(os.path.dirname(path) or ".")
     except OSError:
         return False
     return status.f_bavail * status.f_frsize < _LITTLE_BYTES or (status.f_files > 0 and not status.f_favail)

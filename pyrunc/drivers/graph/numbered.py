@@ -22,7 +22,7 @@ from pyrunc._native.filesystem import syncfs
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, lru_cache
 from pyrunc.store.database import Database
 from pyrunc.store.files import make_directory, said_full
 
@@ -441,6 +441,7 @@ def active(row: Row) -> Row:
     return row
 
 
+@lru_cache(maxsize=1)
 def _boot() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
