@@ -26,8 +26,6 @@ IMAGE = "bench"
 TIMEOUT_S = 120
 NOTES_S = 10.0
 REPOSITORY = Path(__file__).resolve().parent.parent
-# As pip makes it from pyproject.toml's entry point.
-_SCRIPT = "#!{python}\nimport sys\n\nfrom pyrunc.cli.main import main\n\nsys.exit(main())\n"
 
 
 class Contender(NamedTuple):
@@ -121,7 +119,8 @@ class Place:
             compileall.compile_dir(REPOSITORY / "pyrunc", quiet=1)  # as an installation has it
             script = self.path / "bin" / "pyrunc"
             script.parent.mkdir(exist_ok=True)
-            script.write_text(_SCRIPT.format(python=sys.executable))
+            text = (REPOSITORY / "bin/pyrunc").read_text()
+            script.write_text(text.replace("#!python", f"#!{sys.executable}", 1))  # as pip does
             script.chmod(0o755)
             environment = {
                 **os.environ, "PYTHONPATH": str(REPOSITORY), "PYRUNC_ROOT": str(self.path / name),

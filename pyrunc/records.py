@@ -1,6 +1,6 @@
-"""NamedTuple, TypedDict, lru_cache and JSON for what is imported on the way to a container's first instruction.
+"""NamedTuple, contextmanager, JSON and the like for what is imported on the way to a container's first instruction.
 
-They do what those of typing, functools and json do, without the 10 to 15 ms that it takes to import
+They do what those of typing, functools, contextlib and json do, without the 10 to 15 ms that it takes to import
 these: half of what Python needs to start its first container. A module on that way says
 
     TYPE_CHECKING = False
@@ -100,6 +100,53 @@ else:
         return found
 
 
+if TYPE_CHECKING:
+    from contextlib import contextmanager
+else:
+
+    def contextmanager(function):
+        """Make a context manager of a generator function; contextlib.contextmanager, for use in a ``with`` only."""
+
+        def make(*arguments, **named):
+            return _Block(function(*arguments, **named))
+
+        make.__wrapped__, make.__doc__, make.__name__ = function, function.__doc__, function.__name__
+        return make
+
+    class _Block:
+        """The ``with`` block of a generator, which yields once."""
+
+        __slots__ = ("_generator",)
+
+        def __init__(self, generator):
+            self._generator = generator
+
+        def __enter__(self):
+            for value in self._generator:
+                return value
+            raise RuntimeError("generator didn't yield")
+
+        def __exit__(self, kind, value, trace):
+            if kind is None:
+                for _ in self._generator:
+                    raise RuntimeError("generator didn't stop")
+                return False
+            try:
+                self._generator.throw(value)
+            except StopIteration as exc:
+                return exc is not value
+            except RuntimeError as exc:
+                # What Python makes of a StopIteration that leaves a generator.
+                if exc is value or (isinstance(value, StopIteration) and exc.__cause__ is value):
+                    return False
+                raise
+            except BaseException as exc:
+                if exc is not value:
+                    raise
+                return False
+            raise RuntimeError("generator didn't stop after throw()")
+
+
 try:
     import _json as _native  # what does json's work; json itself imports re and enum
 except ImportError:
@@ -155,8 +202,18 @@ def dumps(value: "Any") -> str:
     return "".join(encode(value, 0))
 
 
+def quoted(text: str) -> str:
+    """*text* as a string of JSON, in Unicode."""
+    if _json is None:
+        import json
+
+        return json.dumps(text, ensure_ascii=False)
+    found: str = _json.encode_basestring(text)
+    return found
+
+
 def _refuse(value: object) -> "Any":
     raise TypeError(f"{type(value).__name__} is not a value of JSON")
 
 
-__all__ = ["NamedTuple", "Reader", "TypedDict", "dumps", "loads", "lru_cache"]
+__all__ = ["NamedTuple", "Reader", "TypedDict", "contextmanager", "dumps", "loads", "lru_cache", "quoted"]

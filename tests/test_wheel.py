@@ -108,6 +108,9 @@ def check_hello(python: Path, tmp_path: Path) -> None:
     said = run(python, example, cwd=tmp_path, env=BARE)
     assert said.startswith("Hello from a container that pyrunc started.\n")
     assert re.search(r"^  process +pid 1, user 0", said, re.MULTILINE)
+    # With no more of the environment than a service has.
+    command = run(python.parent / "pyrunc", "run", "--rm", "hello", cwd=tmp_path, env=BARE)
+    assert command.startswith("greeting Hello from a container that pyrunc started.\n")
     place = run(python, "-c", "import pyrunc; print(pyrunc.__file__)", cwd=tmp_path, env=BARE)
     assert not Path(place.strip()).is_relative_to(CHECKOUT), "not the installed package"
 
@@ -122,6 +125,7 @@ def test_the_wheel_holds_what_runs_and_no_sources(wheel: Path) -> None:
     modules = {Path(path).name.partition(".")[0] for path in inside if path.endswith(".abi3.so")}
     assert modules == {path.stem for path in (CHECKOUT / "pyrunc/_native").glob("*.pyx")}
     assert any(re.fullmatch(r"pyrunc-[^/]+\.data/data/bin/pyrunc-init", path) for path in inside)
+    assert any(re.fullmatch(r"pyrunc-[^/]+\.data/scripts/pyrunc", path) for path in inside)
     assert "pyrunc/py.typed" in inside
     assert "pyrunc/images/hello/oci-layout" in inside
     assert sum(path.startswith("pyrunc/images/hello/blobs/sha256/") for path in inside) == 4

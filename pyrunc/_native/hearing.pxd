@@ -8,10 +8,13 @@ from pyrunc._native.killing cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.shim_files cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.unexecuted cimport *
 
 cdef enum:
     THAW_AGAIN_MS = 50
     SAID_LAST = 64                  # messages that are read of a process that has ended
+    LOOK_MS = 50                    # how often who said READY is asked of the kernel, while its socket does not end
+    ERROR_MOST = 4095               # above every errno
 
 
 cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noexcept nogil:
@@ -19,6 +22,8 @@ cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noex
     cdef uint32_t i
     cdef bint made = False
     cdef int rc
+    if number >= <uint32_t>MAX_SYNC:
+        return -EINVAL              # the sum below would be another section
     for i in range(w.header.step_count):
         if w.steps[i].section == SECTION_SYNC + number:
             rc = host_step(w, &w.steps[i], &made, pid)
@@ -68,7 +73,7 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
                (STAGE_EXEC - STAGE_INIT + 1) * sizeof(uint64_t))
         if message.kind == PROGRESS_READY:
             report.ready = 1
-        elif message.kind == PROGRESS_FAILED:
+        elif message.kind == PROGRESS_FAILED and message.step < w.header.step_count and -ERROR_MOST <= message.error < 0:
             report.step = message.step
             report.error = message.error
         elif message.kind == PROGRESS_FORKED and w.header.flags & PLAN_EXEC and not w.forked:
@@ -101,12 +106,34 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
     return False
 
 
+cdef inline void hear_last(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
+    """Init is dead: take what it has said, and no more of whoever may hold its socket too."""
+    if w.progress_fd >= 0:
+        shutdown(w.progress_fd, SHUT_RD)
+    while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
+        pass
+
+
+cdef inline bint unheard(const walk *w, const record *report) noexcept nogil:
+    """Whether init has said READY, and its socket has not ended yet."""
+    return report.ready and w.progress_fd >= 0
+
+
+cdef inline void look(walk *w, int pid) noexcept nogil:
+    """Where whoever traces init holds its socket too, that does not end with execve(2); the kernel knows better."""
+    cdef int process = open_process(pid)
+    if process >= 0 and not c_never_executed(process):
+        shutdown(w.progress_fd, SHUT_RD)
+    close(process)
+
+
 cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *report) noexcept nogil:
     """In a plan that joins a container: wait until the process that was cloned has been succeeded by the program's.
 
     *pid* and *pidfd* are then the latter's. Where none comes, `supervise` reads why.
     """
     cdef pollfd watch[3]
+    cdef siginfo_t info
     cdef uint32_t answer = STOP
     cdef int rc
     cdef int i
@@ -146,9 +173,17 @@ cdef inline void follow(walk *w, int reply_fd, int *pid, int *pidfd, record *rep
     while wait4(pid[0], NULL, 0, NULL) < 0 and errno == EINTR:
         pass
     pid[0] = w.forked
-    rc = <int>_rc(syscall(NR_pidfd_open, pid[0], 0))
+    # A child of ours that nobody has waited for keeps its number. Any other that somebody has named is not touched;
+    # ours then dies with this process.
+    rc = <int>_rc(waitid(P_PID, <unsigned int>pid[0], &info, WEXITED | WNOHANG | WNOWAIT)) if pid[0] > 0 else -ECHILD
     if rc < 0:
-        kill(pid[0], SIGKILL)
+        close(w.sock)
+        w.sock = -1
+    else:
+        rc = <int>_rc(syscall(NR_pidfd_open, pid[0], 0))
+        if rc < 0:
+            kill(pid[0], SIGKILL)
+    if rc < 0:
         report.error = rc
         return
     close(pidfd[0])

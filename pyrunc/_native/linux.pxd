@@ -285,7 +285,7 @@ cdef extern from *:
     void *MAP_FAILED
     void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset) nogil
     int munmap(void *address, size_t length) nogil
-    int MADV_DONTNEED
+    int MADV_DONTNEED, MADV_DONTFORK
     int madvise(void *address, size_t length, int advice) nogil
     void *memcpy(void *target, const void *source, size_t count) nogil
     void *memset(void *target, int byte, size_t count) nogil
@@ -328,6 +328,8 @@ cdef extern from *:
     ssize_t sendmsg(int fd, const msghdr *message, int flags) nogil
     ssize_t send(int fd, const void *buffer, size_t length, int flags) nogil
     ssize_t recv(int fd, void *buffer, size_t length, int flags) nogil
+    int SHUT_RD
+    int shutdown(int fd, int how) nogil
     int ioctl(int fd, unsigned long request, ...) nogil
 
     # poll and time

@@ -232,10 +232,12 @@ cdef inline void quiet(walk *w, shim *s) noexcept nogil:
         s.worked = False
 
 
-cdef inline int patience(walk *w, shim *s) noexcept nogil:
+cdef inline int patience(walk *w, shim *s, const record *report) noexcept nogil:
     """After how many milliseconds there is something to do though nothing happens; -1: never."""
     if s.move_at:
         return MOVE_MS
+    if unheard(w, report):
+        return LOOK_MS
     if w.dying:
         return THAW_AGAIN_MS
     if s.tail_at:
@@ -291,7 +293,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
             watch[i].revents = 0
         watch_program(s, watch + 3)
         clients = watch_clients(s, watch + 7)
-        rc = poll(watch, <unsigned long>(7 + clients), patience(w, s))
+        rc = poll(watch, <unsigned long>(7 + clients), patience(w, s, report))
         if rc < 0 and errno != EINTR:
             pause.tv_sec = 0
             pause.tv_nsec = 10000000
@@ -305,6 +307,8 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
             if rc == 0:
                 if w.dying:
                     thaw(w)
+                if unheard(w, report):
+                    look(w, pid)
                 quiet(w, s)
                 s.hung = s.full = False
             continue
@@ -325,8 +329,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         serve_clients(w, s, watch + 7, clients)
         serve_program(w, s, watch + 3)
         if watch[2].revents:
-            while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
-                pass
+            hear_last(w, reply_fd, pid, pidfd, report)
             take_terminal(w, s)
             shim_drain(w, s)
             return

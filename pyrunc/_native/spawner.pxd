@@ -60,6 +60,8 @@ cdef inline int spare(int sock, int channel, int host_net, crew *all, uint32_t o
     cdef cgroup_homes homes
     cdef crew_place place
     cdef int own_net = fresh_network()
+    # No process that is born here is to write there: a container's may look into one that joins it.
+    madvise(all, sizeof(crew), MADV_DONTFORK)
     place.state = &all.state[own]
     place.memory = all
     place.size = sizeof(crew)

@@ -38,11 +38,13 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
         watch[1].revents = 0
         watch[2].revents = 0
         watch[3].revents = 0
-        rc = poll(watch, 4, THAW_AGAIN_MS if w.dying else -1)
+        rc = poll(watch, 4, THAW_AGAIN_MS if w.dying else LOOK_MS if unheard(w, report) and watch[0].fd >= 0 else -1)
         if rc < 0 and errno != EINTR:
             return
-        if rc == 0:
+        if rc == 0 and w.dying:
             thaw(w)                 # it may have been frozen anew before it could die
+        if rc == 0 and unheard(w, report):
+            look(w, pid)
         if watch[0].revents and not hear(w, reply_fd, pid, pidfd, report):
             watch[0].fd = -1
         if watch[1].revents and owner:
@@ -58,8 +60,7 @@ cdef inline void supervise(walk *w, int reply_fd, int pid, int pidfd, record *re
             watch[3].fd = -1
         if watch[2].revents:
             # Not before all that init said was read: its last word may be why it failed.
-            while w.progress_fd >= 0 and hear(w, reply_fd, pid, pidfd, report):
-                pass
+            hear_last(w, reply_fd, pid, pidfd, report)
             return
 
 

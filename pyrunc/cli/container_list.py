@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-
-from pyrunc.cli import format as formats
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.session import CommandError, ellipsis, engine, say, short
-from pyrunc.cli.values import NIL, Method
+from pyrunc.cli.table import align
 from pyrunc.cli.verb import verb
+from pyrunc.records import NamedTuple, quoted
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pyrunc.api import ContainerRecord
+    from pyrunc.cli.values import Method
 
 
 _TYPE = "*formatter.ContainerContext"
@@ -22,7 +23,7 @@ _HEADERS = {
     "RunningFor": "CREATED", "Ports": "PORTS", "State": "STATE", "Status": "STATUS", "Size": "SIZE", "Labels": "LABELS",
     "Mounts": "MOUNTS", "LocalVolumes": "LOCAL VOLUMES", "Networks": "NETWORKS", "Platform": "PLATFORM",
 }  # fmt: skip
-_TABLE = "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+_TABLE = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 _COMMAND_LENGTH, _MOUNT_LENGTH = 20, 15
 
 
@@ -46,47 +47,75 @@ def ps(
     del arguments
     limit = max(last, 0) or (1 if latest and last == -1 else 0)
     found = engine().containers.list(all=all, filters=filter, limit=limit)
-    template = format
-    if format in ("", "table"):
-        template = "{{.ID}}" if quiet else _TABLE + ("\t{{.Size}}" if size else "")
-    current: dict[str, set[str]] = {}
-    if found and (".Image" in template or "json" in template):
-        current = {image.id: set(image.references) for image in engine().images.list(everything=True)}
-    sized = size or (".Size" in template and not quiet)
+    plain = format in ("", "table")
+    if plain and quiet:
+        say("".join(f"{short(each.id) if not no_trunc else each.id}\n" for each in found))
+        return
+    names = engine().image_names() if found and (plain or ".Image" in format or "json" in format) else {}
+    sized = size or (".Size" in format and not quiet)
+    lines = [_Line(each, names.get(each.image_id), not no_trunc, sized) for each in found]
+    if plain:
+        columns = (*_TABLE, "Size") if size else _TABLE
+        rows = [
+            [_HEADERS[name] for name in columns],
+            *([_FIELDS[name](line) for name in columns] for line in lines),
+        ]
+        say(align("".join("\t".join(row) + "\n" for row in rows)))
+    else:
+        _say_formatted(format, lines)
+
+
+class _Line(NamedTuple):
+    """A container, what its image is called (None: it is gone), whether to *cut* long texts, whether it is *sized*."""
+
+    record: ContainerRecord
+    names: set[str] | None
+    cut: bool
+    sized: bool
+
+
+def _say_formatted(template: str, lines: Iterable[_Line]) -> None:
+    """By a template of the user's; what interprets them is slow to import. Raises CommandError."""
+    from pyrunc.cli import format as formats
+    from pyrunc.cli.values import NIL, Method
+
     mounted = any(word in template for word in (".Mounts", ".LocalVolumes", "json"))
-    lines = [
-        _line(each, current.get(each.image_id), not no_trunc, sized, _mounts(each) if mounted else [])
-        for each in found
-    ]
-    headers = {**_HEADERS, "Label": Method(_label_header)}
+    rows = []
+    for line in lines:
+        fields = {name: read(line) for name, read in _FIELDS.items()}
+        mounts = _mounts(line.record) if mounted else []
+        listed = [ellipsis(name, _MOUNT_LENGTH) if line.cut else name for name in mounts]
+        volumes = str(sum(not name.startswith("/") for name in mounts))
+        fields |= {"LocalVolumes": volumes, "Mounts": ",".join(listed)}
+        row = formats.Row({name: NIL if name == "Platform" else fields[name] for name in sorted(_HEADERS)})
+        row.missing = {"Label": _label(line.record)}
+        rows.append(row)
     try:
-        say(formats.rows(template, lines, headers, _TYPE))
+        say(formats.rows(template, rows, {**_HEADERS, "Label": Method(_label_header)}, _TYPE))
     except formats.TemplateError as exc:
         what = "execute" if " executing " in str(exc) else "parse"
         raise CommandError(f"failed to {what} template: {exc}") from exc
+
+
+def _label(record: ContainerRecord) -> Method:
+    from pyrunc.cli.values import Method
+
+    labels = record.config.get("Labels") or {}
+    return Method(lambda name: str(labels.get(name, "")))
 
 
 def _label_header(name: str) -> str:
     return name.rsplit(".", 1)[-1].replace("-", " ").replace("_", " ")
 
 
-def _line(
-    record: ContainerRecord, names: set[str] | None, cut: bool, sized: bool, mounts: list[str]
-) -> formats.Row:
-    command = " ".join(_word(word) for word in record.argv)
-    labels = record.config.get("Labels") or {}
-    listed = [ellipsis(name, _MOUNT_LENGTH) if cut else name for name in mounts]
-    row = formats.Row(
-        Command=json.dumps(ellipsis(command, _COMMAND_LENGTH) if cut else command, ensure_ascii=False),
-        CreatedAt=units.stamp(record.created_ns), ID=short(record.id) if cut else record.id,
-        Image=_image(record, names), Labels=",".join(f"{key}={labels[key]}" for key in sorted(labels)),
-        LocalVolumes=str(sum(not name.startswith("/") for name in mounts)), Mounts=",".join(listed),
-        Names=record.name, Networks=_network(record), Platform=NIL, Ports="",
-        RunningFor=units.ago(record.created_ns), Size=_size(record) if sized else "0B", State=record.state,
-        Status=status(record),
-    )  # fmt: skip
-    row.missing = {"Label": Method(lambda name: str(labels.get(name, "")))}
-    return row
+def _command(line: _Line) -> str:
+    command = " ".join(_word(word) for word in line.record.argv)
+    return quoted(ellipsis(command, _COMMAND_LENGTH) if line.cut else command)
+
+
+def _labels(line: _Line) -> str:
+    labels = line.record.config.get("Labels") or {}
+    return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
 
 
 def _word(word: str) -> str:
@@ -134,3 +163,19 @@ def status(record: ContainerRecord) -> str:
     if record.state == "created" or not record.finished_ns:
         return "Created"
     return f"Exited ({record.exit_code}) {units.ago(record.finished_ns)}"
+
+
+_FIELDS: dict[str, Callable[[_Line], str]] = {
+    "Command": _command,
+    "CreatedAt": lambda line: units.stamp(line.record.created_ns),
+    "ID": lambda line: short(line.record.id) if line.cut else line.record.id,
+    "Image": lambda line: _image(line.record, line.names),
+    "Labels": _labels,
+    "Names": lambda line: line.record.name,
+    "Networks": lambda line: _network(line.record),
+    "Ports": lambda _: "",
+    "RunningFor": lambda line: units.ago(line.record.created_ns),
+    "Size": lambda line: _size(line.record) if line.sized else "0B",
+    "State": lambda line: line.record.state,
+    "Status": lambda line: status(line.record),
+}

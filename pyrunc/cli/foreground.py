@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from pyrunc.cli.interactive import Outcome, converse
 from pyrunc.cli.session import ERROR, CommandError
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
+from pyrunc.records import contextmanager
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.pumping import AttachStream
 

@@ -46,10 +46,9 @@ def graph(name: str | None, root: str) -> Snapshotter:
 def _driver(name: str) -> Callable[[str], Snapshotter]:
     place = GRAPH.get(name)
     if place is not None:
-        from importlib import import_module
-
         module, _, attribute = place.partition(":")
-        built_in: Callable[[str], Snapshotter] = getattr(import_module(module), attribute)
+        # The function behind the statement: importlib itself would be imported for its own.
+        built_in: Callable[[str], Snapshotter] = getattr(__import__(module, fromlist=[attribute]), attribute)
         return built_in
     from importlib.metadata import entry_points
 

@@ -98,16 +98,19 @@ class Container:
 
     def restart(self, timeout_s: float | None = None, signal: "int | str | None" = None) -> None:
         """Stop it, if it runs, and start it; raises what `start` does."""
+        from pyrunc.engine import stopping
+
+        number = None if signal is None else _number(signal)
         with self._parts.lock(self.id):
-            record = self._settled()
-            container_state.check("restart", record)
-            if record.auto_remove:  # this is no end with which it goes
-                self._parts.containers.write_documents(_kept(record, True))
-        self.stop(timeout_s, signal)
-        if record.auto_remove:
-            with self._parts.lock(self.id):
-                self._parts.containers.write_documents(_kept(self._settled(), False))
-        self.start()
+            container_state.check("restart", self._settled())
+        try:
+            stopping.stop(self._parts, self._owners, self.id, timeout_s, number, again=True)
+            self.start()
+        except BaseException:
+            from pyrunc.engine import restarting
+
+            restarting.give_up(self._parts, self.id)
+            raise
         container_events.say(self._parts, self.record(), "restart")
 
     def pause(self) -> None:
@@ -323,10 +326,6 @@ class Container:
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record
-
-
-def _kept(record: "ContainerRecord", kept: bool) -> "ContainerRecord":
-    return record._replace(host_config={**record.host_config, "AutoRemove": not kept})
 
 
 def _number(signal: "int | str") -> int:

@@ -14,7 +14,6 @@ import time
 from pyrunc.api import ContainerRecord
 from pyrunc.errors import AlreadyExists, InvalidArgument, NotFound
 from pyrunc.records import NamedTuple, dumps, loads
-from pyrunc.store.check import Problem
 from pyrunc.store.database import Database
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
+
+    from pyrunc.store.check import Problem
 
 SCHEMA = (
     """
@@ -114,8 +115,10 @@ class ContainerRows:
         """Close the database."""
         self._database.close()
 
-    def damage(self) -> list[Problem]:
+    def damage(self) -> "list[Problem]":
         """What is wrong with the file."""
+        from pyrunc.store.check import Problem
+
         return [Problem("database", self._database.path, text) for text in self._database.integrity()]
 
     def add(self, record: ContainerRecord, boot: str = "", document: str = "") -> None:

@@ -152,6 +152,15 @@ class Engine:
             wanted, exist_ok=exist_ok, allow_host=allow_host, client=client, keep_running=keep_running
         )
 
+    def image_names(self) -> "dict[str, set[str]]":
+        """What each image is called, by its id, in Docker's short form."""
+        from pyrunc.image import reference as references
+
+        found: dict[str, set[str]] = {}
+        for name, image_id in self._parts.metadata.references():
+            found.setdefault(image_id, set()).add(references.parse(name).familiar)
+        return found
+
     def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
         """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
 

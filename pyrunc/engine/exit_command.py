@@ -9,6 +9,8 @@ import sys
 
 def main(root: str, state: str, graph: str, container_id: str) -> None:
     """Take note of the end of a container; remove it, or start it again, where that is its wish."""
+    if not os.path.exists(os.path.join(root, "containers.db")):
+        return  # with all its containers: it shall not be made anew
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     os.environ["PYRUNC_STATE"] = state
     from pyrunc.engine import finish

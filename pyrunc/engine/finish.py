@@ -49,6 +49,11 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
     if record.state == "restarting":
         _see_to_restart(parts, row)
         return record
+    if observing.is_over(row):
+        from pyrunc.engine import removal
+
+        removal.forget(parts, record, volumes=True)
+        return None
     if not record.running:
         return record
     while True:
@@ -178,7 +183,7 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
 
             mount_specs.ended(parts, record.id)
     unmade = not ending.ran and record.started_ns == record.created_ns  # its maker was killed
-    if record.auto_remove or unmade:
+    if unmade or (record.auto_remove and not observing.is_promised(row)):
         from pyrunc.engine import removal
 
         removal.forget(parts, record, volumes=True)
@@ -208,7 +213,7 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
 
 def _see_to_restart(parts: "Parts", row: "Row") -> None:
     """See that a process waits to start a container again; it is the exit command of the shim that was there before."""
-    if row.boot == observing.boot() and shim.is_alive(row.restarter, row.restarter_started):
+    if observing.is_promised(row):
         return
     from pyrunc.engine import restarting
 

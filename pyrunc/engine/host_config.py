@@ -132,7 +132,7 @@ def options_of(
 
     Not among them is what needs the engine: Binds, Mounts, VolumesFrom and the image's volumes. *joined* has what the
     modes ``container:NAME`` mean, by key: the path of a namespace for PidMode, IpcMode and NetworkMode, which may also
-    stand in the place of the mode itself; for "Shm" the host's directory that is to be /dev/shm; for "Hostname" the
+    stand in the place of the mode itself; for "Shm" the detached mount that is to be /dev/shm; for "Hostname" the
     name of the container whose network is shared. Raises InvalidArgument, Unsupported.
     """
     found: dict[str, Any] = _from_json(rest or {})
@@ -262,7 +262,7 @@ def _isolate(found: "dict[str, Any]", host_config: "Mapping[str, Any]", joined: 
         found["hostname"] = joined["Hostname"]
     ipc = host_config.get("IpcMode") or ""
     if "Shm" in joined:
-        flags = ("rbind", "nosuid", "nodev", "noexec")
+        flags = ("rbind", "nosuid", "nodev", "noexec", "X-mount.detached")
         found["mounts"] = [*found.get("mounts", ()), Mount("/dev/shm", joined["Shm"], "bind", flags)]
     elif ipc.startswith("container:"):
         raise Unsupported(f"IpcMode: {ipc}: its /dev/shm is not shareable")

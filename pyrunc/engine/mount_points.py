@@ -4,6 +4,7 @@ So they are no part of what a container changed: diff and commit do not show the
 """
 
 import os
+from contextlib import suppress
 
 from pyrunc.errors import AlreadyExists, NotFound
 
@@ -55,7 +56,8 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
         except AlreadyExists:
             parts.snapshotter.remove(key)
         except BaseException:
-            parts.snapshotter.remove(key)
+            with suppress(NotFound):  # who was interrupted had committed it
+                parts.snapshotter.remove(key)
             raise
     return name
 

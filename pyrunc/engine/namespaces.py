@@ -5,9 +5,9 @@ is no other process's that has got the same pid since.
 """
 
 import os
-from contextlib import contextmanager
 
 from pyrunc.errors import FailedPrecondition
+from pyrunc.records import contextmanager
 from pyrunc.runtime import shim
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -23,9 +23,9 @@ _WORDS = {
     "net": "cannot join network of a non running container: {}",
     "pid": "container {} is not running",
     "ipc": "cannot join IPC of a non running container: {}",
+    "mnt": "cannot join IPC of a non running container: {}",
 }
 _PREFIX = "container:"
-_SHM = "shm"  # the /dev/shm of a container whose IPC others may join
 
 
 def normal(parts: "Parts", host_config: "Mapping[str, Any]") -> "dict[str, Any]":
@@ -62,25 +62,29 @@ def joined_by(parts: "Parts", record: "ContainerRecord") -> "Iterator[Mapping[st
             if key == "NetworkMode":
                 found["Hostname"] = other.config.get("Hostname") or other.id[:12]
             elif key == "IpcMode":
-                found["Shm"] = _shared_memory(other)
-        if record.host_config.get("IpcMode") == "shareable":
-            found["Shm"] = os.path.join(record.state_dir, _SHM)
-            os.mkdir(found["Shm"])
-            os.chmod(found["Shm"], 0o1777)
+                opened.append(_shared_memory(other))
+                found["Shm"] = f"/proc/self/fd/{opened[-1]}"
         yield found
     finally:
         for descriptor in opened:
             os.close(descriptor)
 
 
-def _shared_memory(other: "ContainerRecord") -> str:
-    place = os.path.join(other.state_dir, _SHM)
-    if not os.path.isdir(place):
+def _shared_memory(other: "ContainerRecord") -> int:
+    if other.host_config.get("IpcMode") != "shareable":
         raise FailedPrecondition(
             f"can't join IPC of container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the donor"
             " container)"
         )
-    return place
+    from pyrunc.engine import shared_memory
+
+    namespace = _open(other, "mnt")
+    try:
+        return shared_memory.taken(namespace)
+    except OSError as exc:
+        raise FailedPrecondition(f"can't join IPC of container {other.id}: {exc}") from exc
+    finally:
+        os.close(namespace)
 
 
 def _open(other: "ContainerRecord", kind: str) -> int:

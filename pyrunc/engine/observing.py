@@ -40,7 +40,7 @@ class Ending(NamedTuple):
 @lru_cache(maxsize=1)
 def boot() -> str:
     """The id of this boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 
@@ -65,6 +65,17 @@ def listens(state_dir: str) -> bool:
     return True
 
 
+def is_promised(row: "Row") -> bool:
+    """Whether a process lives that has said that it will start a container again."""
+    return bool(row.restarter) and row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
+
+
+def is_over(row: "Row") -> bool:
+    """Whether a container that goes with its end was kept for a process to start it again, which did not do it."""
+    record = row.record
+    return record.state == "exited" and record.auto_remove and not is_promised(row)
+
+
 def look(row: "Row") -> "tuple[ContainerRecord, bool]":
     """The record of *row* in its true state, and whether nobody needs to do anything about it now.
 
@@ -72,9 +83,9 @@ def look(row: "Row") -> "tuple[ContainerRecord, bool]":
     """
     record = row.record
     if record.state == "restarting":
-        return record, row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
+        return record, is_promised(row)
     if not record.running:
-        return record, record.state != "removing"
+        return record, record.state != "removing" and not is_over(row)
     if row.boot != boot():
         return record._replace(state="exited", exit_code=REBOOT), False
     running, status = shim.running(record.state_dir), shim.status(record.state_dir)

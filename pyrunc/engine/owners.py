@@ -54,11 +54,12 @@ class Owners:
         with lock:
             if self._pid != os.getpid():
                 # A process that was forked has none of the containers, and no thread yet.
-                self._pid, self._owned, self._by_fd = os.getpid(), {}, {}
+                self._owned, self._by_fd = {}, {}
                 self._epoll, self._over = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC)
                 self._epoll.register(self._over, select.EPOLLIN)
                 if self.watches:
                     start_new_thread(self._watch, (self._epoll, self._over))
+                self._pid = os.getpid()  # last: who is interrupted before has begun nothing
             assert self._epoll is not None
             self._codes.pop(container_id, None)
             self._owned[container_id] = _Owned(process)
@@ -135,14 +136,20 @@ class Owners:
             if owned.code is not None:
                 return owned.code
             try:
-                code = int(owned.process.wait(0).exit_code)
-            except PyruncError:
-                code = 137  # the shim was killed, and the container with it
-            try:
+                try:
+                    code = int(owned.process.wait(0).exit_code)
+                except PyruncError:
+                    code = 137  # the shim was killed, and the container with it
                 found = finish.settle(self._parts, container_id)
                 over = found is None or found.state != "restarting"
-            except PyruncError:
+            except (PyruncError, OSError):
                 over = False  # such as a full disk: the exit command may have more luck
+            except (
+                BaseException
+            ):  # such as Ctrl-C: the shim, which waits for our word, shall not wait for ever
+                self._let_go(owned)
+                owned.process.release()
+                raise
             self._let_go(owned)
             if over:
                 owned.process.finished()

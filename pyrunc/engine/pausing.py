@@ -1,9 +1,8 @@
 """How the processes of a container are stopped and go on: the freezer of its cgroup."""
 
-from contextlib import contextmanager
-
 from pyrunc.engine import container_events, container_state, finish
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
+from pyrunc.records import contextmanager
 from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records

@@ -54,6 +54,24 @@ def cancel(parts: "Parts", row: "Row") -> None:
         shim.signal(shim.Running(row.restarter, row.restarter_started, 0, 0, 0), 15)
 
 
+def promise(parts: "Parts", record: "ContainerRecord") -> None:
+    """Say that this process will start a container, which it ends, again; with its lock held.
+
+    So it does not go with its end, unless this process does.
+    """
+    pid = os.getpid()
+    parts.containers.change(record.id, restarter=pid, restarter_started=_started(pid))
+
+
+def give_up(parts: "Parts", container_id: str) -> None:
+    """Take back what was promised: if the container has ended, it goes now."""
+    with parts.lock(container_id):
+        row = parts.containers.by_id(container_id)
+        if row is not None and row.record.auto_remove and row.restarter == os.getpid():
+            parts.containers.change(container_id, restarter=0)
+            finish.settled(parts, container_id)
+
+
 def _is_ours(row: "Row") -> bool:
     pid = os.getpid()
     return row.record.state == "restarting" and (row.restarter, row.restarter_started) == (pid, _started(pid))

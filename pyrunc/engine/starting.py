@@ -6,8 +6,7 @@ from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
 from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import PyruncError
 from pyrunc.runtime import shim
-from pyrunc.runtime.sandbox import ATTEMPTS
-from pyrunc.runtime.supervised import NotTaken
+from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
 from pyrunc.store.files import make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records

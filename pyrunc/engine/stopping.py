@@ -36,18 +36,20 @@ def kill(parts: "Parts", owners: "Owners", container_id: str, number: int) -> No
 
 
 def stop(
-    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, number: int | None
-) -> int | None:
+    parts: "Parts", owners: "Owners", container_id: str, timeout_s: float | None, number: int | None, *,
+    again: bool = False,
+) -> int | None:  # fmt: skip
     """Stop a container: its stop signal, or *number*, and SIGKILL *timeout_s* seconds later (-1: never).
 
-    The exit code; None for one that did not run. Raises NotFound.
+    If this process starts it *again*, one that goes with its end does not. The exit code; None for one that did not
+    run. Raises NotFound.
     """
     record = parts.containers.get(container_id)
     if timeout_s is None:
         given = record.config.get("StopTimeout")
         timeout_s = _STOP_S if given is None else float(given)
     signal = stop_signal(record) if number is None else number
-    told = send(parts, container_id, signal, "stop")
+    told = send(parts, container_id, signal, "stop", again=again)
     if told is None:
         return None
     try:
@@ -63,9 +65,9 @@ def stop(
 
 
 def send(
-    parts: "Parts", container_id: str, number: int, verb: "Literal['kill', 'stop']"
+    parts: "Parts", container_id: str, number: int, verb: "Literal['kill', 'stop']", *, again: bool = False
 ) -> "ContainerRecord | None":
-    """Send a signal to a container's init, and note that a user ends it, if the signal says so.
+    """Send a signal to a container's init, and note that a user ends it, if the signal says so; *again* as in `stop`.
 
     Its record, None if there was nothing to end.
     """
@@ -84,16 +86,22 @@ def send(
             return None
         ends = verb == "stop" or number == _SIGKILL or number == stop_signal(record)
         ends = ends or not record.config.get("StopSignal")
+        if again and record.auto_remove:
+            from pyrunc.engine import restarting
+
+            restarting.promise(parts, record)
         if ends and not record.stopped:
             parts.containers.change(record.id, stopped=True)
         running = shim.running(record.state_dir)
         if running is not None:
             shim.signal(running, number)
+        container_events.say(parts, record, "kill", signal=number)
         if ends and record.state == "paused":
             from pyrunc.engine import pausing
 
             pausing.thaw(record)
-        container_events.say(parts, record, "kill", signal=number)
+            parts.containers.change(record.id, state="running")  # whatever its program does with the signal
+            container_events.say(parts, record, "unpause")
     return record
 
 
@@ -151,7 +159,7 @@ def wait(
         except NotFound:
             record = None
         else:
-            if condition != "removed" and not record.running and record.finished_ns > before.finished_ns:
+            if condition != "removed" and not record.running and record.finished_ns != before.finished_ns:
                 return record.exit_code  # it was started, and ended, between two looks
             code = record.exit_code if not record.running else code
     return 128 + _SIGKILL if code is None else code

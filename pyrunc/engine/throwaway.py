@@ -10,7 +10,6 @@ from pyrunc.engine.parts import lock
 from pyrunc.errors import PyruncError
 from pyrunc.runtime.launcher import Launcher
 from pyrunc.runtime.options import in_terms_of_options, to_request
-from pyrunc.runtime.sandbox import Sandbox
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.options import SandboxOptions
+    from pyrunc.runtime.sandbox import Sandbox
     from pyrunc.store.leases import Lease
 
 _MOST = 256  # compiled plans that are kept; each is some 10 KB
@@ -47,7 +47,7 @@ class Ready:
     __slots__ = ("argv", "entrypoint", "held", "sandbox")
 
     def __init__(
-        self, held: Held, sandbox: Sandbox | None, entrypoint: tuple[str, ...], argv: tuple[str, ...]
+        self, held: Held, sandbox: "Sandbox | None", entrypoint: tuple[str, ...], argv: tuple[str, ...]
     ) -> None:
         self.held = held
         self.sandbox = sandbox

@@ -121,8 +121,8 @@ class ImageStore:
         return row
 
     def config(self, row: ImageRow) -> "dict[str, Any]":
-        """Return the config of an image, as it came. Raises DataLoss where its content is damaged."""
-        return documents.read_config(self.content.read(row.id), row.id)
+        """Return the config of an image, as it came, which `add` has checked. Raises DataLoss where it is damaged."""
+        return documents.decode(self.content.read(row.id), row.id)
 
     def manifest(self, row: ImageRow) -> Manifest:
         """Return the manifest of an image."""

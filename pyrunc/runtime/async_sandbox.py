@@ -10,9 +10,9 @@ from pyrunc._native import plan as native
 from pyrunc.errors import TimedOut, Unsupported
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import SandboxOptions
-from pyrunc.runtime.sandbox import ATTEMPTS, TIMEOUT, Process, RunResult
+from pyrunc.runtime.sandbox import TIMEOUT, Process, RunResult
 from pyrunc.runtime.stdio import Pipes, Stdio
-from pyrunc.runtime.supervised import NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, NotTaken, Supervised
 
 __all__ = ["AsyncExecProcess", "AsyncSandbox", "AsyncSandboxProcess"]
 

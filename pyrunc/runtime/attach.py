@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import _socket  # see pyrunc.runtime.spawner
 import os
-import struct
 
 from pyrunc.errors import FailedPrecondition
 from pyrunc.runtime import held
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 _HELLO, _CLOSE_STDIN, _RESIZE, _DETACH, _EXIT, _READY = 16, 17, 18, 19, 20, 21
-_HEAD = struct.Struct(">B3xI")
+_HEAD_SIZE = 8  # the kind, three zeros, the length
 _CHUNK = 65536
 _INPUT_MOST = 65536  # of one frame
 
@@ -52,7 +51,7 @@ class AttachClient(held.Holder):
         self.closed = False
         held.note(self)
         sock.setblocking(False)
-        self._send(_HEAD.pack(_HELLO, 4) + wants.to_bytes(4, "big"))
+        self._send(_head(_HELLO, 4) + wants.to_bytes(4, "big"))
 
     @classmethod
     def connect(
@@ -128,12 +127,13 @@ class AttachClient(held.Holder):
     def _frames(self) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
         at = 0
-        while len(self._received) - at >= _HEAD.size:
-            kind, length = _HEAD.unpack_from(self._received, at)
-            end = at + _HEAD.size + length
+        while len(self._received) - at >= _HEAD_SIZE:
+            kind = self._received[at]
+            length = int.from_bytes(self._received[at + 4 : at + _HEAD_SIZE], "big")
+            end = at + _HEAD_SIZE + length
             if len(self._received) < end:
                 break
-            data = bytes(self._received[at + _HEAD.size : end])
+            data = bytes(self._received[at + _HEAD_SIZE : end])
             at = end
             if kind in (STDOUT, STDERR):
                 found.append((kind, data))
@@ -154,20 +154,20 @@ class AttachClient(held.Holder):
         if self.closed or not self.flush() or not data:
             return 0
         part = bytes(data[:_INPUT_MOST])
-        self._send(_HEAD.pack(STDIN, len(part)) + part)
+        self._send(_head(STDIN, len(part)) + part)
         return len(part)
 
     def close_stdin(self) -> None:
         """Say that no more input comes, which ends the program's where the container's stdin opens only once."""
-        self._send(_HEAD.pack(_CLOSE_STDIN, 0))
+        self._send(_head(_CLOSE_STDIN, 0))
 
     def resize(self, rows: int, columns: int) -> None:
         """Change the size of the program's terminal."""
-        self._send(_HEAD.pack(_RESIZE, 4) + rows.to_bytes(2, "big") + columns.to_bytes(2, "big"))
+        self._send(_head(_RESIZE, 4) + rows.to_bytes(2, "big") + columns.to_bytes(2, "big"))
 
     def detach(self) -> None:
         """Leave; the program's input stays open for others."""
-        self._send(_HEAD.pack(_DETACH, 0))
+        self._send(_head(_DETACH, 0))
         self.close()
 
     def close(self) -> None:
@@ -209,3 +209,7 @@ class AttachClient(held.Holder):
 
 def _wants(stdin: bool, stdout: bool, stderr: bool) -> int:
     return stdin | stdout << 1 | stderr << 2
+
+
+def _head(kind: int, length: int) -> bytes:
+    return bytes((kind, 0, 0, 0)) + length.to_bytes(4, "big")

@@ -249,10 +249,13 @@ class RootPart(SpecialPart):
             raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
         slot = plan.slot()
         tree = for_supervisor(source)
-        plan.add(
-            "open_tree", HOST, "host", a=slot, s0=tree, s1=options.subdir or None,
-            flags=_RECURSIVE if options.recursive else 0,
-        )  # fmt: skip
+        if options.detached:
+            plan.add("open", HOST, "host", a=slot, s0=tree, n0=os.O_PATH)
+        else:
+            plan.add(
+                "open_tree", HOST, "host", a=slot, s0=tree, s1=options.subdir or None,
+                flags=_RECURSIVE if options.recursive else 0,
+            )  # fmt: skip
         late = mo.RDONLY if options.owned else 0  # the owner has to be written first
         self._attributes(
             HOST, slot, options._replace(attr_set=options.attr_set & ~late, rec_set=options.rec_set & ~late),

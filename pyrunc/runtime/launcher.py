@@ -14,7 +14,6 @@ from pyrunc.runtime.compile import Rootfs, candidates, compile_spec
 from pyrunc.runtime.options import Request, SandboxOptions, in_terms_of_options, to_request
 from pyrunc.runtime.plan import SHORT_ID, PlanTemplate, Shim
 from pyrunc.runtime.supervised import Supervised
-from pyrunc.spec import document
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -63,6 +62,8 @@ class Launcher:
 
         Raises InvalidSpec, InvalidArgument or Unsupported, naming the field.
         """
+        from pyrunc.spec import document
+
         document.check(spec)
         root = os.path.abspath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs"))
         if not os.path.isdir(root):

@@ -63,7 +63,8 @@ class MountOptions(NamedTuple):
     source that does not exist. *remount* changes what is mounted there already. The others are mount(8)'s X-mount.*:
     *mkdir* is the mode of a missing mount point, *owner*, *group* (a name or number, or "") and *mode* (-1: as it
     is) are given to the mount's root, *subdir* is shown in place of that root, and *maps* (of users, of groups) or
-    the user namespace *userns* say how owners are shown.
+    the user namespace *userns* say how owners are shown; and one that mount(8) lacks: the source is a *detached* mount,
+    of whatever namespace, which is itself attached and not bound.
     """
 
     bind: bool
@@ -86,6 +87,7 @@ class MountOptions(NamedTuple):
     subdir: str = ""
     maps: tuple[str, str] = ("", "")
     userns: str = ""
+    detached: bool = False
 
     @property
     def owned(self) -> bool:
@@ -220,6 +222,8 @@ def _special(option: str, shown: str) -> dict[str, Any]:
         if not value:
             raise InvalidSpec(f"{shown} needs a name or a number")
         return {name: value}
+    if name == "detached":
+        return {name: True}
     if name == "subdir":
         parts = [part for part in value.split("/") if part not in ("", ".")]
         if not parts or ".." in parts:

@@ -15,7 +15,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime.launcher import Launcher, StrPath
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from pyrunc.runtime.stdio import Pipes, Stdio
-from pyrunc.runtime.supervised import EXITED, Exit, NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, EXITED, Exit, NotTaken, Supervised
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ __all__ = ["ExecProcess", "IdMap", "Mount", "RunResult", "Sandbox", "SandboxProc
 
 _SIGKILL = 9
 
-ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
 TIMEOUT = checks.number(0, 1e6)  # poll(2) counts milliseconds in an int
 
 

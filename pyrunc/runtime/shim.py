@@ -18,11 +18,10 @@ from pyrunc.errors import InvalidArgument, TimedOut
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime.plan import Shim
-from pyrunc.runtime.sandbox import ATTEMPTS
 from pyrunc.runtime.shim_state import Running, Status, is_alive, numbers_of, running, signal, status
 from pyrunc.runtime.spawner import DEFAULT_PARENT
 from pyrunc.runtime.stdio import Stdio
-from pyrunc.runtime.supervised import Exit, NotTaken, Supervised
+from pyrunc.runtime.supervised import ATTEMPTS, Exit, NotTaken, Supervised
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:

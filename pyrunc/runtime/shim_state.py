@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-_SMALL = 4096
+
+_ENOUGH = 4096
 
 
 class Running(NamedTuple):
@@ -68,27 +69,30 @@ def numbers_of(text: str) -> dict[str, int]:
 
 
 def _numbers(path: str) -> dict[str, int] | None:
+    text = _contents(path)
+    return None if text is None else numbers_of(text.decode())
+
+
+def _contents(path: str) -> bytes | None:
+    """A small file at once, for a third of what a file object costs: `ps` reads three for each container."""
     try:
-        return numbers_of(_read(path).decode("ascii"))
-    except (FileNotFoundError, NotADirectoryError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return None
-
-
-def _read(path: str) -> bytes:
-    """A small file; `open` would ask the kernel five times more."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, _SMALL)
+        return os.read(fd, _ENOUGH)
+    except ProcessLookupError:
+        return None
     finally:
         os.close(fd)
 
 
 def is_alive(pid: int, born: int) -> bool:
     """Whether the process *pid* that was born at *born* (clock ticks since boot) runs, and is no zombie."""
-    try:
-        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    found = _contents(f"/proc/{pid}/stat")
+    if not found:
         return False
+    fields = found.rpartition(b")")[2].split()
     return int(fields[19]) == born and fields[0] not in b"ZX"
 
 

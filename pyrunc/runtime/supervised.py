@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyrunc.runtime.launcher import Launcher
 
+ATTEMPTS = 3  # of a request that no supervisor took, because the spawner was killed
 _STAGES = tuple(map(STAGES.get, range(16)))
 STARTED, FAILED, EXITED = 1, 2, 3
 _FAILED_PLAN, _FAILED_FORK, _FAILED_CLONE, _FAILED_CHROOT = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFC

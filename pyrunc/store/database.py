@@ -10,9 +10,9 @@ Source: sqlite.org/wal.html, sqlite.org/howtocorrupt.html section 2.6.
 """
 
 import os
-import threading
-import weakref
-from contextlib import contextmanager
+import time
+from _thread import RLock, _local, get_ident
+from _weakref import ref
 
 from pyrunc.errors import (
     AlreadyExists,
@@ -25,23 +25,26 @@ from pyrunc.errors import (
     Unavailable,
     Unsupported,
 )
+from pyrunc.records import contextmanager
 from pyrunc.store.files import Lock, make_directory, said_full, sync_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Any, Literal
+    from typing import Any, Literal, TypeVar
+
+    _T = TypeVar("_T")
 
 _BESIDE = ("", "-wal", "-shm", "-journal")
 _LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
 _RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
 _LONG_LOG_BYTES = 512 << 10  # which takes half a millisecond to read
-_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_databases: "dict[int, ref[Database]]" = {}
 _abandoned: "list[sqlite3.Connection]" = []
 # How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
 # transaction of one database may use another one.
-_gate = threading.Condition()
+_gate = RLock()
 _inside: dict[int, int] = {}
 _forking = 0
 
@@ -73,8 +76,8 @@ class Database:
         self._sqlite = sqlite3
         self._remedy = remedy
         self._timeout_s = timeout_s
-        self._local = threading.local()
-        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()
+        self._local = _local()
+        self._handles: dict[int, ref[_Handle]] = {}
         self._closed = False
         self._torn = False
         if not os.path.exists(path):
@@ -82,7 +85,7 @@ class Database:
             with Lock(path + ".lock", timeout_s=timeout_s):
                 if not os.path.exists(path):
                     self._create()
-        _databases.add(self)
+        _know(_databases, self)
         self._check_version()
         self._keep_reserve()
 
@@ -152,7 +155,7 @@ class Database:
         """Close all connections; none of its threads may be inside. It cannot be used again."""
         with _gate:
             self._closed = True
-            for handle in list(self._handles):
+            for handle in _alive(self._handles):
                 handle.close()
 
     def leave(self) -> None:
@@ -170,13 +173,13 @@ class Database:
 
     def close_idle(self) -> None:
         """Close the connections that are in no transaction; the next use opens them again."""
-        for handle in list(self._handles):
+        for handle in _alive(self._handles):
             if handle.raw is not None and not handle.raw.in_transaction:
                 handle.close()
 
     def abandon(self) -> None:
         """After a fork, in the child: leave alone what is still open, which is a transaction of the parent's."""
-        for handle in list(self._handles):
+        for handle in _alive(self._handles):
             if handle.raw is not None:
                 _abandoned.append(handle.raw)
                 handle.raw = None
@@ -197,25 +200,23 @@ class Database:
 
     def _lend(self) -> "_Handle":
         """Let this thread in, after a fork that goes on; `_give_back` lets it out."""
-        thread = threading.get_ident()
+        thread = get_ident()
         with _gate:
             while _forking not in (0, thread) and thread not in _inside:
-                _gate.wait()
+                _wait()
             handle: _Handle | None = getattr(self._local, "handle", None)
             if handle is None:
                 self._local.handle = handle = _Handle()
-                self._handles.add(handle)
+                _know(self._handles, handle)
             _inside[thread] = _inside.get(thread, 0) + 1
         return handle
 
     def _give_back(self) -> None:
-        thread = threading.get_ident()
+        thread = get_ident()
         with _gate:
             _inside[thread] -= 1
             if not _inside[thread]:
                 del _inside[thread]
-                if _forking:
-                    _gate.notify_all()  # only a fork waits for that
 
     def _connected(self, handle: "_Handle") -> "sqlite3.Connection":
         if self._closed:
@@ -405,6 +406,17 @@ def _import() -> "Any":
         return sqlite3
 
 
+def _know(known: "dict[int, ref[_T]]", item: "_T") -> None:
+    """Add *item* to *known* until it goes; weakref.WeakSet would be a millisecond to import."""
+    key = id(item)
+    known[key] = ref(item, lambda _: known.pop(key, None))
+
+
+def _alive(known: "dict[int, ref[_T]]") -> "list[_T]":
+    found = [reference() for reference in list(known.values())]
+    return [item for item in found if item is not None]
+
+
 class _Handle:
     """A thread's connection; *relaxed* while its commits are not flushed."""
 
@@ -425,7 +437,7 @@ class _Handle:
 
 def leave_all() -> None:
     """`Database.leave` for all of this process."""
-    for database in list(_databases):
+    for database in _alive(_databases):
         database.leave()
 
 
@@ -444,26 +456,32 @@ def _remove(path: str) -> None:
         pass
 
 
+def _wait() -> None:
+    """Let other threads pass the gate, however often it is held here; who forks waits so, and that is rare."""
+    held = _gate._release_save()  # type: ignore[attr-defined]  # noqa: SLF001 - what threading.Condition does
+    time.sleep(0.0005)
+    _gate._acquire_restore(held)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 def _before_fork() -> None:
     """Wait until no other thread is inside of a database, close the connections, and keep the gate."""
     global _forking
-    thread = threading.get_ident()
+    thread = get_ident()
     _gate.acquire()
     while _forking:
-        _gate.wait()
+        _wait()
     _forking = thread
     while any(other != thread for other in _inside):
-        _gate.wait()
-    for database in list(_databases):
+        _wait()
+    for database in _alive(_databases):
         database.close_idle()
 
 
 def _after_fork(child: bool) -> None:
     global _forking
-    for database in list(_databases) if child else ():
+    for database in _alive(_databases) if child else ():
         database.abandon()
     _forking = 0
-    _gate.notify_all()
     _gate.release()
 
 

@@ -12,10 +12,9 @@ image_blobs and image_layers of an image that was deleted stay while a container
 """
 
 import os
-from contextlib import contextmanager
 
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, contextmanager
 from pyrunc.store import leases
 from pyrunc.store.content import ContentStore, blob_path, check_digest
 from pyrunc.store.database import Database

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -408,6 +410,50 @@ def test_a_running_container_is_committed_and_goes_on(loaded: Engine) -> None:
     container.commit("made:2")
     assert state(container) == "paused"
     container.remove(force=True)
+
+
+@pytest.mark.usefixtures("host_unchanged")
+def test_shared_memory_is_as_large_as_its_first_container_may_have_it(loaded: Engine) -> None:
+    fill = "busybox dd if=/dev/zero of=/dev/shm/big bs=65536 count=64 2>&1; busybox wc -c < /dev/shm/big"
+    mounts = Path("/proc/self/mountinfo").read_text()
+    shared = {"IpcMode": "shareable", "ShmSize": 1 << 20}
+    with loaded.start("beta", SLEEP, host_config=shared) as first:
+        joins = {"IpcMode": f"container:{first.id}"}
+        with loaded.start("beta", ["sh", "-c", f"{fill}; exec sleep 1000"], host_config=joins) as second:
+            until(lambda: said(second).endswith(f"{1 << 20}\n"))
+            assert "No space left on device" in said(second)
+            assert Path(f"/proc/{first.pid}/root/dev/shm/big").stat().st_size == 1 << 20
+            assert Path("/proc/self/mountinfo").read_text() == mounts
+            first.kill()
+            assert Path(f"/proc/{second.pid}/root/dev/shm/big").stat().st_size == 1 << 20
+        with pytest.raises(FailedPrecondition, match="cannot join IPC of a non running container"):
+            loaded.start("beta", SLEEP, host_config=joins, remove=True)
+
+
+def test_whoever_takes_shared_memory_has_nothing_of_the_engine(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2019-5736: what is in a container's namespaces is executed anew, with what it needs."""
+    monkeypatch.setenv("SECRET", "word")
+    code = "import os, sys; open(sys.argv[1], 'w').write(repr((len(os.listdir('/proc/self/fd')), [*os.environ])))"
+    seen = []
+    run = subprocess.run
+
+    def looking(command: list[str], **more: Any) -> "subprocess.CompletedProcess[bytes]":
+        with tempfile.NamedTemporaryFile() as file:
+            run([command[0], "-I", "-c", code, file.name], **more)
+            seen.append(Path(file.name).read_text())
+            run([command[0], "-I", "-c", code, file.name], **{**more, "env": None, "close_fds": False})
+            seen.append(Path(file.name).read_text())
+        return run(command, **more)
+
+    with loaded.start("beta", SLEEP, host_config={"IpcMode": "shareable"}) as first:
+        monkeypatch.setattr(subprocess, "run", looking)
+        with loaded.start("beta", SLEEP, host_config={"IpcMode": f"container:{first.id}"}) as second:
+            assert state(second) == "running"
+    # Its own three, the namespace and the channel, and two of this look; Python itself sets LC_CTYPE.
+    assert seen[0] in ("(7, ['LC_CTYPE'])", "(7, [])")
+    assert "SECRET" in seen[1]  # as a careless one would have it
 
 
 def test_namespaces_of_another_container_are_joined(loaded: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Kill a process at its n-th system call from now (ptrace(2), PTRACE_SEIZE)."""
+"""Kill a process at its n-th system call from now, or hold it where it has just forked (ptrace(2), PTRACE_SEIZE)."""
 
 import ctypes
 import os
@@ -6,8 +6,9 @@ import signal
 import time
 from collections.abc import Callable
 
-_SYSCALL, _SEIZE, _INTERRUPT = 24, 0x4206, 0x4207
+_CONT, _DETACH, _SYSCALL, _GETEVENTMSG, _SEIZE, _INTERRUPT = 7, 17, 24, 0x4201, 0x4206, 0x4207
 _TRACESYSGOOD = 1
+_TRACE_BIRTHS = 2 | 4 | 8  # of fork, vfork and clone; the events are 1, 2 and 3
 _WALL = 0x40000000
 _STUCK_S = 0.3
 
@@ -67,3 +68,31 @@ def kill_at(pid: int, count: int, begin: Callable[[], None]) -> int:
             return done
         if not os.WIFSTOPPED(status):
             return done
+
+
+def birth(pid: int, begin: Callable[[], None] | None = None) -> int:
+    """Hold *pid* where it forks next, and its child before it has done anything; the child's number.
+
+    With *begin*, which is called at once, *pid* runs; else it is a child that another call has given. Both are let go
+    by `let_go`.
+    """
+    if begin is None:
+        _ptrace(_CONT, pid)
+    else:
+        _ptrace(_SEIZE, pid, _TRACE_BIRTHS)
+        begin()
+    while True:
+        _, status = os.waitpid(pid, _WALL)
+        if not os.WIFSTOPPED(status):
+            raise ProcessLookupError(pid)
+        if status >> 16 in (1, 2, 3):
+            number = ctypes.c_ulong()
+            _ptrace(_GETEVENTMSG, pid, ctypes.addressof(number))
+            os.waitpid(number.value, _WALL)
+            return number.value
+        _ptrace(_CONT, pid, os.WSTOPSIG(status) if status >> 16 == 0 else 0)
+
+
+def let_go(pid: int) -> None:
+    """Trace *pid*, which is held, no more."""
+    _ptrace(_DETACH, pid)

@@ -16,13 +16,12 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import contextmanager
 
 from pyrunc._native.filesystem import syncfs
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
-from pyrunc.records import NamedTuple, lru_cache
+from pyrunc.records import NamedTuple, contextmanager, lru_cache
 from pyrunc.store.database import Database
 from pyrunc.store.files import make_directory, said_full
 
@@ -443,5 +442,5 @@ def active(row: Row) -> Row:
 
 @lru_cache(maxsize=1)
 def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()

@@ -11,11 +11,11 @@ at 500 the kernel ends. A view has neither: its writes go to a scratch in memory
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.numbered import NumberedSnapshots, Row, active
 from pyrunc.errors import FailedPrecondition, Unsupported
+from pyrunc.records import contextmanager
 from pyrunc.runtime.compile_host import Rootfs
 
 TYPE_CHECKING = False

@@ -10,7 +10,8 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
+
+from pyrunc.records import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

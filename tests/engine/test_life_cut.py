@@ -1,0 +1,175 @@
+"""Verbs that end in their middle: killed, interrupted, or failing where nobody thinks of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pyrunc import Engine
+from pyrunc.engine import exit_command, finish
+from tests.engine.test_life import left, state
+from tests.engine.test_life_crash import settled_row
+from tests.engine.test_run import python, until
+
+DEAF = ["sh", "-c", "trap 'exit 5' TERM; trap : USR1; while :; do busybox sleep 0.05; done"]
+
+
+@pytest.fixture
+def driver() -> str:
+    return "overlay2"
+
+
+# --- restart of what goes with its end
+
+
+def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
+    loaded: Engine, tmp_path: Path
+) -> None:
+    container = loaded.start("beta", DEAF, name="one", remove=True)
+    code = (
+        "import os\nfrom pyrunc.engine.container import Container\n"
+        "Container.start = lambda self: os.kill(os.getpid(), 9)\nengine.containers.get('one').restart()"
+    )
+    other = python(code, tmp_path / "root", "overlay2")
+    assert other.communicate(timeout=60)[1] == ""
+    until(lambda: loaded.containers.list(all=True) == [])
+    assert left(tmp_path, container.id) == []
+
+
+def test_a_restart_that_fails_removes_what_goes_with_its_end(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.start("beta", DEAF, name="one", remove=True)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(container), "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        container.restart()
+    assert loaded._parts.containers.by_id(container.id) is None
+    assert left(tmp_path, container.id) == []
+
+
+def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine, tmp_path: Path) -> None:
+    container = loaded.start("beta", DEAF, name="one", remove=True)
+    failures: list[BaseException] = []
+
+    def again() -> None:
+        for _ in range(5):
+            try:
+                loaded.containers.get("one").restart()
+            except BaseException as exc:  # noqa: BLE001 - told below
+                failures.append(exc)
+
+    threads = [threading.Thread(target=again) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert state(container) == "running" and container.record().auto_remove
+    container.stop()
+    assert loaded.containers.list(all=True) == []
+    assert left(tmp_path, container.id) == []
+
+
+# --- who was to take note of an end
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    container = loaded.start("beta", DEAF, name="one")
+    row = loaded._parts.containers.find("one").record
+    settle, called = finish.settle, []
+
+    def fails(*arguments: object, **more: object) -> object:
+        called.append(1)
+        if len(called) == 1:
+            raise failure
+        return settle(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pyrunc.engine.owners.finish.settle", fails)
+    if failure is KeyboardInterrupt:
+        # Later, so that it is us who sees the end, and no thread.
+        threading.Timer(0.5, os.kill, (container.pid, signal.SIGTERM)).start()
+        with pytest.raises(KeyboardInterrupt):
+            loaded._owners.wait(container.id, None)
+    else:
+        os.kill(container.pid, signal.SIGTERM)
+    until(lambda: bool(called) and not Path(row.state_dir).exists())  # and nobody has looked
+    assert settled_row(loaded, container) == "exited"
+    container.remove()
+    assert left(tmp_path, container.id) == []
+
+
+def test_the_owner_looks_after_others_when_one_end_could_not_be_noted(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = finish.settle
+    one = loaded.start("beta", DEAF, name="one")
+    two = loaded.start("beta", DEAF, name="two")
+
+    def fails(parts: object, container_id: str, **more: object) -> object:
+        if container_id == one.id and threading.current_thread() is not threading.main_thread():
+            raise OSError(24, "Too many open files")
+        return settle(parts, container_id, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pyrunc.engine.owners.finish.settle", fails)
+    os.kill(one.pid, signal.SIGTERM)
+    until(lambda: settled_row(loaded, one) == "exited")
+    monkeypatch.setattr("pyrunc.engine.finish.exit_command", lambda *_: ("/bin/false",))
+    os.kill(two.pid, signal.SIGTERM)
+    until(lambda: settled_row(loaded, two) == "exited")
+
+
+def test_an_exit_command_makes_no_root_anew(tmp_path: Path) -> None:
+    script = exit_command.__file__
+    command = [
+        sys.executable,
+        "-I",
+        script,
+        str(tmp_path / "root"),
+        str(tmp_path / "state"),
+        "overlay2",
+        "f" * 64,
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what a row says
+
+
+def test_a_signal_that_lets_a_paused_container_go_on_says_so(loaded: Engine) -> None:
+    container = loaded.start("beta", DEAF, name="one")
+    container.pause()
+    container.kill("USR1")  # as docker: whatever is not the stop signal of its own
+    assert state(container) == "running"
+    assert settled_row(loaded, container) == "running"
+    container.pause()
+    assert container.stop() == 5
+
+
+def test_the_next_exit_is_seen_though_the_clock_went_back(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.start("beta", ["true"], name="one")
+    container.wait(60)
+    loaded._parts.containers.change(container.id, finished_ns=1 << 62)
+    looks = []
+
+    def meanwhile(_deadline: float | None) -> None:
+        looks.append(1)
+        assert len(looks) == 1, "its end was not seen"
+        container.start()
+        container.wait(60)
+
+    monkeypatch.setattr("pyrunc.engine.stopping._sleep", meanwhile)
+    assert container.wait(60, "next-exit") == 0
