@@ -121,11 +121,6 @@ class ShimProcess:
         self.running = running
 
     @property
-    def supervised(self) -> Shimmed:
-        """The start itself: its pidfd, plan and environment."""
-        return self._child
-
-    @property
     def exit(self) -> Exit | None:
         """How it ended, once `wait` has returned."""
         return self._child.exit
@@ -221,6 +216,7 @@ def started(
         try:
             child.take()
             child.keep_running = settings.keep_running
+            child.shed()
             who = running(settings.state_dir)
             assert who is not None  # it is there before we hear of the start
             return ShimProcess(child, who)

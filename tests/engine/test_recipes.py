@@ -1,5 +1,6 @@
 """Containers that are made alike share what is compiled, and nothing else."""
 
+import os
 from typing import Any
 
 import pytest
@@ -50,6 +51,22 @@ def test_what_is_made_otherwise_is_other(loaded: Engine, one: dict[str, Any], ot
         ).stdout
 
     assert told(one) == told(one) != told(other) == told(other)
+
+
+def test_the_plan_of_what_runs_on_is_not_kept(loaded: Engine) -> None:
+    def plans() -> list[str]:
+        links = []
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                links.append(os.readlink(f"/proc/self/fd/{name}"))
+            except FileNotFoundError:
+                continue  # that of the listing itself
+        return [link for link in links if "pyrunc-plan" in link]
+
+    before = plans()
+    with loaded.start("beta", ["sleep", "100"], entrypoint=[]) as container:
+        assert plans() == before
+        assert container.exec(["true"]).exit_code == 0
 
 
 def test_a_start_that_fails_names_the_files_of_its_own_container(loaded: Engine) -> None:
