@@ -33,10 +33,11 @@ cdef inline int make_pipe(walk *w, shim *s, uint32_t slot, int *ours) noexcept n
     return put_slot(w, slot, pair[1 - own])
 
 
-cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
+cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept nogil:
     """Part with the spawner and make what the program's streams lead to; 0 or -errno. *fds* are the request's for it."""
     cdef int rc
     memset(s, 0, sizeof(shim))
+    s.host_net = host_net
     s.plan = plan_shim_of(w.data)
     s.owner = True
     s.listener = s.input = s.log.fd = s.streams[0].fd = s.streams[1].fd = -1
@@ -44,6 +45,7 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
     s.streams[1].name = b"stderr"
     prctl(PR_SET_NAME, b"pyrunc-shim", 0, 0, 0)
     setsid()
+    umask(0o022)                    # init has one of its own; the exit command shall not have the requester's
     # From now on the spawner neither counts this process nor waits for it.
     w.crew.state[0] = SHIM
     munmap(w.crew.memory, w.crew.size)
@@ -62,7 +64,6 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
         s.log.most = s.plan.log_bytes
         s.log.files = s.plan.log_files
         s.log.fd = rc = open_log(s.log.path, 0)
-        s.log.end = s.log.whole = <uint64_t>lseek(s.log.fd, 0, SEEK_END)
     if rc >= 0:
         s.space = <workspace *>mmap(NULL, sizeof(workspace), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if <void *>s.space == MAP_FAILED:
@@ -71,6 +72,8 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds) noexcept nogil:
         s.streams[0].room = s.space.output[0]
         s.streams[1].room = s.space.output[1]
         s.log.names = s.space.names
+        if s.log.fd >= 0:
+            log_resume(&s.log)
     if rc >= 0 and s.plan.flags & SHIM_CLIENT:
         add_client(s, fds[s.plan.flags & SHIM_LISTEN])
     if rc >= 0 and not s.plan.flags & SHIM_TERMINAL:
@@ -128,16 +131,21 @@ cdef inline void move(walk *w, shim *s) noexcept nogil:
         hierarchy = next_text(hierarchy)
 
 
-cdef inline void shim_settle(walk *w, shim *s, int host_net) noexcept nogil:
+cdef inline void leave_network(shim *s) noexcept nogil:
+    """Go back from the network namespace that has become the container's."""
+    if s.host_net >= 0:
+        setns(s.host_net, CLONE_NEWNET)
+        close(s.host_net)
+    s.host_net = -1
+
+
+cdef inline void shim_settle(walk *w, shim *s) noexcept nogil:
     """The container runs, and its requester knows: leave what is the requester's, or the container's."""
     cdef const plan_step *step
     cdef uint32_t i
     s.worked = True
     reserve_file(w.state_dir, b".status")
-    if host_net >= 0:
-        if w.lo_is_up:
-            setns(host_net, CLONE_NEWNET)
-        close(host_net)
+    leave_network(s)
     c_leave_home(w.homes, -1)
     for i in range(w.header.step_count):
         step = &w.steps[i]
@@ -273,7 +281,7 @@ cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
         watch[i].revents = 0
 
 
-cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report, int host_net) noexcept nogil:
+cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Serve init until it ends, as `supervise` does, the program's streams, and whoever is attached."""
     cdef pollfd watch[7 + MAX_CLIENTS]
     cdef timespec pause
@@ -309,6 +317,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
                     thaw(w)
                 if unheard(w, report):
                     look(w, pid)
+                serve_clients(w, s, watch + 7, clients)     # who is to be dropped says nothing more
                 quiet(w, s)
                 s.hung = s.full = False
             continue
@@ -318,7 +327,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
             if not i:
                 watch[0].fd = -1
                 if w.running:
-                    shim_settle(w, s, host_net)
+                    shim_settle(w, s)
         if watch[1].revents and not obey(w, reply_fd, pidfd):
             s.owner = False
             watch[1].fd = -1
@@ -329,7 +338,11 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
         serve_clients(w, s, watch + 7, clients)
         serve_program(w, s, watch + 3)
         if watch[2].revents:
-            hear_last(w, reply_fd, pid, pidfd, report)
+            # Both at once, where this process had to wait for its turn.
+            if w.progress_fd >= 0:
+                hear_last(w, reply_fd, pid, pidfd, report)
+                if w.running:
+                    shim_settle(w, s)
             take_terminal(w, s)
             shim_drain(w, s)
             return

@@ -82,25 +82,30 @@ cdef inline void send_spooled(shim *s, client *c) noexcept nogil:
 
 
 cdef inline bint squeeze(shim *s, client *c, const char *data, size_t size) noexcept nogil:
-    """No disk takes what a client is behind with: it has a moment to take it itself. All others wait so long."""
+    """No disk takes what a client is behind with: it has a moment, and no more in all, to take it. All others wait so long."""
     cdef pollfd watch
     cdef ssize_t got
+    cdef uint64_t begin = now_ns()
+    cdef uint64_t end = begin + SQUEEZE_MS * <uint64_t>1000000 - c.waited_ns
+    cdef uint64_t now = begin
     watch.fd = c.fd
     watch.events = POLLOUT
     while size > 0:
-        if poll(&watch, 1, SQUEEZE_MS) <= 0:
+        if now >= end or poll(&watch, 1, <int>((end - now) / 1000000) + 1) <= 0:
             return False
         if behind(c) > 0:
             send_spooled(s, c)
             if c.deaf:
                 return False
-            continue
-        got = send(c.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
-        if got < 0 and errno != EAGAIN and errno != EINTR:
-            return False
-        if got > 0:
-            data += got
-            size -= <size_t>got
+        else:
+            got = send(c.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if got < 0 and errno != EAGAIN and errno != EINTR:
+                return False
+            if got > 0:
+                data += got
+                size -= <size_t>got
+        now = now_ns()
+    c.waited_ns += now - begin
     return True
 
 

@@ -103,6 +103,7 @@ cdef inline void exit_command(walk *w, shim *s, bint joined) noexcept nogil:
     cdef int own
     if s.plan.exit_argc == 0:
         return
+    leave_network(s)
     if joined:
         own = openat(AT_FDCWD, b"/proc/self/ns/pid", O_RDONLY | O_CLOEXEC)
         setns(own, CLONE_NEWPID)
@@ -114,11 +115,9 @@ cdef inline void exit_command(walk *w, shim *s, bint joined) noexcept nogil:
     execve(argv[0], argv, env)
 
 
-cdef inline void shim_never(walk *w, shim *s, int reply_fd, record *report, int host_net) noexcept nogil:
+cdef inline void shim_never(walk *w, shim *s, int reply_fd, record *report) noexcept nogil:
     """The container could not be started; its requester says so, or if that is dead, the exit command."""
     if send_with(reply_fd, report, sizeof(record), -1) < 0:
-        if host_net >= 0:
-            setns(host_net, CLONE_NEWNET)
         exit_command(w, s, True)
 
 

@@ -227,7 +227,40 @@ cdef inline void put_escaped(shim_log *log, const char *at, const char *end) noe
 
 
 cdef inline int open_log(const char *path, int flags) noexcept nogil:
-    return <int>_rc(openat(AT_FDCWD, path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | flags, 0o640))
+    """A regular file to append to, made if need be; its descriptor or -errno. A pipe would hold all up, once or at once."""
+    cdef stat_t status
+    cdef int rc
+    cdef int fd = <int>_rc(openat(AT_FDCWD, path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | flags, 0o640))
+    if fd < 0:
+        return fd
+    rc = <int>_rc(fstat(fd, &status))
+    if rc == 0 and not S_ISREG(status.st_mode):
+        rc = -EINVAL
+    if rc < 0:
+        close(fd)
+        return rc
+    return fd
+
+
+cdef inline void log_resume(shim_log *log) noexcept nogil:
+    """Go on behind the last whole record: a shim that was killed may have left a part of one, which is cut off."""
+    cdef uint64_t part
+    cdef ssize_t got
+    log.end = <uint64_t>lseek(log.fd, 0, SEEK_END)
+    log.whole = log.end
+    while log.whole > 0:
+        part = log.whole if log.whole < LOG_ROOM else LOG_ROOM
+        got = pread(log.fd, log.room, part, <off_t>(log.whole - part))
+        if got != <ssize_t>part:
+            log.whole = log.end     # it cannot be read; leave it as it is
+            break
+        while part > 0 and log.room[part - 1] != c'\n':
+            part -= 1
+            log.whole -= 1
+        if part > 0:
+            break
+    if log.whole < log.end and ftruncate(log.fd, <off_t>log.whole) == 0:
+        log.end = log.whole
 
 
 cdef inline char *older(shim_log *log, char *room, uint32_t number) noexcept nogil:

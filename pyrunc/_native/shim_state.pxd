@@ -44,6 +44,7 @@ cdef struct client:
     int spool                       # what its socket did not take, in a file without a name; or -1
     uint64_t sent                   # of it
     uint64_t spooled
+    uint64_t waited_ns              # how long all others have waited for it
     uint32_t wants
     uint32_t left                   # of the input in its present frame
     uint8_t head[16]                # of its next one
@@ -63,6 +64,7 @@ cdef struct shim:
     bint moved                      # it did
     bint full                       # no descriptor was left for another client
     bint hung                       # no process has the terminal open
+    int host_net                    # the host's network namespace, where this process has left it; else -1
     int listener
     int input                       # the program's, to write to; -1 without
     bint input_ends                 # when what is held of it is written

@@ -204,11 +204,11 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     for i in range(w.header.fd_count):
         w.slots[i] = fds[i]
     if w.header.shim_off:
-        rc = shim_begin(w, &s, fds + w.header.fd_count)
+        rc = shim_begin(w, &s, fds + w.header.fd_count, host_net)
         if rc < 0:
             report.step = <uint32_t>FAILED_SHIM
             report.error = rc
-            shim_never(w, &s, reply_fd, &report, host_net)
+            shim_never(w, &s, reply_fd, &report)
             return
     for i in range(w.header.step_count):
         step = &w.steps[i]
@@ -246,7 +246,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         report.error = rc
         remove_cgroups(w, last_made)
         if w.header.shim_off:
-            shim_never(w, &s, reply_fd, &report, host_net)
+            shim_never(w, &s, reply_fd, &report)
         else:
             send_with(reply_fd, &report, sizeof(record), -1)
         return
@@ -256,7 +256,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         follow(w, reply_fd, &pid, &pidfd, &report)
     report.pid = pid
     if w.header.shim_off:
-        shim_serve(w, &s, reply_fd, pid, pidfd, &report, host_net)
+        shim_serve(w, &s, reply_fd, pid, pidfd, &report)
     else:
         supervise(w, reply_fd, pid, pidfd, &report)
     if report.ready and c_died_of_seccomp(pid):

@@ -7,6 +7,7 @@ from pyrunc.cli.flags import Flag
 from pyrunc.cli.session import CommandError, ellipsis, engine, say, short
 from pyrunc.cli.table import align
 from pyrunc.cli.verb import verb
+from pyrunc.engine import one_command
 from pyrunc.records import NamedTuple, quoted
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -51,7 +52,9 @@ def ps(
     if plain and quiet:
         say("".join(f"{short(each.id) if not no_trunc else each.id}\n" for each in found))
         return
-    names = engine().image_names() if found and (plain or ".Image" in format or "json" in format) else {}
+    names: dict[str, set[str]] = {}
+    if found and (plain or ".Image" in format or "json" in format):
+        names = one_command.image_names(engine())
     sized = size or (".Size" in format and not quiet)
     lines = [_Line(each, names.get(each.image_id), not no_trunc, sized) for each in found]
     if plain:

@@ -5,7 +5,6 @@ import sys
 
 from pyrunc.cli.session import CommandError
 from pyrunc.runtime.pumping import Outcome, Pump, Stream
-from pyrunc.runtime.terminal import RawTerminal, detach_keys, size_of
 
 __all__ = ["Outcome", "check_input", "converse", "own_size"]
 
@@ -20,6 +19,8 @@ def own_size() -> tuple[int, int]:
     """Rows and columns of this command's terminal; (0, 0) without one."""
     for fd in (1, 0):
         if os.isatty(fd):
+            from pyrunc.runtime.terminal import size_of
+
             return size_of(fd)
     return 0, 0
 
@@ -32,7 +33,11 @@ def converse(
     With *tty* the program has a terminal, so this command's, if it has one, is raw meanwhile, and its size the
     program's too. *keys*, in Docker's syntax, detach. Raises InvalidArgument for them.
     """
-    sequence = detach_keys(keys)
+    sequence = b""
+    if tty or keys:
+        from pyrunc.runtime.terminal import detach_keys
+
+        sequence = detach_keys(keys)
     sys.stdout.flush()
     raw = tty and stdin and os.isatty(0)
     sized = tty and (os.isatty(1) or os.isatty(0))
@@ -42,6 +47,8 @@ def converse(
     )  # fmt: skip
     try:
         if raw:
+            from pyrunc.runtime.terminal import RawTerminal
+
             with RawTerminal(0, pump.poke):
                 return pump.run()
         if sized and _is_main_thread():

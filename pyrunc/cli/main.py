@@ -162,6 +162,10 @@ def program() -> NoReturn:
     spawner = sys.modules.get("pyrunc.runtime.spawner")
     if spawner is not None:
         spawner.shut_down()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody hears it
     os._exit(code)
 
 

@@ -52,7 +52,9 @@ class Session:
 
             self._engine = Engine(self._root, graph=self._graph)
             if self.brief:
-                self._engine.for_one_command()
+                from pyrunc.engine import one_command
+
+                one_command.begin(self._engine)
         return self._engine
 
     def close(self, ends: bool) -> None:
@@ -60,7 +62,9 @@ class Session:
         if self._engine is None:
             return
         if ends and self.brief:
-            self._engine.leave()
+            from pyrunc.engine import one_command
+
+            one_command.leave(self._engine)
         else:
             self._engine.close()
 

@@ -140,8 +140,9 @@ class Containers:
         if not settled:
             try:
                 return finish.settle(self._parts, record.id, timeout_s=0)
-            except TimedOut:
-                return record if record.state != "removing" else None  # somebody is at it
+            except (TimedOut, OSError):
+                # Somebody is at it; or it cannot be done, which is no reason to show none of the others.
+                return record if record.state != "removing" else None
         return record
 
     def _create(self, base: "Base", wanted: "Wanted", exist_ok: bool) -> "ContainerRecord":

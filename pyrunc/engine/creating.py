@@ -7,6 +7,7 @@ from pyrunc.api import ContainerRecord
 from pyrunc.engine import (
     container_events,
     host_config,
+    host_config_shapes,
     names,
     namespaces,
     observing,
@@ -97,6 +98,8 @@ def create(
 
 def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
+    for document in (wanted.config, wanted.host_config):
+        host_config_shapes.check(document)
     config, host, rest = host_config.documents_of(checked(wanted.options))
     given = {**config, **wanted.config}
     given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]

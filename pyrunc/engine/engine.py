@@ -38,7 +38,7 @@ class Engine:
     def __init__(self, root: "str | os.PathLike[str] | None" = None, *, graph: str | None = None) -> None:
         self._parts = Parts(None if root is None else os.fspath(root), graph)
         self._parts.forget = self._forget
-        self._brief = False
+        self._brief = False  # see pyrunc.engine.one_command
         self._canonical: dict[str, str] = {}
         self._owners = Owners(self._parts)
         self._made_throwaway: Throwaway | None = None
@@ -152,15 +152,6 @@ class Engine:
             wanted, exist_ok=exist_ok, allow_host=allow_host, client=client, keep_running=keep_running
         )
 
-    def image_names(self) -> "dict[str, set[str]]":
-        """What each image is called, by its id, in Docker's short form."""
-        from pyrunc.image import reference as references
-
-        found: dict[str, set[str]] = {}
-        for name, image_id in self._parts.metadata.references():
-            found.setdefault(image_id, set()).add(references.parse(name).familiar)
-        return found
-
     def check(self, progress: "Callable[[int], None] | None" = None) -> "list[Problem]":
         """Read all that is stored, and tell what is damaged or missing, and which images and containers it concerns.
 
@@ -202,25 +193,6 @@ class Engine:
         if self._made_bases is not None:
             self._made_bases.close()
         self._parts.close()
-
-    def for_one_command(self) -> None:
-        """Keep nothing ready for a next call, and no thread: this process does one thing, waits for it, and ends."""
-        self._brief = True
-        self._owners.watches = False
-
-    def leave(self) -> None:
-        """Let go in a process that ends right now: as `close`, but a database whose log is short is not tidied up.
-
-        What was written is as safe: whoever opens it next reads the log.
-        """
-        from pyrunc.store import database
-
-        self._owners.close()
-        if self._made_throwaway is not None:
-            self._made_throwaway.close()
-        if self._made_bases is not None:
-            self._made_bases.close()
-        database.leave_all()
 
     def __enter__(self) -> "Self":
         return self

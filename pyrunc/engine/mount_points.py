@@ -4,7 +4,6 @@ So they are no part of what a container changed: diff and commit do not show the
 """
 
 import os
-from contextlib import suppress
 
 from pyrunc.errors import AlreadyExists, NotFound
 
@@ -56,8 +55,10 @@ def ensure(parts: "Parts", top: str | None, lease: "Lease") -> str:
         except AlreadyExists:
             parts.snapshotter.remove(key)
         except BaseException:
-            with suppress(NotFound):  # who was interrupted had committed it
+            try:
                 parts.snapshotter.remove(key)
+            except NotFound:
+                pass  # who was interrupted had committed it
             raise
     return name
 

@@ -1,5 +1,7 @@
 """How the processes of a container are stopped and go on: the freezer of its cgroup."""
 
+from contextlib import suppress
+
 from pyrunc.engine import container_events, container_state, finish
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError
 from pyrunc.records import contextmanager
@@ -23,6 +25,8 @@ def pause(parts: "Parts", container_id: str) -> None:
         try:
             freeze(record)
         except BaseException:
+            with suppress(PyruncError, OSError):
+                thaw(record)  # some of it may have been stopped
             parts.containers.change(record.id, state="running")
             found = finish.settled(parts, container_id)
             if found is None or not found.running:

@@ -65,7 +65,7 @@ def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
     try:
         with trees.opened(os.path.join(parts.root, "containers")) as home:
             trees.remove(home, record.id)
-    except OSError:
+    except FileNotFoundError:
         pass
     finish.drop_state(record.state_dir)
     parts.containers.remove(record.id)

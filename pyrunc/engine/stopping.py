@@ -21,6 +21,7 @@ _SIGKILL, _SIGTERM = 9, 15
 _STOP_S = 10.0  # Docker's
 _KILL_S = 10.0  # what SIGKILL may take; then there is a process that cannot be killed
 _STEP_S = 0.01
+_FOR_EVER_S = 10**6  # an image may ask for more than poll(2) can wait
 CONDITIONS = ("not-running", "next-exit", "removed")
 
 
@@ -53,7 +54,7 @@ def stop(
     if told is None:
         return None
     try:
-        code = ended(parts, owners, told, None if timeout_s < 0 else timeout_s)
+        code = ended(parts, owners, told, timeout_s if 0 <= timeout_s < _FOR_EVER_S else None)
     except TimedOut:
         try:
             kill(parts, owners, container_id, _SIGKILL)

@@ -2,7 +2,14 @@
 
 import os
 
-from pyrunc.engine import container_events, container_state, finish, host_config, restart_policy
+from pyrunc.engine import (
+    container_events,
+    container_state,
+    finish,
+    host_config,
+    host_config_shapes,
+    restart_policy,
+)
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.runtime import cgroup_layout, cgroups, option_resources
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
@@ -34,6 +41,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
 
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words.
     """
+    host_config_shapes.check(changes)
     alone = {
         key: value for key, value in changes.items() if key != "MemorySwap"
     }  # its limit may be set already

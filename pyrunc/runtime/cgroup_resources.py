@@ -31,7 +31,6 @@ and cgroup-v2.rst; the conversions are those of runc and crun (crun(1), "CGROUP 
 from __future__ import annotations
 
 from _collections_abc import Mapping  # collections.abc would import all of collections
-from math import ceil, log2
 
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
@@ -87,6 +86,8 @@ def weight_of_shares(shares: int) -> int:
         return 1
     if shares >= 262144:
         return 10000
+    from math import ceil, log2  # a library to load, which few starts need
+
     exponent = log2(shares)
     return ceil(10 ** ((exponent * exponent + 125 * exponent) / 612 - 7 / 34))
 

@@ -9,14 +9,13 @@ import errno
 import os
 import select
 
-from pyrunc.runtime.terminal import DetachScanner
-
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import ClassVar, Protocol
 
     from pyrunc.runtime.sandbox import ExecProcess
+    from pyrunc.runtime.terminal import DetachScanner
 else:
     Protocol = object
 
@@ -255,7 +254,11 @@ class Pump:
         self._stream = stream
         self._stdin = stdin
         self._to = {STDOUT: stdout, STDERR: stderr}
-        self._scanner = DetachScanner(keys)
+        self._scanner: DetachScanner | None = None
+        if keys:
+            from pyrunc.runtime.terminal import DetachScanner
+
+            self._scanner = DetachScanner(keys)
         self._stdin_is_terminal = stdin_is_terminal
         self._resized = resized
         self._input = bytearray()
@@ -327,7 +330,7 @@ class Pump:
             data = b""
         if not data and self._stdin_is_terminal:
             return Outcome.GONE
-        onward, detached = self._scanner.feed(data)
+        onward, detached = (data, False) if self._scanner is None else self._scanner.feed(data)
         if detached:
             self._stream.detach()
             return Outcome.DETACHED

@@ -63,14 +63,17 @@ def status(state_dir: str) -> Status | None:
 
 
 def numbers_of(text: str) -> dict[str, int]:
-    """A flat JSON object of numbers; json itself would be imported for this alone."""
+    """A flat JSON object of numbers; json itself would be imported for this alone. Raises ValueError."""
     pairs = (pair.partition(":") for pair in text.strip().strip("{}").split(","))
     return {name.strip('"'): int(value) for name, _, value in pairs}
 
 
 def _numbers(path: str) -> dict[str, int] | None:
     text = _contents(path)
-    return None if text is None else numbers_of(text.decode())
+    try:
+        return None if text is None else numbers_of(text.decode())
+    except ValueError:
+        return None  # torn when the whole machine went down: a shim writes and renames, and waits for no disk
 
 
 def _contents(path: str) -> bytes | None:

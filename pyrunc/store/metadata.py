@@ -15,7 +15,6 @@ import os
 
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.records import NamedTuple, contextmanager
-from pyrunc.store import leases
 from pyrunc.store.content import ContentStore, blob_path, check_digest
 from pyrunc.store.database import Database
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
+
+    from pyrunc.store import leases
 
 SCHEMA = (
     """
@@ -106,10 +107,14 @@ class Metadata:
 
     def lease(self) -> "leases.Lease":
         """Return a lease, which protects what it is told to until its ``with`` ends or this process does."""
+        from pyrunc.store import leases
+
         return leases.Lease(self.database)
 
     def drop_dead_leases(self) -> int:
         """Drop the leases of dead processes; how many there were."""
+        from pyrunc.store import leases
+
         return leases.drop_dead(self.database)
 
     # ---- images

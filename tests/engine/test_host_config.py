@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyrunc import Sandbox
-from pyrunc.engine import host_config
+from pyrunc.engine import host_config, host_config_shapes
 from pyrunc.errors import InvalidArgument, PyruncError, Unsupported
 from pyrunc.runtime.options import IdMap, Mount, SandboxOptions
 from tests.cli import record_requests
@@ -180,3 +180,33 @@ def test_a_privileged_container_sees_and_may_all_that_the_host_has(rootfs: Path)
     )
     if Path("/sys/fs/cgroup/devices").exists():
         assert "a *:* rwm" in told
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"RestartPolicy": "always"}, "RestartPolicy must be an object, not 'always'"),
+        ({"StopTimeout": "abc"}, "StopTimeout must be an integer, not 'abc'"),
+        ({"Labels": ["x"]}, r"Labels must be an object of texts, not \['x'\]"),
+        ({"Labels": {"a": 5}}, "Labels must be an object of texts"),
+        ({"Env": "A=b"}, "Env must be a list of texts, not 'A=b'"),
+        ({"Env": [5]}, "Env must be a list of texts"),
+        ({"Entrypoint": "/bin/sh"}, "Entrypoint must be a list of texts"),
+        ({"Memory": True}, "Memory must be an integer, not True"),
+        ({"ConsoleSize": [1]}, "ConsoleSize must be two integers"),
+        ({"User": "\udcff"}, "User must be UTF-8 without NUL characters"),
+        ({"Volumes": {"/\udcff": {}}}, "Volumes must be UTF-8"),
+        ({"Volumes": {"/a\0b": {}}}, "Volumes must be UTF-8 without NUL"),
+        ({"Binds": ["\udcffx:/x"]}, "Binds must be UTF-8"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(document: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        host_config_shapes.check(document)
+
+
+def test_all_that_there_may_be_is_of_its_kind() -> None:
+    host_config_shapes.check(host_config.defaults())
+    host_config_shapes.check(
+        {"Env": ["A=\udcff"], "Cmd": ("a",), "ConsoleSize": [0, 0], "Labels": {}, "User": ""}
+    )

@@ -443,7 +443,7 @@ def test_whoever_takes_shared_memory_has_nothing_of_the_engine(
         with tempfile.NamedTemporaryFile() as file:
             run([command[0], "-I", "-c", code, file.name], **more)
             seen.append(Path(file.name).read_text())
-            run([command[0], "-I", "-c", code, file.name], **{**more, "env": None, "close_fds": False})
+            run([command[0], "-I", "-c", code, file.name], **{**more, "env": None})
             seen.append(Path(file.name).read_text())
         return run(command, **more)
 

@@ -1,5 +1,6 @@
 """Verbs that end in their middle: killed, interrupted, or failing where nobody thinks of it."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyrunc import Engine
+from pyrunc.drivers.graph import trees
 from pyrunc.engine import exit_command, finish
+from pyrunc.errors import InvalidArgument, PyruncError
+from pyrunc.runtime import cgroup_control, cgroup_layout
 from tests.engine.test_life import left, state
 from tests.engine.test_life_crash import settled_row
 from tests.engine.test_run import python, until
@@ -173,3 +177,66 @@ def test_the_next_exit_is_seen_though_the_clock_went_back(
 
     monkeypatch.setattr("pyrunc.engine.stopping._sleep", meanwhile)
     assert container.wait(60, "next-exit") == 0
+
+
+# --- what cannot be done now
+
+
+def test_one_that_cannot_be_removed_does_not_hide_the_others(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = loaded.containers.create("beta", name="one"), loaded.containers.create("beta", name="two")
+
+    def fails(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "immutable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loaded._parts.snapshotter), "remove", fails)
+        with pytest.raises(PermissionError):
+            one.remove()
+        assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
+    assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
+    assert left(tmp_path, one.id) == []
+
+
+def test_a_log_that_cannot_be_removed_keeps_its_container(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.start("beta", ["true"], name="one")
+    container.wait(60)
+    opened = trees.opened
+
+    def fails(path: str) -> object:
+        if path.endswith("/containers"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return opened(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "opened", fails)
+        with pytest.raises(OSError, match="Too many open files"):
+            container.remove()
+    assert loaded.containers.list(all=True) == []
+    assert left(tmp_path, container.id) == []
+
+
+def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = loaded.start("beta", DEAF, name="one")
+    freeze = cgroup_control.freeze
+
+    def fails(layout: cgroup_layout.Layout, path: str) -> None:
+        freeze(layout, path)
+        raise TimeoutError("it does not stop")
+
+    monkeypatch.setattr(cgroup_control, "freeze", fails)
+    with pytest.raises(PyruncError, match="Cannot pause container"):
+        container.pause()
+    assert state(container) == "running"
+    assert container.stop() == 5
+
+
+def test_a_time_to_stop_that_no_clock_has_is_for_ever(loaded: Engine) -> None:
+    config = {"StopTimeout": (1 << 63) - 1}  # of an image, which may say so
+    container = loaded.start("beta", DEAF, name="one", config=config)
+    assert container.stop() == 5
+    with pytest.raises(InvalidArgument, match="RestartPolicy must be an object"):
+        container.update(RestartPolicy="always")

@@ -72,6 +72,14 @@ def test_running_says_who_runs_before_the_starter_knows(here: Place) -> None:
     process.finished()
 
 
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"pid":', b"\0" * 512, b"\xff"])
+def test_what_a_crash_of_the_machine_has_torn_says_nothing(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "running").write_bytes(torn)
+    (tmp_path / "status").write_bytes(torn)
+    assert shim.running(str(tmp_path)) is None
+    assert shim.status(str(tmp_path)) is None
+
+
 def test_a_container_whose_owner_lets_go_ends_with_the_exit_command(here: Place) -> None:
     process = here.start("sleep 0.2; echo later; exit 3")
     process.release()

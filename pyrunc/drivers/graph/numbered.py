@@ -17,7 +17,6 @@ import fcntl
 import os
 import time
 
-from pyrunc._native.filesystem import syncfs
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
@@ -145,6 +144,8 @@ class NumberedSnapshots:
 
     def commit(self, name: str, key: str) -> None:
         """See Snapshotter."""
+        from pyrunc._native.filesystem import syncfs
+
         with self._database.transaction() as connection:
             self._refuse_taken(connection, name)
         row = active(self.usable(key))
