@@ -38,6 +38,7 @@ __all__ = [
 FILES = ("attach", "running", "status")  # in a state directory
 CGROUP = f"{DEFAULT_PARENT}/shims"
 _BACKLOG = 128
+_EADDRINUSE = 98
 _SIGKILL = 9
 
 
@@ -165,10 +166,12 @@ def listening(state_dir: str, name: str = "attach") -> _socket.socket:
     try:
         directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
-            pass
-        sock.bind(f"/proc/self/fd/{directory}/{name}")
+            sock.bind(f"/proc/self/fd/{directory}/{name}")
+        except OSError as exc:
+            if exc.errno != _EADDRINUSE:
+                raise
+            os.unlink(name, dir_fd=directory)  # that of a start which was not taken
+            sock.bind(f"/proc/self/fd/{directory}/{name}")
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except BaseException:
