@@ -35,7 +35,10 @@ cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
 
     The walk goes by descriptor, and up again by "..": a v1 cgroup never gets another parent. *top* stays open.
     """
-    cdef off_t positions[END_DEPTH]
+    # Not on the stack, which may be limited to less.
+    cdef off_t *positions = <off_t *>mmap(NULL, END_DEPTH * sizeof(off_t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    cdef off_t first = 0
+    cdef int most = END_DEPTH
     cdef char entries[2048]
     cdef const char *name = NULL
     cdef int found = 0
@@ -45,6 +48,9 @@ cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
     cdef int count
     cdef int at = <int>_rc(openat(top, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
     cdef bint entered = True
+    if <void *>positions == MAP_FAILED:
+        positions = &first
+        most = 1
     while at >= 0:
         if entered:
             visited += 1
@@ -53,7 +59,7 @@ cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
             found += count if count > 0 else 0
             write_file_at(at, b"freezer.state", b"THAWED")
         name = NULL
-        if visited < END_DIRECTORIES and depth + 1 < END_DEPTH:
+        if visited < END_DIRECTORIES and depth + 1 < most:
             name = next_directory(at, &positions[depth], entries, sizeof(entries))
         entered = name != NULL
         if entered:
@@ -70,4 +76,6 @@ cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
         close(at)
         at = next
     close(at)
+    if most > 1:
+        munmap(positions, END_DEPTH * sizeof(off_t))
     return found

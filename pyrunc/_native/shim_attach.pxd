@@ -291,6 +291,7 @@ cdef inline void act(walk *w, shim *s, client *c) noexcept nogil:
     if kind == FRAME_STDIN:
         c.left = big_endian(c.head + 4)
     elif kind == FRAME_HELLO:
+        c.greeted = True
         c.wants = big_endian(c.head + HEAD) & (WANTS_STDIN | WANTS_STDOUT | WANTS_STDERR)
         send_frame(w, s, c, FRAME_READY, NULL, 0)
     elif kind == FRAME_CLOSE_STDIN:
@@ -313,6 +314,8 @@ cdef inline int payload(const client *c) noexcept nogil:
     cdef uint8_t kind = c.head[0]
     if kind == FRAME_STDIN:
         return 0
+    if kind == FRAME_HELLO and c.greeted:
+        return -1                   # each is answered, and who takes no answers would fill the disk with them
     if kind == FRAME_HELLO or kind == FRAME_RESIZE:
         return 4 if length == 4 else -1
     return 0 if (kind == FRAME_CLOSE_STDIN or kind == FRAME_DETACH) and length == 0 else -1

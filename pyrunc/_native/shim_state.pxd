@@ -52,6 +52,7 @@ cdef struct client:
     bint deaf                       # it takes nothing more
     bint mute                       # it sends nothing more
     bint detached
+    bint greeted                    # it has said HELLO
 
 cdef struct shim:
     const plan_shim *plan

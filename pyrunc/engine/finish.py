@@ -77,8 +77,8 @@ def state_root() -> str:
     return os.path.abspath(os.environ.get("PYRUNC_STATE") or "/run/pyrunc")
 
 
-def drop_state(state_dir: str) -> None:
-    """Remove a container's state directory."""
+def drop_state(state_dir: str, *, must: bool = False) -> None:
+    """Remove a container's state directory; if it *must* go, raise OSError where it cannot."""
     if not state_dir:
         return
     for name in shim.FILES:
@@ -98,8 +98,11 @@ def drop_state(state_dir: str) -> None:
     try:
         with trees.opened(os.path.dirname(state_dir)) as home:
             trees.remove(home, os.path.basename(state_dir))
-    except OSError:
+    except FileNotFoundError:
         pass
+    except OSError:
+        if must:
+            raise
 
 
 def sweep(parts: "Parts", live: "set[str]") -> None:

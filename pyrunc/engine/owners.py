@@ -62,9 +62,10 @@ class Owners:
                 self._pid = os.getpid()  # last: who is interrupted before has begun nothing
             assert self._epoll is not None
             self._codes.pop(container_id, None)
-            self._owned[container_id] = _Owned(process)
-            self._by_fd[process.fileno()] = container_id
+            # In this order: what an interrupted one has begun is nobody's.
             self._epoll.register(process.fileno(), _ONCE)
+            self._by_fd[process.fileno()] = container_id
+            self._owned[container_id] = _Owned(process)
 
     def wait(self, container_id: str, timeout_s: float | None) -> int | None:
         """Wait for the end of a container of ours and take note of it: its exit code; None if it is not ours.

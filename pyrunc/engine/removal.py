@@ -67,7 +67,7 @@ def forget(parts: "Parts", record: "ContainerRecord", *, volumes: bool) -> None:
             trees.remove(home, record.id)
     except FileNotFoundError:
         pass
-    finish.drop_state(record.state_dir)
+    finish.drop_state(record.state_dir, must=True)  # nobody sweeps it without a row
     parts.containers.remove(record.id)
     container_events.say(parts, record, "destroy")
 

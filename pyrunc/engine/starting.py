@@ -7,7 +7,7 @@ from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import PyruncError
 from pyrunc.runtime import shim
 from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
-from pyrunc.store.files import make_directory
+from pyrunc.store.files import check_private, make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
+
+_private: "set[str]" = set()  # directories that were looked at
 
 
 def state_dir(container_id: str) -> str:
@@ -58,6 +60,8 @@ def launch(
                 launcher = fresh.compiled(options)
             return _start(parts, record, launcher, client, keep_running)
     except BaseException as exc:
+        if shim.running(record.state_dir) is not None:
+            finish.end_cgroups(record)  # who was interrupted just after it began
         code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
         finish.note_failure(parts, record, code, str(exc))
         raise
@@ -119,14 +123,24 @@ def _start(
 
 
 def _make_place(path: str) -> None:
+    directory = os.path.dirname(path)
+    if directory not in _private:
+        _make_private(directory)
     try:
         os.mkdir(path, 0o700)
     except FileNotFoundError:
-        make_directory(os.path.dirname(path), 0o711)
+        _make_private(directory)
         os.mkdir(path, 0o700)
     except FileExistsError:
         finish.drop_state(path)  # of an end whose last step was not done
         os.mkdir(path, 0o700)
+
+
+def _make_private(directory: str) -> None:
+    """See that nobody else can put what he likes in the place of a state. Raises FailedPrecondition."""
+    make_directory(directory, 0o711)
+    check_private(directory)
+    _private.add(directory)
 
 
 def _make_log_directory(path: str) -> None:

@@ -70,7 +70,10 @@ class Unpacker:
             except AlreadyExists:
                 self._snapshotter.remove(key)
             except BaseException:
-                self._snapshotter.remove(key)
+                try:
+                    self._snapshotter.remove(key)
+                except NotFound:
+                    pass  # who was interrupted had committed it
                 raise
 
     def _apply(

@@ -5,7 +5,7 @@ A connection carries frames both ways: kind, three zeros, length (big-endian), a
 | kind | from, to      | payload                                                                          |
 |------|---------------|----------------------------------------------------------------------------------|
 | 0    | client, shim  | input for the program                                                            |
-| 16   | client, shim  | HELLO, first: u32 of 1 stdin, 2 stdout, 4 stderr                                 |
+| 16   | client, shim  | HELLO, first and once: u32 of 1 stdin, 2 stdout, 4 stderr                        |
 | 17   | client, shim  | CLOSE_STDIN: no more input; counts where the container's stdin opens only once   |
 | 18   | client, shim  | RESIZE: u16 rows, u16 columns                                                    |
 | 19   | client, shim  | DETACH: that this client goes is no end of the input                             |
@@ -166,7 +166,11 @@ class AttachClient(held.Holder):
         self._send(_head(_RESIZE, 4) + rows.to_bytes(2, "big") + columns.to_bytes(2, "big"))
 
     def detach(self) -> None:
-        """Leave; the program's input stays open for others."""
+        """Leave; the program's input stays open for others.
+
+        But where it opens only once, and the program does not even take what `pending` waits behind, this is as
+        `close`: it says so behind the input. Docker ends the input of such a program with any client's leaving.
+        """
         self._send(_head(_DETACH, 0))
         self.close()
 

@@ -96,16 +96,15 @@ class Database:
         Without *durable* it may be undone by a loss of power, and costs no fsync. One that *frees* space has some
         in reserve on a full disk. Not to be nested.
         """
+        relaxed = not durable and self.synchronous == "FULL"
         tight = frees and _is_full(self.path)
         if tight:
             _remove(self.path + ".reserve")
-        handle = self._lend()
-        try:
-            connection = self._connected(handle)
+        with self._connection() as connection:
+            if tight:
+                self._reuse_log(connection)
             try:
-                if tight:
-                    self._reuse_log(connection)
-                self._flush(handle, durable)
+                self._flush(self._local.handle, relaxed)
                 connection.execute("BEGIN IMMEDIATE")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != len(self.schema):
@@ -114,10 +113,6 @@ class Database:
                 connection.execute("COMMIT")
             finally:
                 self._settle(connection)
-        except self._sqlite.Error as exc:
-            raise self._failed(handle, exc) from exc
-        finally:
-            self._give_back()
 
     @contextmanager
     def snapshot(self) -> "Iterator[sqlite3.Connection]":
@@ -131,13 +126,8 @@ class Database:
 
     def query(self, sql: str, parameters: "Sequence[object]" = ()) -> "list[tuple[Any, ...]]":
         """Return all rows of one statement that reads; within a transaction it sees what that wrote."""
-        handle = self._lend()
-        try:
-            return self._connected(handle).execute(sql, parameters).fetchall()
-        except self._sqlite.Error as exc:
-            raise self._failed(handle, exc) from exc
-        finally:
-            self._give_back()
+        with self._connection() as connection:
+            return connection.execute(sql, parameters).fetchall()
 
     def integrity(self) -> list[str]:
         """Return what SQLite finds wrong with the file; it reads all of it."""
@@ -182,7 +172,7 @@ class Database:
         for handle in _alive(self._handles):
             if handle.raw is not None:
                 _abandoned.append(handle.raw)
-                handle.raw = None
+                handle.raw, handle.relaxed = None, False
                 self._torn = True
 
     # ---- connections
@@ -190,56 +180,53 @@ class Database:
     @contextmanager
     def _connection(self) -> "Iterator[sqlite3.Connection]":
         """Lend the connection of this thread, with SQLite's errors translated."""
-        handle = self._lend()
+        thread = get_ident()
+        entered = False
+        handle: _Handle | None = None
         try:
-            yield self._connected(handle)
+            with _gate:
+                while _forking not in (0, thread) and thread not in _inside:
+                    _wait()
+                handle = getattr(self._local, "handle", None)
+                if handle is None:
+                    self._local.handle = handle = _Handle()
+                    _know(self._handles, handle)
+                _inside[thread] = _inside.get(thread, 0) + 1
+                entered = True
+            if self._closed:
+                raise FailedPrecondition(f"{self.path} is closed")
+            if self._torn:
+                raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
+            if handle.raw is not None and _inside[thread] == 1 and handle.raw.in_transaction:
+                handle.close()  # of somebody who was interrupted at its very end
+            if handle.raw is None:
+                handle.raw = self._connect_somehow()
+            yield handle.raw
         except self._sqlite.Error as exc:
-            raise self._failed(handle, exc) from exc
+            if handle is not None and not isinstance(exc, self._sqlite.IntegrityError):
+                handle.close()  # after a failed write it may be in any state: the next one is fresh
+            raise self._translated(exc) from exc
+        except BaseException as exc:
+            if handle is not None and not isinstance(exc, Exception):
+                handle.close()  # Ctrl-C: a statement may be half done, and keep what it has read, or all others out
+            raise
         finally:
-            self._give_back()
+            if entered:
+                with _gate:
+                    _inside[thread] -= 1
+                    if not _inside[thread]:
+                        del _inside[thread]
 
-    def _lend(self) -> "_Handle":
-        """Let this thread in, after a fork that goes on; `_give_back` lets it out."""
-        thread = get_ident()
-        with _gate:
-            while _forking not in (0, thread) and thread not in _inside:
-                _wait()
-            handle: _Handle | None = getattr(self._local, "handle", None)
-            if handle is None:
-                self._local.handle = handle = _Handle()
-                _know(self._handles, handle)
-            _inside[thread] = _inside.get(thread, 0) + 1
-        return handle
-
-    def _give_back(self) -> None:
-        thread = get_ident()
-        with _gate:
-            _inside[thread] -= 1
-            if not _inside[thread]:
-                del _inside[thread]
-
-    def _connected(self, handle: "_Handle") -> "sqlite3.Connection":
-        if self._closed:
-            raise FailedPrecondition(f"{self.path} is closed")
-        if self._torn:
-            raise FailedPrecondition(f"{self.path}: this process was forked inside a transaction")
-        if handle.raw is None:
+    def _flush(self, handle: "_Handle", relaxed: bool) -> None:
+        """See that what is committed from now on is flushed to the disk, or, if it is *relaxed*, is not."""
+        assert handle.raw is not None
+        # Whoever is interrupted in between is taken for relaxed.
+        if relaxed and not handle.relaxed:
+            handle.relaxed = True
+            handle.raw.execute("PRAGMA synchronous=NORMAL")
+        elif handle.relaxed and not relaxed:
+            handle.raw.execute(f"PRAGMA synchronous={self.synchronous}")
             handle.relaxed = False
-            handle.raw = self._connect_somehow()
-        return handle.raw
-
-    def _failed(self, handle: "_Handle", exc: "sqlite3.Error") -> PyruncError:
-        """What to raise for *exc*."""
-        if not isinstance(exc, self._sqlite.IntegrityError):
-            handle.close()  # after a failed write it may be in any state: the next one is fresh
-        return self._translated(exc)
-
-    def _flush(self, handle: "_Handle", durable: bool) -> None:
-        """See that the next commit is flushed to the disk, or is not."""
-        relaxed = not durable and self.synchronous == "FULL"
-        if relaxed is not handle.relaxed and handle.raw is not None:
-            handle.raw.execute(f"PRAGMA synchronous={'NORMAL' if relaxed else self.synchronous}")
-            handle.relaxed = relaxed
 
     def _settle(self, connection: "sqlite3.Connection") -> None:
         """End what is still a transaction."""
@@ -427,7 +414,7 @@ class _Handle:
         self.relaxed = False
 
     def close(self) -> None:
-        raw, self.raw = self.raw, None
+        raw, self.raw, self.relaxed = self.raw, None, False
         if raw is not None:
             raw.close()
 

@@ -5,26 +5,37 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyrunc import Engine
 from pyrunc.drivers.graph import trees
-from pyrunc.engine import exit_command, finish
-from pyrunc.errors import InvalidArgument, PyruncError
+from pyrunc.engine import exit_command, finish, starting
+from pyrunc.engine.container import Container
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from pyrunc.runtime import cgroup_control, cgroup_layout
 from tests.engine.test_life import left, state
 from tests.engine.test_life_crash import settled_row
-from tests.engine.test_run import python, until
+from tests.engine.test_run import python, said, until
 
-DEAF = ["sh", "-c", "trap 'exit 5' TERM; trap : USR1; while :; do busybox sleep 0.05; done"]
+DEAF = ["sh", "-c", "trap 'exit 5' TERM; trap : USR1; echo ready; while :; do busybox sleep 0.05; done"]
 
 
 @pytest.fixture
 def driver() -> str:
     return "overlay2"
+
+
+def ready(engine: Engine, **options: Any) -> Container:
+    """A container that hears what it is told."""
+    container = engine.start("beta", DEAF, **options)
+    until(lambda: said(container) == "ready\n")
+    return container
 
 
 # --- restart of what goes with its end
@@ -33,7 +44,7 @@ def driver() -> str:
 def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
     loaded: Engine, tmp_path: Path
 ) -> None:
-    container = loaded.start("beta", DEAF, name="one", remove=True)
+    container = ready(loaded, name="one", remove=True)
     code = (
         "import os\nfrom pyrunc.engine.container import Container\n"
         "Container.start = lambda self: os.kill(os.getpid(), 9)\nengine.containers.get('one').restart()"
@@ -47,7 +58,7 @@ def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
 def test_a_restart_that_fails_removes_what_goes_with_its_end(
     loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    container = loaded.start("beta", DEAF, name="one", remove=True)
+    container = ready(loaded, name="one", remove=True)
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -60,13 +71,13 @@ def test_a_restart_that_fails_removes_what_goes_with_its_end(
 
 
 def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine, tmp_path: Path) -> None:
-    container = loaded.start("beta", DEAF, name="one", remove=True)
+    container = ready(loaded, name="one", remove=True)
     failures: list[BaseException] = []
 
     def again() -> None:
         for _ in range(5):
             try:
-                loaded.containers.get("one").restart()
+                loaded.containers.get("one").restart(0)
             except BaseException as exc:  # noqa: BLE001 - told below
                 failures.append(exc)
 
@@ -89,7 +100,7 @@ def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine,
 def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
     loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
 ) -> None:
-    container = loaded.start("beta", DEAF, name="one")
+    container = ready(loaded, name="one")
     row = loaded._parts.containers.find("one").record
     settle, called = finish.settle, []
 
@@ -117,8 +128,8 @@ def test_the_owner_looks_after_others_when_one_end_could_not_be_noted(
     loaded: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = finish.settle
-    one = loaded.start("beta", DEAF, name="one")
-    two = loaded.start("beta", DEAF, name="two")
+    one = ready(loaded, name="one")
+    two = ready(loaded, name="two")
 
     def fails(parts: object, container_id: str, **more: object) -> object:
         if container_id == one.id and threading.current_thread() is not threading.main_thread():
@@ -152,7 +163,7 @@ def test_an_exit_command_makes_no_root_anew(tmp_path: Path) -> None:
 
 
 def test_a_signal_that_lets_a_paused_container_go_on_says_so(loaded: Engine) -> None:
-    container = loaded.start("beta", DEAF, name="one")
+    container = ready(loaded, name="one")
     container.pause()
     container.kill("USR1")  # as docker: whatever is not the stop signal of its own
     assert state(container) == "running"
@@ -220,7 +231,7 @@ def test_a_log_that_cannot_be_removed_keeps_its_container(
 
 
 def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    container = loaded.start("beta", DEAF, name="one")
+    container = ready(loaded, name="one")
     freeze = cgroup_control.freeze
 
     def fails(layout: cgroup_layout.Layout, path: str) -> None:
@@ -236,7 +247,98 @@ def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: p
 
 def test_a_time_to_stop_that_no_clock_has_is_for_ever(loaded: Engine) -> None:
     config = {"StopTimeout": (1 << 63) - 1}  # of an image, which may say so
-    container = loaded.start("beta", DEAF, name="one", config=config)
+    container = ready(loaded, name="one", config=config)
     assert container.stop() == 5
     with pytest.raises(InvalidArgument, match="RestartPolicy must be an object"):
         container.update(RestartPolicy="always")
+
+
+def test_a_start_that_is_interrupted_when_it_has_begun_leaves_nothing_running(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = loaded.containers.create("beta", DEAF, name="one")
+    begin, pids = starting._start, []
+
+    def interrupted(*arguments: object, **more: object) -> None:
+        pids.append(begin(*arguments, **more).pid)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "_start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            container.start()
+    until(lambda: not Path(f"/proc/{pids[0]}").exists())
+    assert state(container) == "created"
+    until(lambda: left(tmp_path / "state", container.id) == [])
+    assert container.start()
+    container.remove(force=True)
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+def test_a_state_directory_that_cannot_be_removed_keeps_its_row(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = ready(loaded, name="one", remove=True)
+    remove = trees.remove
+
+    def fails(directory: int, name: str) -> None:
+        if os.readlink(f"/proc/self/fd/{directory}") == str(tmp_path / "state"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), name)
+        remove(directory, name)
+
+    monkeypatch.setattr("pyrunc.engine.finish.exit_command", lambda *_: ("/bin/false",))
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "remove", fails)
+        with suppress(OSError):
+            container.stop()
+    until(lambda: loaded.containers.list(all=True) == [])
+    assert left(tmp_path, container.id) == []
+
+
+def test_an_owner_that_is_interrupted_at_its_begin_owns_nothing(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ready(loaded):  # so that there is a thread
+        container = loaded.containers.create("beta", DEAF, name="one")
+        with monkeypatch.context() as patch:
+            patch.setattr(loaded._owners, "_epoll", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                container.start()
+        container.kill()
+        container.remove()
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+class Interrupted:
+    """An epoll at which Ctrl-C comes."""
+
+    def register(self, *_: object) -> None:
+        raise KeyboardInterrupt
+
+
+# --- strangers
+
+
+@pytest.mark.parametrize("careless", [False, True])
+def test_nobody_else_may_own_the_place_of_what_runs(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch, careless: bool
+) -> None:
+    """Who could would put his own files in the place of a container's, such as the pid that a stop signals."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        place = Path(name, "state")
+        place.mkdir(0o755)
+        os.chown(place, 1000, 1000)
+        monkeypatch.setenv("PYRUNC_STATE", str(place))
+        if careless:
+            monkeypatch.setattr(starting, "check_private", lambda _: None)
+            container = ready(loaded, name="one")
+            attack = ["/bin/mv", str(place / container.id), str(place / "theirs")]
+            assert subprocess.run(attack, user=1000, group=1000, extra_groups=[], check=False).returncode == 0
+            assert not (place / container.id).exists()
+            (place / "theirs").rename(place / container.id)
+            container.remove(force=True)
+        else:
+            with pytest.raises(FailedPrecondition, match="belongs to user 1000"):
+                loaded.start("beta", DEAF, name="one")
+            assert os.listdir(place) == []

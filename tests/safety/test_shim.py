@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import select
 import stat
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import errors
+from pyrunc import Sandbox, errors
 from pyrunc.runtime import shim, spawner
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.cgroup_layout import detect
 from pyrunc.runtime.launcher import Launcher
+from tests.child import in_child
 from tests.runtime.shim_support import Place, ended, eventually, place, small_tmpfs
 from tests.safety import stepper, support
 from tests.safety.test_kill import seed
@@ -79,6 +81,64 @@ def test_the_exit_command_of_a_container_that_ended_at_once_is_not_in_its_networ
     status = shim.status(str(here.state))
     assert status is not None
     assert status.exit_code == 3
+
+
+LOOK = """
+import ctypes, os, sys
+pid = int(sys.argv[1])
+found = []
+for name in ("mem", "environ", "maps", "exe", "cwd", "root", "fd", "getfd", "trace"):
+    try:
+        if name in ("exe", "cwd", "root"):
+            os.readlink(f"/proc/{pid}/{name}")
+        elif name == "fd":
+            os.readlink(f"/proc/{pid}/fd/0")
+        elif name == "getfd":
+            if ctypes.CDLL(None).syscall(438, os.pidfd_open(pid), 0, 0) < 0:
+                continue
+        elif name == "trace":
+            if ctypes.CDLL(None).ptrace(0x4206, pid, None, None) < 0:
+                continue
+        else:
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                file.read(0 if name == "mem" else 1)
+        found.append(name)
+    except OSError:
+        pass
+print(*found)
+"""
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+def test_who_sees_a_shim_cannot_look_into_it(here: Place, sandbox: Callable[..., Sandbox], user: str) -> None:
+    """With the host's processes in sight; whoever may trace them all, and is the host's root by that, can."""
+    process = here.start("exec sleep 60")
+    eventually(lambda: "shims" in Path(f"/proc/{process.shim_pid}/cgroup").read_text())
+    command = support.python(LOOK, str(process.shim_pid))
+    seen = sandbox(pid="host", mounts=support.python_mounts(), user=user).run(command)
+    assert seen.stdout.split() == [], seen.stderr
+    assert seen.exit_code == 0
+    if user == "0":
+        careless = sandbox(pid="host", mounts=support.python_mounts(), privileged=True).run(command)
+        assert {b"mem", b"fd", b"root", b"getfd", b"trace"} <= set(careless.stdout.split())
+    process.kill()
+    process.wait(10)
+    process.finished()
+
+
+def test_a_small_stack_is_enough_to_end_a_container(here: Place) -> None:
+    """The starter's limits are the shim's."""
+
+    def start() -> None:
+        spawner._forget()
+        resource.setrlimit(resource.RLIMIT_STACK, (65536, 65536))
+        process = here.start("exec sleep 60")
+        process.kill()
+        assert process.wait(10).exit_code == 137
+        process.finished()
+        spawner.shut_down()
+
+    in_child(start)
 
 
 @pytest.mark.parametrize("what", ["pipe", "link", "directory", "device"])

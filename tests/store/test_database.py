@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,36 @@ def test_neither_a_sandbox_nor_the_modules_of_the_store_import_sqlite() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found == "[]\n"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_whoever_is_interrupted_anywhere_keeps_nobody_out(tmp_path: Path, durable: bool) -> None:
+    database, other = make(tmp_path), make(tmp_path, timeout_s=1)
+    steps, at, came = 0, 0, True
+
+    def interrupt(_frame: object, event: str, arg: object) -> None:
+        nonlocal steps, came
+        ours = getattr(arg, "__name__", "") in ("execute", "fetchone", "fetchall")
+        if event in ("c_call", "c_return") and ours:
+            steps += 1
+            if steps == at:
+                came = True
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    while came:
+        steps, at, came = 0, at + 1, False
+        with suppress(KeyboardInterrupt):
+            sys.setprofile(interrupt)
+            try:
+                with database.transaction(durable=durable) as connection:
+                    connection.execute("INSERT INTO t (text) VALUES ('a')")
+                    if at % 2:
+                        raise KeyboardInterrupt
+            finally:
+                sys.setprofile(None)
+        add(other, "b")  # it waits for nobody
+        add(database, "c")
+        assert database.query("PRAGMA synchronous") == [(2,)]
+    assert at > 8
+    assert texts(database).count("b") == at
