@@ -67,7 +67,10 @@ else:
             return cls(*values)
 
         def _replace(self, **changes):
-            return type(self)(**{**self._asdict(), **changes})
+            values = list(map(changes.pop, self._fields, self))
+            if changes:
+                raise TypeError(f"{type(self).__name__} has no field {', '.join(changes)}")
+            return tuple.__new__(type(self), values)
 
         def _asdict(self):
             return dict(zip(self._fields, self, strict=True))
@@ -81,16 +84,20 @@ else:
 
     def _complete(kind, values, named):
         """Put arguments by name and defaults in their places, and refuse what a function would."""
-        names = kind._fields
-        given = dict(zip(names, values, strict=False))
-        unknown = named.keys() - names
-        if len(values) > len(names) or unknown or given.keys() & named.keys():
+        names, defaults = kind._fields, kind._field_defaults
+        found, missing = [*values], []
+        for name in names[len(values) :]:
+            if name in named:
+                found.append(named.pop(name))
+            elif name in defaults:
+                found.append(defaults[name])
+            else:
+                missing.append(name)
+        if named or len(values) > len(names):
             raise TypeError(f"{kind.__name__}() got too many arguments, an unknown one, or one twice")
-        found = {**kind._field_defaults, **given, **named}
-        missing = [name for name in names if name not in found]
         if missing:
             raise TypeError(f"{kind.__name__}() missing arguments: {', '.join(missing)}")
-        return [found[name] for name in names]
+        return found
 
 
 if TYPE_CHECKING:

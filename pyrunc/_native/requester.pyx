@@ -67,6 +67,7 @@ cdef class Channel:
     cdef readonly int pidfd
     cdef readonly int terminal
     cdef int _ours
+    cdef bint _done
     cdef object _record
 
     def __cinit__(self, bytes plan not None):
@@ -75,6 +76,7 @@ cdef class Channel:
         cdef int pair[2]
         cdef int rc
         self.plan = self.theirs = self.pidfd = self.terminal = self._ours = -1
+        self._done = False
         with nogil:
             self.plan = c_sealed(b"pyrunc-plan", data, size)
             rc = 0
@@ -185,7 +187,12 @@ cdef class Channel:
 
     def taken(self):
         """Whether a supervisor has taken the request: it has set the offset of the plan to 0."""
-        return lseek(self.plan, 0, SEEK_CUR) == 0
+        return self._done or lseek(self.plan, 0, SEEK_CUR) == 0
+
+    def started(self):
+        """The plan has been carried out, and needs no memory here any more."""
+        self._done = True
+        drop(&self.plan)
 
     def close(self):
         """Hang up; a second time does nothing."""

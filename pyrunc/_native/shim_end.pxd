@@ -121,20 +121,25 @@ cdef inline void shim_never(walk *w, shim *s, int reply_fd, record *report) noex
         exit_command(w, s, True)
 
 
-cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32_t made, bint joined) noexcept nogil:
-    """After the container is reaped and its cgroups are removed (*made*: the last step that made one)."""
+cdef inline void prune_parents(walk *w, uint32_t made) noexcept nogil:
+    """Remove the default parent of cgroups, if this was the last in it: no spawner may be there any more to do so."""
     cdef const plan_step *step
-    cdef line end
-    cdef command message
-    cdef ssize_t got
     cdef uint32_t i
-    shim_drain(w, s)                # what stragglers wrote before they were killed
-    log_tails(s, ENDS)
     for i in range(made):
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and step.flags & F_KEEP_PARENTS:
-            # No spawner may be there any more to do so.
             c_cgroup_prune(text(w, step.s0), text(w, step.s1), w.path, sizeof(w.path))
+
+
+cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32_t made, bint joined) noexcept nogil:
+    """After the container is reaped and its cgroups are removed (*made*: the last step that made one)."""
+    cdef line end
+    cdef command message
+    cdef ssize_t got
+    shim_drain(w, s)                # what stragglers wrote before they were killed
+    log_tails(s, ENDS)
+    if not s.owner:
+        prune_parents(w, made)      # where there is one its spawner does, at the end, and the next start finds them
     if w.running:
         describe_end(&end, report, s.log.dropped)
         replace_file(w.state_dir, b"status", b".status", &end)
@@ -149,5 +154,7 @@ cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32
                 return
             if got == 0 or (got < 0 and errno != EINTR):
                 break
+    if s.owner:
+        prune_parents(w, made)      # it has just gone
     leave_cgroups(w, s)
     exit_command(w, s, joined)

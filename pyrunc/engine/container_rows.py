@@ -122,9 +122,9 @@ class ContainerRows:
 
         return [Problem("database", self._database.path, text) for text in self._database.integrity()]
 
-    def add(self, record: ContainerRecord, boot: str = "") -> None:
-        """Add a container. Raises AlreadyExists for the name, in Docker's words."""
-        document = _document(record.config, record.host_config, record.options)
+    def add(self, record: ContainerRecord, boot: str = "", document: str = "") -> None:
+        """Add a container, whose *document* may be known. Raises AlreadyExists for the name, in Docker's words."""
+        document = document or document_of(record.config, record.host_config, record.options)
         with self._database.transaction() as connection:
             _check_free(connection, record.name)
             connection.execute(
@@ -163,7 +163,7 @@ class ContainerRows:
 
     def write_documents(self, record: ContainerRecord) -> None:
         """Store the documents of *record*."""
-        text = _document(record.config, record.host_config, record.options)
+        text = document_of(record.config, record.host_config, record.options)
         self.change(record.id, document=text)
 
     def remove(self, container_id: str) -> None:
@@ -231,7 +231,8 @@ class ContainerRows:
         return Row(record, *row[16:])
 
 
-def _document(*documents: "Mapping[str, Any]") -> str:
+def document_of(*documents: "Mapping[str, Any]") -> str:
+    """The column `document` of a container with this config, host_config and options."""
     names: Iterable[str] = ("config", "host_config", "options")
     return dumps(dict(zip(names, map(dict, documents), strict=True)))
 

@@ -12,12 +12,14 @@ from pyrunc.engine import (
     names,
     namespaces,
     observing,
+    recipes,
     request,
     starting,
 )  # fmt: skip
 from pyrunc.engine.container_rows import check_name, log_path
 from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.engine.mounts_wanted import wanted as wanted_mounts
+from pyrunc.engine.recipes import Fresh
 from pyrunc.errors import AlreadyExists, InvalidArgument
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.options import checked
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from pyrunc.engine.bases import Base
     from pyrunc.engine.parts import Parts
-    from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.options import SandboxOptions
 
 _ATTEMPTS = 20  # to find a name that no container has
@@ -63,13 +64,22 @@ def new_id() -> str:
 def create(
     parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False,
     deadline: Deadline = NEVER,
-) -> "tuple[ContainerRecord, Rootfs | None]":  # fmt: skip
+) -> "tuple[ContainerRecord, Fresh]":  # fmt: skip
     """Make a container of the image *base*, with its lock held; if it *starts* at once, its row says so already.
 
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported, TimedOut; then nothing is left.
     """
     deadline.check("create")
-    record, boot = described(parts, base, container_id, wanted), ""
+    key = recipes.key_of(base, wanted)
+    recipe = parts.recipes.get(key)
+    if recipe is None:
+        record = described(parts, base, container_id, wanted)
+        recipe = recipes.Recipe(record.config, record.host_config, record.options)
+        if not namespaces.joined(record.host_config):  # the names of others mean what they mean now
+            parts.recipes.put(key, recipe)
+    else:
+        record = _record(parts, base, container_id, wanted, recipe)
+    boot = ""
     if starts:
         place = starting.state_dir(container_id)
         record = record._replace(state="running", started_ns=record.created_ns, state_dir=place)
@@ -77,7 +87,7 @@ def create(
     # Of both kinds of row it is seen that it is half made, and then it is removed, if its maker is killed.
     row = record if starts else record._replace(state="removing")
     name = None if wanted.name is None else check_name(wanted.name)
-    record = record._replace(name=_add(parts, row, name, boot))
+    record = record._replace(name=_add(parts, row, name, boot, recipe.document))
     rootfs = None
     try:
         if base.driver:
@@ -97,7 +107,7 @@ def create(
         removal.forget(parts, record, volumes=True)
         raise
     container_events.say(parts, record, "create")
-    return record, rootfs
+    return record, Fresh(rootfs, recipe)
 
 
 def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
@@ -123,18 +133,24 @@ def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -
         raise InvalidArgument("a container of the host's root is always thrown away: it needs --rm")
     # What cannot be started is refused before anything is made.
     checked(host_config.options_of(merged, {**host, **dict.fromkeys(namespaces.joined(host), "")}, rest=rest))
+    return _record(parts, base, container_id, wanted, recipes.Recipe(merged, host, rest))
+
+
+def _record(
+    parts: "Parts", base: "Base", container_id: str, wanted: Wanted, recipe: recipes.Recipe
+) -> ContainerRecord:
     return ContainerRecord(
-        container_id, "", wanted.image, base.image_id, base.driver, merged, host, rest, time.time_ns(), "created",
-        log_path=log_path(parts.root, container_id, host),
+        container_id, "", wanted.image, base.image_id, base.driver, recipe.config, recipe.host_config,
+        recipe.options, time.time_ns(), "created", log_path=log_path(parts.root, container_id, recipe.host_config),
     )  # fmt: skip
 
 
-def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str) -> str:
+def _add(parts: "Parts", record: ContainerRecord, name: str | None, boot: str, document: str) -> str:
     """Add the row; its name, which is made up unless there is one."""
     for attempt in range(_ATTEMPTS):
         found = record._replace(name=name or names.make())
         try:
-            parts.containers.add(found, boot)
+            parts.containers.add(found, boot, document)
         except AlreadyExists:
             if name is not None or attempt == _ATTEMPTS - 1:
                 raise

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pyrunc.engine.events import Event
     from pyrunc.engine.foreground import Foreground
     from pyrunc.engine.images import Images
+    from pyrunc.engine.recipes import Fresh
     from pyrunc.engine.throwaway import Ready, Throwaway
     from pyrunc.engine.volumes import Volumes
-    from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.store.check import Problem
@@ -354,7 +354,7 @@ class Engine:
         container_id = creating.new_id()
         wanted = creating.Wanted(image, argv, name, entrypoint, config, host_config, options)
 
-        def make() -> "tuple[ContainerRecord, Rootfs | None]":
+        def make() -> "tuple[ContainerRecord, Fresh]":
             return creating.create(self._parts, base, container_id, wanted, starts=True, deadline=deadline)
 
         return foreground.begin(self._parts, make, container_id, stdin, begun=begun, until=deadline.at)

@@ -51,14 +51,21 @@ class Event(NamedTuple):
 
     def message(self) -> "dict[str, Any]":
         """Docker's document of it (Engine API v1.51, EventMessage)."""
-        found: dict[str, Any] = {}
-        if self.type in ("container", "image"):
-            found |= {"status": self.action, "id": self.id}
-        if self.type == "container" and self.attributes.get("image"):
-            found["from"] = self.attributes["image"]
-        actor = {"ID": self.id, "Attributes": dict(sorted(self.attributes.items()))}
-        found |= {"Type": self.type, "Action": self.action, "Actor": actor, "scope": self.scope}
-        return found | {"time": self.time_ns // 10**9, "timeNano": self.time_ns}
+        return _message(*self)
+
+
+def _message(
+    kind: str, action: str, actor_id: str, attributes: "Mapping[str, str]", time_ns: int, scope: str = "local"
+) -> "dict[str, Any]":
+    found: dict[str, Any] = {}
+    if kind in ("container", "image"):
+        found["status"], found["id"] = action, actor_id
+    if kind == "container" and attributes.get("image"):
+        found["from"] = attributes["image"]
+    found["Type"], found["Action"] = kind, action
+    found["Actor"] = {"ID": actor_id, "Attributes": dict(sorted(attributes.items()))}
+    found["scope"], found["time"], found["timeNano"] = scope, time_ns // 10**9, time_ns
+    return found
 
 
 def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping[str, object]") -> None:
@@ -68,16 +75,15 @@ def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping
     """
     try:
         named = {str(key): str(value) for key, value in attributes.items()}
-        message = Event(kind, action, actor_id, named, time.time_ns()).message()
-        _append(os.path.join(root, NAME), dumps(message).encode() + b"\n")
+        line = dumps(_message(kind, action, actor_id, named, time.time_ns()))
+        _append(f"{root}/{NAME}", line.encode() + b"\n")
     except (OSError, ValueError):
         pass
 
 
 def _append(path: str, line: bytes) -> None:
-    fd, locked = _opened(path)
+    fd, size, locked = _opened(path)
     try:
-        size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
             line = b"\n" + line
         os.write(fd, line)
@@ -89,25 +95,26 @@ def _append(path: str, line: bytes) -> None:
         os.close(fd)
 
 
-def _opened(path: str) -> "tuple[int, bool]":
-    """The file, and whether it is locked against being renamed."""
+def _opened(path: str) -> "tuple[int, int, bool]":
+    """The file, its size, and whether it is locked against being renamed."""
     for left in range(_LOCK_TRIES, -1, -1):
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd)):
-                return fd, True
+            there, status = os.stat(path, follow_symlinks=False), os.fstat(fd)
+            if there.st_ino == status.st_ino and there.st_dev == status.st_dev:
+                return fd, status.st_size, True
         except FileNotFoundError:
             pass  # renamed, and the next is not yet made
         except BlockingIOError:
             if not left:
-                return fd, False
+                return fd, os.fstat(fd).st_size, False
             time.sleep(0.001)
         except BaseException:
             os.close(fd)
             raise
         if not left:
-            return fd, False
+            return fd, os.fstat(fd).st_size, False
         os.close(fd)
     raise AssertionError
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.parts import Parts
 
 _MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
+_EXIT_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
 _ID_LENGTH = 64
 _BEGUN_S = 60.0  # how long a start may take whose starter was killed
 
@@ -66,16 +67,9 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
 
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:
     """The argv that does what is due at a container's end, in a process of its own."""
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
     return (
-        sys.executable or "python3",
-        "-I",
-        script,
-        parts.root,
-        state_root(),
-        parts.graph or "",
-        container_id,
-    )
+        sys.executable or "python3", "-I", _EXIT_COMMAND, parts.root, state_root(), parts.graph or "", container_id,
+    )  # fmt: skip
 
 
 def state_root() -> str:
@@ -87,6 +81,18 @@ def drop_state(state_dir: str, *, must: bool = False) -> None:
     """Remove a container's state directory; if it *must* go, raise OSError where it cannot."""
     if not state_dir:
         return
+    for name in shim.FILES:
+        try:
+            os.unlink(f"{state_dir}/{name}")
+        except OSError:
+            continue
+    try:
+        os.rmdir(state_dir)
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass  # there was more than that
     from pyrunc.drivers.graph import trees
 
     try:

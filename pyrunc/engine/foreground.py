@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
-    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.engine.recipes import Fresh
     from pyrunc.runtime.shim import ShimProcess
 
-    Make = Callable[[], tuple[ContainerRecord, Rootfs | None]]
+    Make = Callable[[], tuple[ContainerRecord, Fresh]]
 
 _STDOUT, _STDERR, _SIGKILL = 1, 2, 9
 
@@ -107,9 +107,9 @@ def begin(
     process: ShimProcess | None = None
     try:
         with parts.lock(container_id):
-            record, rootfs = make()
+            record, fresh = make()
             asked = time.monotonic_ns()
-            process = starting.launch(parts, record, rootfs, theirs, False, until=until)
+            process = starting.launch(parts, record, fresh, theirs, False, until=until)
             container_events.say(parts, record, "start")
         before = {"image": found - begun, "create": asked - found}
         return Foreground(parts, record, process, client, stdin, asked, before)

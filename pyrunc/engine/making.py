@@ -102,11 +102,11 @@ def _started(
     found = time.monotonic_ns()
     container_id = creating.new_id()
     with parts.lock(container_id):
-        record, rootfs = creating.create(parts, base, container_id, wanted, starts=True, deadline=deadline)
+        record, fresh = creating.create(parts, base, container_id, wanted, starts=True, deadline=deadline)
         made = time.monotonic_ns()
         process: ShimProcess | None = None
         try:
-            process = starting.launch(parts, record, rootfs, client, keep_running, until=deadline.at)
+            process = starting.launch(parts, record, fresh, client, keep_running, until=deadline.at)
             container_events.say(parts, record, "start")
             engine._owners.add(record.id, process)  # noqa: SLF001
             container = Container(engine, record.id, record.name, made=True)

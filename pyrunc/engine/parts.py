@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyrunc.drivers.graph.snapshotter import Snapshotter
     from pyrunc.engine.container_rows import ContainerRows
     from pyrunc.engine.layer_sizes import LayerSizes
+    from pyrunc.engine.recipes import Recipes
     from pyrunc.engine.unpack import Unpacker
     from pyrunc.engine.volumes import Volumes
     from pyrunc.image.images import ImageStore
@@ -40,6 +41,7 @@ class Parts:
         self.graph = graph
         self._made: dict[str, Any] = {}
         self.forget: Callable[[str], None] = _nothing
+        self._recipes: Recipes | None = None
         self._closed = False
 
     def _part(self, name: str, make: "Callable[[], Any]") -> "Any":
@@ -169,6 +171,15 @@ class Parts:
     def closed(self) -> bool:
         """Whether none of it can be used any more."""
         return self._closed
+
+    @property
+    def recipes(self) -> "Recipes":
+        """What containers have in common that this process makes."""
+        if self._recipes is None:
+            from pyrunc.engine.recipes import Recipes
+
+            self._recipes = Recipes()
+        return self._recipes
 
     def collect(self) -> int:
         """Remove blobs and snapshots that no row and no lease names, and locks of the dead; the bytes of the blobs."""

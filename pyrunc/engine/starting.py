@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
+    from pyrunc.engine.recipes import Fresh
     from pyrunc.runtime.compile import Rootfs
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
@@ -42,17 +43,24 @@ def start(
 
 
 def launch(
-    parts: "Parts", record: "ContainerRecord", rootfs: "Rootfs | None", client: int | None,
+    parts: "Parts", record: "ContainerRecord", fresh: "Fresh | None", client: int | None,
     keep_running: bool, *, until: float | None = None,
 ) -> shim.ShimProcess:  # fmt: skip
-    """Start a container whose row says that it is being started; TimedOut is raised at *until* (monotonic seconds)."""
+    """Start a container whose row says that it is being started; *fresh* if it has just been made.
+
+    TimedOut is raised at *until* (monotonic seconds).
+    """
     try:
-        if rootfs is None:
-            rootfs = root_of(parts, record)
         _make_place(record.state_dir)
+        launcher = None if fresh is None else fresh.launcher()
+        if launcher is not None:
+            return _start(parts, record, launcher, client, keep_running, until)
         with namespaces.joined_by(parts, record) as joined:
             options = options_of(parts, record, joined)
-            launcher = throwaway.launcher(rootfs, options)
+            if fresh is None or fresh.rootfs is None:
+                launcher = throwaway.launcher(root_of(parts, record), options)
+            else:
+                launcher = fresh.compiled(options)
             return _start(parts, record, launcher, client, keep_running, until)
     except BaseException as exc:
         if isinstance(exc, TimedOut) or shim.running(record.state_dir) is not None:

@@ -145,11 +145,16 @@ def _rootfs(parts: "Parts", key: str, top: str | None) -> "Rootfs":
     return found._replace(scratch=True, upper="", work="")
 
 
-def launcher(rootfs: "Rootfs", options: "SandboxOptions") -> Launcher:
-    """The compiled plan of *options* on *rootfs*. Raises InvalidArgument, NotFound, Unsupported, naming the option."""
+def launcher(rootfs: "Rootfs", options: "SandboxOptions", said: "Rootfs | None" = None) -> Launcher:
+    """The compiled plan of *options* on *rootfs*, which the plan calls *said*.
+
+    Raises InvalidArgument, NotFound, Unsupported, naming the option.
+    """
     layers = [*rootfs.layers, rootfs.upper] if rootfs.upper else rootfs.layers
     request = to_request(layers, options)
-    root = rootfs._replace(scratch_bytes=options.get("scratch_bytes", 0), idmap=request.rootfs.idmap)
+    root = (said or rootfs)._replace(
+        scratch_bytes=options.get("scratch_bytes", 0), idmap=request.rootfs.idmap
+    )
     try:
         return Launcher(request._replace(rootfs=root))
     except PyruncError as exc:

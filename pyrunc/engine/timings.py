@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def of_start(process: "ShimProcess", asked: int, before: "Mapping[str, int] | None" = None) -> dict[str, int]:
     """Those of a start that was *asked* for then (monotonic), after *before*; "reply" is the way back of the news."""
     found, name, since = dict(before or {}), "request", asked
-    for stage, at in sorted(process.supervised.stages_ns.items(), key=itemgetter(1)):
+    for stage, at in sorted(process.stages_ns.items(), key=itemgetter(1)):
         found[name] = at - since
         name, since = stage, at
     found["reply"] = time.monotonic_ns() - since

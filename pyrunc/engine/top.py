@@ -68,8 +68,8 @@ def _cgroup(pid: int, container_id: str) -> str:
                 before, found, _ = path.partition(f"/{container_id}")
                 if found:
                     return before + found
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it ended before it was opened, or before it was read
     raise FailedPrecondition(f"Container {container_id} is not running")
 
 

@@ -123,6 +123,13 @@ class Launcher:
         child.origin = self, variables
         return child
 
+    def renamed(self, mark: str, name: str) -> Self:
+        """The same with *name* in the place of *mark* in its plan, as PlanTemplate.renamed has it."""
+        found = object.__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        found._template = self._template.renamed(mark, name)
+        return found
+
     def environment(self, container_id: str) -> Mapping[str, str]:
         """What the program of the container *container_id* has, unless its start adds to it."""
         if self._env.get("HOSTNAME") != SHORT_ID:

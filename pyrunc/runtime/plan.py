@@ -11,6 +11,7 @@ from pyrunc.records import NamedTuple
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
 HOST = native.HOST
 INIT = native.INIT
@@ -129,6 +130,8 @@ class PlanTemplate:
         self._base: bytes | None = None
         self._marks = b""
         self._execve_off = 0
+        self._strings_off = 0
+        self._renamed = ("", "")
 
     def slot(self) -> int:
         """A place for a descriptor that a step makes."""
@@ -205,7 +208,29 @@ class PlanTemplate:
             for at in _find_all(base, mark.encode(), strings_off)
         )
         self._base = base
+        self._strings_off = strings_off
         return base
+
+    def renamed(self, mark: str, name: str) -> Self:
+        """The same plan with *name* in the place of *mark*, a text of as many bytes that is nothing else's."""
+        base = self._base or self.freeze()
+        found = object.__new__(type(self))
+        found.__dict__.update(self.__dict__)
+        strings = base[self._strings_off :].replace(mark.encode(), name.encode())
+        found._base = base[: self._strings_off] + strings
+        found._renamed = (mark, name)
+        if len(found._base) != len(base):
+            raise ValueError(f"{name!r} has another length than what it takes the place of")
+        return found
+
+    def step(self, index: int) -> Step:
+        """A step, by the number that the supervisor gives it."""
+        found = self.steps[index]
+        mark, name = self._renamed
+        if not mark:
+            return found
+        s0, s1, s2 = (None if text is None else text.replace(mark, name) for text in found[4:7])
+        return found._replace(s0=s0, s1=s1, s2=s2)
 
     def finish(
         self,

@@ -36,8 +36,10 @@ __all__ = [
     "numbers_of", "running", "signal", "start", "started", "status",
 ]  # fmt: skip
 
+FILES = ("attach", "running", "status")  # in a state directory
 CGROUP = f"{DEFAULT_PARENT}/shims"
 _BACKLOG = 128
+_EADDRINUSE = 98
 _SIGKILL = 9
 
 
@@ -121,14 +123,14 @@ class ShimProcess:
         self.running = running
 
     @property
-    def supervised(self) -> Shimmed:
-        """The start itself: its pidfd, plan and environment."""
-        return self._child
-
-    @property
     def exit(self) -> Exit | None:
         """How it ended, once `wait` has returned."""
         return self._child.exit
+
+    @property
+    def stages_ns(self) -> Mapping[str, int]:
+        """When each stage of the start began, monotonic nanoseconds."""
+        return self._child.stages_ns
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when it has ended; -1 after `finished` or `release`."""
@@ -170,10 +172,12 @@ def listening(state_dir: str, name: str = "attach") -> _socket.socket:
     try:
         directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.unlink(name, dir_fd=directory)
-        except FileNotFoundError:
-            pass
-        sock.bind(f"/proc/self/fd/{directory}/{name}")
+            sock.bind(f"/proc/self/fd/{directory}/{name}")
+        except OSError as exc:
+            if exc.errno != _EADDRINUSE:
+                raise
+            os.unlink(name, dir_fd=directory)  # that of a start which was not taken
+            sock.bind(f"/proc/self/fd/{directory}/{name}")
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -228,6 +232,7 @@ def started(
                 raise TimedOut("waiting for its start")
             child.take()
             child.keep_running = settings.keep_running
+            child.shed()
             who = running(settings.state_dir)
             assert who is not None  # it is there before we hear of the start
             return ShimProcess(child, who)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from _signal import pidfd_send_signal  # type: ignore[import-not-found]  # signal imports enum
 
-from pyrunc.records import NamedTuple
+from pyrunc.records import NamedTuple, loads
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def status(state_dir: str) -> Status | None:
 
 
 def numbers_of(text: str) -> dict[str, int]:
-    """A flat JSON object of numbers; json itself would be imported for this alone. Raises ValueError."""
-    pairs = (pair.partition(":") for pair in text.strip().strip("{}").split(","))
-    return {name.strip('"'): int(value) for name, _, value in pairs}
+    """A flat JSON object of numbers. Raises ValueError."""
+    found: object = loads(text)
+    if not isinstance(found, dict) or {*map(type, found.values())} - {int}:
+        raise ValueError(f"no object of numbers: {text!r}")
+    return found
 
 
 def _numbers(path: str) -> dict[str, int] | None:

@@ -28,6 +28,7 @@ _EXDEV, _ENODEV, _ENOSPC = 18, 19, 28
 _SIGKILL, _SIGSYS = 9, 31
 _GIVEN_UP_MS = 1000
 _INFINITY = (1 << 64) - 1
+_NONE = PlanTemplate()
 
 
 class Exit(NamedTuple):
@@ -65,6 +66,7 @@ class Supervised(held.Holder):
         self.container_id = container_id
         self._command = command
         self.origin: tuple[Launcher, Mapping[str, str]] | None = None  # and its environment
+        self._cgroup_path = ""  # once the template is gone
         self.started = False
         self.over = False
         self.pid = 0
@@ -139,6 +141,12 @@ class Supervised(held.Holder):
         self.over = True
         return EXITED
 
+    def shed(self) -> None:
+        """Let go of the plan, and what it was made of: for a container that runs on, whose end needs neither."""
+        self._cgroup_path = self.template.cgroup_path.replace(ID, self.container_id)
+        self.template, self.origin = _NONE, None
+        self._channel.started()
+
     def kill(self, signal: int) -> None:
         """Send *signal* to the container's init, by the supervisor; a container that is gone is no error."""
         self._channel.kill(signal)
@@ -173,7 +181,7 @@ class Supervised(held.Holder):
         """Do what the supervisor could not: end whatever is in the container's cgroups and remove them."""
         from pyrunc.runtime import cgroup_control, cgroup_layout
 
-        path = self.template.cgroup_path.replace(ID, self.container_id)
+        path = self._cgroup_path or self.template.cgroup_path.replace(ID, self.container_id)
         layout = cgroup_layout.detect()
         cgroup_control.kill(layout, path)
         cgroup_control.remove(layout, path)
@@ -199,7 +207,7 @@ class Supervised(held.Holder):
             return errors.StartError(f"the supervisor refused the plan: {words}", step="plan", errno=error)
         if index == _FAILED_PLAN:
             return self._died(status)
-        step = self.template.steps[index]
+        step = self.template.step(index)
         path = step.s0 or ""
         if step.op == "execve":
             return self._not_executed(error)

@@ -104,8 +104,7 @@ class Database:
             if tight:
                 self._reuse_log(connection)
             try:
-                if relaxed:
-                    connection.execute("PRAGMA synchronous=NORMAL")
+                self._flush(self._local.handle, relaxed)
                 connection.execute("BEGIN IMMEDIATE")
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 if version != len(self.schema):
@@ -113,7 +112,7 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             finally:
-                self._settle(connection, relaxed)
+                self._settle(connection)
 
     @contextmanager
     def snapshot(self) -> "Iterator[sqlite3.Connection]":
@@ -173,7 +172,7 @@ class Database:
         for handle in _alive(self._handles):
             if handle.raw is not None:
                 _abandoned.append(handle.raw)
-                handle.raw = None
+                handle.raw, handle.relaxed = None, False
                 self._torn = True
 
     # ---- connections
@@ -218,13 +217,22 @@ class Database:
                     if not _inside[thread]:
                         del _inside[thread]
 
-    def _settle(self, connection: "sqlite3.Connection", relaxed: bool = False) -> None:
+    def _flush(self, handle: "_Handle", relaxed: bool) -> None:
+        """See that what is committed from now on is flushed to the disk, or, if it is *relaxed*, is not."""
+        assert handle.raw is not None
+        # Whoever is interrupted in between is taken for relaxed.
+        if relaxed and not handle.relaxed:
+            handle.relaxed = True
+            handle.raw.execute("PRAGMA synchronous=NORMAL")
+        elif handle.relaxed and not relaxed:
+            handle.raw.execute(f"PRAGMA synchronous={self.synchronous}")
+            handle.relaxed = False
+
+    def _settle(self, connection: "sqlite3.Connection") -> None:
         """End what is still a transaction."""
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if relaxed:
-                connection.execute("PRAGMA synchronous=FULL")
         except self._sqlite.Error:
             self._local.handle.close()  # which rolls back too
 
@@ -397,15 +405,16 @@ def _alive(known: "dict[int, ref[_T]]") -> "list[_T]":
 
 
 class _Handle:
-    """A thread's connection."""
+    """A thread's connection; *relaxed* while its commits are not flushed."""
 
-    __slots__ = ("__weakref__", "raw")
+    __slots__ = ("__weakref__", "raw", "relaxed")
 
     def __init__(self) -> None:
         self.raw: sqlite3.Connection | None = None
+        self.relaxed = False
 
     def close(self) -> None:
-        raw, self.raw = self.raw, None
+        raw, self.raw, self.relaxed = self.raw, None, False
         if raw is not None:
             raw.close()
 
@@ -421,7 +430,7 @@ def leave_all() -> None:
 
 def _is_full(path: str) -> bool:
     try:
-        status = os.statvfs(os.path.dirname(os.path.abspath(path)))
+        status = os.statvfs(os.path.dirname(path) or ".")
     except OSError:
         return False
     return status.f_bavail * status.f_frsize < _LITTLE_BYTES or (status.f_files > 0 and not status.f_favail)

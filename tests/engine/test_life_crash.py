@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,21 @@ def test_an_exit_command_that_fails_is_made_up_for(
         assert (record.state, record.exit_code) == ("exited", 6)
         loaded.containers.get("one").remove()
     assert left(tmp_path, row.record.id) == []
+
+
+def test_a_root_that_was_deleted_is_not_made_anew_by_an_end(loaded: Engine, tmp_path: Path) -> None:
+    elsewhere("engine.start('beta', ['sleep', '100'], name='one')", tmp_path)
+    record = loaded.containers.get("one").record()
+    running = shim.running(record.state_dir)
+    assert running is not None
+    loaded.close()
+    shutil.rmtree(tmp_path / "root")
+    os.kill(record.pid, signal.SIGKILL)
+    until(
+        lambda: not shim.is_alive(running.shim, running.shim_started)
+    )  # nor the exit command that it became
+    assert shim.status(record.state_dir) is not None
+    assert not (tmp_path / "root").exists()
 
 
 def test_after_a_reboot_nothing_runs_and_no_stranger_is_harmed(loaded: Engine, tmp_path: Path) -> None:

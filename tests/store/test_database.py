@@ -63,7 +63,9 @@ def test_a_transaction_happens_or_does_not(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             fail(durable)
         assert texts(database) == ["a"]
-        assert database.query("PRAGMA synchronous") == [(2,)]
+    for durable, level in ((True, 2), (False, 1), (True, 2)):
+        with database.transaction(durable=durable) as connection:
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
 def test_a_snapshot_sees_one_state(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ import time
 from pyrunc.drivers.graph import trees
 from pyrunc.drivers.graph.snapshotter import Info, Usage
 from pyrunc.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, PermissionDenied
-from pyrunc.records import NamedTuple, contextmanager
+from pyrunc.records import NamedTuple, contextmanager, lru_cache
 from pyrunc.store.database import Database
 from pyrunc.store.files import make_directory, said_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from pyrunc.drivers.graph.snapshotter import Kind
@@ -124,6 +124,10 @@ class NumberedSnapshots:
     def settle(self, directory: int) -> None:
         """Remove what a committed snapshot has no use for."""
 
+    def discard(self, number: str) -> None:
+        """Remove the directory *number*, which no row names any more."""
+        trees.remove(self._home_fd, number)
+
     # What all of them do alike.
 
     def prepare(self, key: str, parent: str | None, *, volatile: bool = False) -> Rootfs:
@@ -161,7 +165,7 @@ class NumberedSnapshots:
 
     def remove(self, key: str) -> None:
         """See Snapshotter."""
-        trees.remove(self._home_fd, str(self._forget(key)))
+        self.discard(str(self._forget(key)))
 
     def forget(self, key: str) -> None:
         """See Snapshotter."""
@@ -248,6 +252,23 @@ class NumberedSnapshots:
         if row.boot is not None and row.boot != _boot():
             raise DataLoss(f"snapshot {key} is volatile and of before a reboot: what it held may be lost")
         return row
+
+    def remove_empty(self, files: Sequence[str], directories: Sequence[str]) -> bool:
+        """Remove *files* and then *directories* below *home*; False if one of these is not empty."""
+        for path in files:
+            try:
+                os.unlink(path, dir_fd=self._home_fd)
+            except FileNotFoundError:
+                continue
+        try:
+            for path in directories:
+                try:
+                    os.rmdir(path, dir_fd=self._home_fd)
+                except FileNotFoundError:
+                    continue
+        except OSError:
+            return False
+        return True
 
     def open(self, path: str) -> int:
         """Open a directory below *home*; the caller closes it."""
@@ -420,6 +441,7 @@ def active(row: Row) -> Row:
     return row
 
 
+@lru_cache(maxsize=1)
 def _boot() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()

@@ -76,6 +76,14 @@ class Overlay2(NumberedSnapshots):
         """What is committed needs no work directory any more."""
         trees.remove(directory, "work")
 
+    def discard(self, number: str) -> None:
+        """Where a container wrote nothing there is only what the kernel has made: no directory has to be read."""
+        work = f"{number}/work"
+        mark = f"{work}/work/incompat/volatile"  # see _allow_again
+        ours = (f"{number}/fs", mark, f"{work}/work/incompat", f"{work}/work", work, number)
+        if not self.remove_empty((f"{mark}/dirty",), ours):
+            super().discard(number)
+
     def target(self, key: str) -> tuple[int, int]:
         """See Snapshotter."""
         from pyrunc._native import layer_apply
