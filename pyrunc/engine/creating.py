@@ -70,6 +70,8 @@ def create(
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported, TimedOut; then nothing is left.
     """
     deadline.check("create")
+    if wanted.name is not None:
+        argument_checks.check_text("name", wanted.name)
     key = recipes.key_of(base, wanted)
     recipe = parts.recipes.get(key)
     if recipe is None:
