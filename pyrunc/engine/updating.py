@@ -113,6 +113,10 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
                 return  # it has just ended
             try:
                 _write(opened, directory.writes)
+            except OSError:
+                if os.path.isdir(directory.mountpoint + directory.path):
+                    raise
+                return  # it ended between two writes
             finally:
                 os.close(opened)
     except (InvalidResources, UnsupportedResource) as exc:
