@@ -100,9 +100,9 @@ def test_the_program_is_told_from_the_containers_own(start: Start) -> None:
 def test_user_groups_and_home_are_looked_up_in_the_container(start: Start) -> None:
     process = start()
     assert shell(process, "id; echo $HOME", user="web") == (
-        "uid=1000(web) gid=1001(web) groups=29(audio),44(video)\n/home/web\n"
+        "uid=1000(web) gid=1001(web) groups=29(audio),44(video),1001(web)\n/home/web\n"
     )
-    assert shell(process, "id", user="web:extra") == "uid=1000(web) gid=50(extra)\n"
+    assert shell(process, "id", user="web:extra") == "uid=1000(web) gid=50(extra) groups=50(extra)\n"
     assert shell(process, "id -u; id -g", user="7:8") == "7\n8\n"
     assert shell(process, "id -G", groups=["audio", "77"]) == "0 29 44 77\n"
     shell(process, "echo later:x:1234:1235::/later:/bin/sh >>/etc/passwd")
