@@ -1,6 +1,5 @@
 """What a script may rely on: names asked for by many at once, blocks that always reap, two deadlines, timings."""
 
-import _thread
 import os
 import signal
 import subprocess
@@ -157,7 +156,7 @@ def test_a_block_in_a_thread_and_one_left_by_a_signal(engine: Engine) -> None:
 def test_a_start_that_is_interrupted_leaves_nothing(after_ms: int, engine: Engine) -> None:
     engine.run("beta", ["true"], scratch="disk")
     for _ in range(4):
-        timer = threading.Timer(after_ms / 1000, _thread.interrupt_main)
+        timer = threading.Timer(after_ms / 1000, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             timer.start()
             with engine.start("beta", SLEEP, name="one"):
