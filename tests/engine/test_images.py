@@ -206,3 +206,11 @@ def test_an_image_that_was_removed_meanwhile_is_not_one_without_layers(loaded: E
         loaded.images.remove(row.id, force=True)
         with pytest.raises(errors.NotFound, match=f"No such image: {row.id}"):
             loaded.images.unpack(row, lease)
+
+
+def test_an_archive_for_another_platform_is_refused(engine: Engine, archives: Path) -> None:
+    words = r"its image is for linux/amd64, and linux/s390x was asked for"
+    with pytest.raises(errors.NotFound, match=words):
+        engine.images.load(archives / "alpha.tar", platform="linux/s390x")
+    assert engine.images.list() == []
+    assert engine.images.load(archives / "alpha.tar", platform="linux/amd64")

@@ -1,5 +1,6 @@
 """Images come in from an archive: all of it, or nothing."""
 
+import json
 import os
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def load(
     with images.lease() as lease:
         intake = Intake(images.content, lease, progress)
         contents = Tar(Unpacking(source), intake, what)
-        return _add(images, lease, _read(contents, platform or host_platform()))
+        return _add(images, lease, _read(contents, platform))
 
 
 def load_directory(
@@ -60,19 +61,31 @@ def load_directory(
         raise InvalidArgument(f"{path} is not a directory")
     with images.lease() as lease:
         contents = Directory(path, Intake(images.content, lease, progress))
-        return _add(images, lease, _read(contents, platform or host_platform()))
+        return _add(images, lease, _read(contents, platform))
 
 
-def _read(contents: "Contents", platform: Platform) -> "list[Found]":
+def _read(contents: "Contents", platform: Platform | None) -> "list[Found]":
     if contents.has(docker_archive.MANIFEST):
-        return docker_archive.read(contents)
+        found = docker_archive.read(contents)
+        if platform is not None:
+            _check(found, platform, contents.what)
+        return found
     if contents.has(oci_archive.INDEX):
-        return oci_archive.read(contents, platform)
+        return oci_archive.read(contents, platform or host_platform())
     if contents.has("repositories"):
         raise Unsupported(f"{contents.what}: images saved by Docker before 1.10 are not supported")
     raise NotFound(
         f"{contents.what}: no image: it has neither {docker_archive.MANIFEST} nor {oci_archive.INDEX}"
     )
+
+
+def _check(found: "list[Found]", platform: Platform, what: str) -> None:
+    """See that the images of an archive that has no choice are for what was asked for. Raises NotFound."""
+    for each in found:
+        config = json.loads(each.config)
+        own = Platform(*(str(config.get(key) or "") for key in ("os", "architecture", "variant")))
+        if own[:2] != platform[:2] or platform.variant not in ("", own.variant):
+            raise NotFound(f"{what}: its image is for {own}, and {platform} was asked for")
 
 
 def _add(images: "ImageStore", lease: "Lease", found: "list[Found]") -> list[Loaded]:
