@@ -1,6 +1,5 @@
 """How Engine.start and Containers.create make a container, or find the one of that name: whole, or nothing of it."""
 
-import json
 import time
 
 from pyrunc.engine import container_events, creating, finish, removal, starting, timings
@@ -148,6 +147,8 @@ def _same(parts: "Parts", base: "Base", wanted: "Wanted") -> "ContainerRecord":
 def _comparable(value: "Any") -> "Any":
     """As it is read from a row, with what has no order sorted."""
     if not isinstance(value, str):
+        import json  # only where there is something to compare
+
         value = json.loads(json.dumps(value))
         if isinstance(value.get("Env"), list):
             value["Env"].sort()
