@@ -259,6 +259,8 @@ class Interrupt(Exception):
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # /dev/null, closed by its object's end
+# Python itself drops what a handler raises inside of __del__ or of the collector's callbacks, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_handler_may_raise_anywhere(rootfs: Path) -> None:
     """Nothing of a container is left when `run` or `start` raises it; a started one can be closed after it."""
     seed = int.from_bytes(os.urandom(4), "big")
