@@ -63,7 +63,7 @@ def test_a_container_outlives_its_starter_and_the_next_command_finds_it(
     assert container.wait(60) == 6
     assert said(container) == "done\n"
     container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 @pytest.mark.parametrize("remove", [False, True])
@@ -79,7 +79,7 @@ def test_an_end_that_nobody_sees_is_taken_note_of(loaded: Engine, tmp_path: Path
     if not remove:
         assert container.record().exit_code == 6
         container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 @pytest.mark.parametrize("remove", [False, True])
@@ -124,7 +124,7 @@ def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
     container = loaded.containers.get("one")
     assert container.start() and container.wait(60) == 0
     container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 @pytest.mark.parametrize("where", ["prepare", "use_image"])
@@ -155,7 +155,7 @@ def test_a_shim_that_is_killed_takes_its_container_with_it(loaded: Engine, tmp_p
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
     assert container.start() and state(container) == "running"
     container.remove(force=True)
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 def test_a_killed_shim_of_one_that_goes_with_its_end(loaded: Engine, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_killed_shim_of_one_that_goes_with_its_end(loaded: Engine, tmp_path: P
     container = loaded.containers.get("one")
     kill_shim(container)
     until(lambda: loaded.containers.list(all=True) == [])
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 @pytest.mark.parametrize("command", ["('/bin/false',)", "('/nothing',)"])
@@ -185,7 +185,7 @@ def test_an_exit_command_that_fails_is_made_up_for(
         (record,) = loaded.containers.list(all=True)
         assert (record.state, record.exit_code) == ("exited", 6)
         loaded.containers.get("one").remove()
-    assert left(tmp_path, row.record.id) == []
+    until(lambda: left(tmp_path, row.record.id) == [])
 
 
 def test_a_root_that_was_deleted_is_not_made_anew_by_an_end(loaded: Engine, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_after_a_reboot_nothing_runs_and_no_stranger_is_harmed(loaded: Engine, t
     assert (record.state, record.exit_code) == ("exited", 255)
     assert container.start() and container.wait(60) == 2
     container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 def test_a_removal_that_was_killed_is_ended_by_who_looks_next(loaded: Engine, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_removal_that_was_killed_is_ended_by_who_looks_next(loaded: Engine, tm
     loaded._parts.containers.change(container.id, state="removing")
     loaded._parts.snapshotter.remove(container.id)
     assert loaded.containers.list(all=True) == []
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
     with pytest.raises(NotFound):
         container.record()
 
@@ -256,7 +256,7 @@ def test_on_failure_it_is_started_again_so_often(loaded: Engine, tmp_path: Path,
     container.start()  # by hand: it counts from the beginning
     until(lambda: container.record().restart_count == 2 and settled_row(loaded, container) == "exited")
     container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 def test_who_stops_it_ends_its_restarts(loaded: Engine, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_who_stops_it_ends_its_restarts(loaded: Engine, tmp_path: Path) -> None:
     time.sleep(0.3)
     assert state(container) == "exited"
     container.remove()
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 def test_what_waits_for_its_restart_is_stopped_at_once(loaded: Engine, tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_what_waits_for_its_restart_is_stopped_at_once(loaded: Engine, tmp_path:
     container.start()
     until(lambda: state(container) == "restarting")
     container.remove(force=True)
-    assert left(tmp_path, container.id) == []
+    until(lambda: left(tmp_path, container.id) == [])
 
 
 def test_who_was_to_restart_it_is_killed_and_another_takes_over(loaded: Engine) -> None:
