@@ -114,27 +114,34 @@ cdef inline int send_with_two(int fd, void *message, size_t size, int passed, in
     return 0 if sendmsg(fd, &header, MSG_NOSIGNAL) >= 0 else -errno
 
 
+cdef inline int receive_into(int fd, void *message, size_t size, int flags, msghdr *header, void *control, size_t room) noexcept nogil:
+    """Receive one message, and as many descriptors as *control*, of *room* bytes, has room for; its size or -errno."""
+    cdef iovec_t vector
+    cdef ssize_t got
+    memset(header, 0, sizeof(msghdr))
+    vector.iov_base = message
+    vector.iov_len = size
+    header.msg_iov = &vector
+    header.msg_iovlen = 1
+    header.msg_control = control
+    header.msg_controllen = room
+    got = recvmsg(fd, header, MSG_CMSG_CLOEXEC | flags)
+    header.msg_iov = NULL
+    return <int>got if got >= 0 else -errno
+
+
 cdef inline int receive_with(int fd, void *message, size_t size, int flags, int *fds, int *count) noexcept nogil:
     """Receive one message and its descriptors, at most 253 (the kernel's limit); its size, or -errno.
 
     A message that was cut, or whose descriptors were, has the size 0, as the end has; *count* is -1 at the end.
     """
     cdef msghdr header
-    cdef iovec_t vector
     cdef cmsghdr *cmsg
     cdef uint64_t control[160]
-    cdef ssize_t got
-    memset(&header, 0, sizeof(header))
-    vector.iov_base = message
-    vector.iov_len = size
-    header.msg_iov = &vector
-    header.msg_iovlen = 1
-    header.msg_control = control
-    header.msg_controllen = sizeof(control)
+    cdef int got = receive_into(fd, message, size, flags, &header, control, sizeof(control))
     count[0] = 0
-    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | flags)
     if got < 0:
-        return -errno
+        return got
     cmsg = CMSG_FIRSTHDR(&header)
     while cmsg != NULL:
         if cmsg.cmsg_level == SOL_SOCKET and cmsg.cmsg_type == SCM_RIGHTS:
@@ -143,31 +150,23 @@ cdef inline int receive_with(int fd, void *message, size_t size, int flags, int 
         cmsg = CMSG_NXTHDR(&header, cmsg)
     if got == 0 and count[0] == 0:
         count[0] = -1
-    return <int>got if not header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) else 0
+    return got if not header.msg_flags & (MSG_TRUNC | MSG_CTRUNC) else 0
 
 
 cdef inline int receive_one(int fd, void *message, size_t size, int *passed) noexcept nogil:
     """Take a message that is there, with at most one descriptor, -1 for none; its size or -errno."""
     cdef msghdr header
-    cdef iovec_t vector
     cdef cmsghdr *cmsg
     cdef uint64_t control[4]
-    cdef ssize_t got
-    memset(&header, 0, sizeof(header))
-    vector.iov_base = message
-    vector.iov_len = size
-    header.msg_iov = &vector
-    header.msg_iovlen = 1
-    header.msg_control = control
-    header.msg_controllen = CMSG_LEN(sizeof(int))       # the kernel drops what does not fit
+    # The kernel drops the descriptors that do not fit.
+    cdef int got = receive_into(fd, message, size, MSG_DONTWAIT, &header, control, CMSG_LEN(sizeof(int)))
     passed[0] = -1
-    got = recvmsg(fd, &header, MSG_CMSG_CLOEXEC | MSG_DONTWAIT)
     if got < 0:
-        return -errno
+        return got
     cmsg = CMSG_FIRSTHDR(&header)
     if cmsg != NULL and cmsg.cmsg_level == SOL_SOCKET and cmsg.cmsg_type == SCM_RIGHTS:
         memcpy(passed, CMSG_DATA(cmsg), sizeof(int))
-    return <int>got
+    return got
 
 
 cdef inline void close_all_but(int *keep, int count) noexcept nogil:
