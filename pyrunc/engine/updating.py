@@ -13,18 +13,16 @@ from pyrunc.engine import (
 from pyrunc.errors import InvalidArgument, NotFound, PyruncError
 from pyrunc.runtime import cgroup_layout, cgroups, option_resources
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
-from pyrunc.runtime.cgroup_files import open_cgroup, write_at
-from pyrunc.runtime.cgroup_resources import FAIL, NEXT
+from pyrunc.runtime.cgroup_files import open_cgroup
 from pyrunc.runtime.options import checked
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from pyrunc.api import ContainerRecord
     from pyrunc.engine.parts import Parts
-    from pyrunc.runtime.cgroup_resources import Write
 
 KEYS = frozenset((
     "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuShares", "CpusetCpus", "CpusetMems", "Memory", "MemoryReservation",
@@ -112,9 +110,9 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
             except FileNotFoundError:
                 return  # it has just ended
             try:
-                _write(opened, directory.writes)
+                cgroups.write_all(opened, directory.writes)
             except OSError:
-                if os.path.isdir(directory.mountpoint + directory.path):
+                if os.path.isdir(f"{directory.mountpoint}/{directory.path}"):
                     raise
                 return  # it ended between two writes
             finally:
@@ -123,21 +121,6 @@ def _apply(record: "ContainerRecord", limits: "Mapping[str, Any]") -> None:
         raise _refused(record, str(exc)) from exc
     except OSError as exc:
         raise PyruncError(f"Cannot update container {record.id}: {exc.strerror or exc}") from exc
-
-
-def _write(directory: int, writes: "Sequence[Write]") -> None:
-    """Write each value as a start would: a file that this kernel lacks may be left out, or another be taken."""
-    replaced = False
-    for write in writes:
-        if replaced:
-            replaced = False
-            continue
-        try:
-            write_at(directory, write.file, write.value)
-            replaced = write.on_missing == NEXT
-        except FileNotFoundError:
-            if write.on_missing == FAIL:
-                raise
 
 
 def _refused(record: "ContainerRecord", why: str) -> InvalidArgument:

@@ -26,9 +26,9 @@ from pyrunc.runtime.cgroup_devices import (
     parse_device_rules,
     v1_device_writes,
 )
-from pyrunc.runtime.cgroup_files import clean_path, open_cgroup, read_at
+from pyrunc.runtime.cgroup_files import clean_path, open_cgroup, read_at, write_at
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
-from pyrunc.runtime.cgroup_resources import Write, Writes, resource_writes
+from pyrunc.runtime.cgroup_resources import FAIL, NEXT, Write, Writes, resource_writes
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -142,3 +142,21 @@ def _directory(
         enable = tuple(name for name in hierarchy.controllers if name in wanted)
     seed = hierarchy.version == 1 and "cpuset" in hierarchy.controllers
     return CgroupDir(hierarchy.mountpoint, path, hierarchy.version, enable, seed, tuple(own))
+
+
+def write_all(directory: int, writes: Iterable[Write]) -> None:
+    """Write each value to its file in the cgroup *directory*, a descriptor, as the supervisor does at a start.
+
+    A file that this kernel lacks may be left out, or another be taken in its place. Raises OSError.
+    """
+    replaced = False
+    for write in writes:
+        if replaced:
+            replaced = False
+            continue
+        try:
+            write_at(directory, write.file, write.value)
+            replaced = write.on_missing == NEXT
+        except FileNotFoundError:
+            if write.on_missing == FAIL:
+                raise

@@ -20,6 +20,7 @@ from pyrunc.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PyruncError,
     TimedOut,
     Unsupported,
 )
@@ -395,6 +396,18 @@ def test_limits_are_changed_where_it_runs_and_kept(loaded: Engine) -> None:
         InvalidArgument, match="CPU Period cannot be updated as NanoCPUs has already been set"
     ):
         container.update(CpuPeriod=100000)
+    container.remove(force=True)
+
+
+def test_a_limit_that_the_kernel_refuses_is_told_and_not_kept(loaded: Engine) -> None:
+    if not Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        pytest.skip("the memory controller is not on cgroup v1 here, and v2 kills instead of refusing")
+    fill = "busybox head -c 30m /dev/zero >/dev/shm/held; echo full; exec busybox sleep 1000"
+    container = loaded.start("beta", ["sh", "-c", fill], memory_bytes=64 << 20, memory_swap_bytes=64 << 20)
+    until(lambda: said(container) == "full\n")
+    with pytest.raises(PyruncError, match=f"^Cannot update container {container.id}: "):
+        container.update(Memory=8 << 20, MemorySwap=8 << 20)  # it holds 30 MB that can go nowhere
+    assert container.record().host_config["Memory"] == 64 << 20
     container.remove(force=True)
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from pyrunc.runtime.cgroup_files import open_cgroup, read_at, write_at
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
-from pyrunc.runtime.cgroup_resources import FAIL, NEXT, Write
-from pyrunc.runtime.cgroups import CgroupDir, CgroupPlan
+from pyrunc.runtime.cgroups import CgroupDir, CgroupPlan, write_all
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make cgroups")
 _counter = itertools.count()
@@ -94,20 +93,6 @@ def apply(plan: CgroupPlan) -> None:
             os.close(descriptor)
         if directory.seed_cpuset:
             _seed(Path(directory.mountpoint) / directory.path)
-
-
-def write_all(descriptor: int, writes: tuple[Write, ...]) -> None:
-    skip_next = False
-    for write in writes:
-        if skip_next:
-            skip_next = False
-            continue
-        try:
-            write_at(descriptor, write.file, write.value)
-            skip_next = write.on_missing == NEXT
-        except FileNotFoundError:
-            if write.on_missing == FAIL:
-                raise
 
 
 def _make(directory: CgroupDir) -> None:

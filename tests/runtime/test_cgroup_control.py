@@ -16,8 +16,8 @@ import pytest
 from pyrunc.runtime.cgroup_control import freeze, kill, remove, thaw
 from pyrunc.runtime.cgroup_files import open_cgroup, read_at, write_at
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout, detect
-from pyrunc.runtime.cgroups import plan_cgroup, plan_update
-from tests.runtime.cgroup_support import apply, needs_root, unique_name, write_all
+from pyrunc.runtime.cgroups import plan_cgroup, plan_update, write_all
+from tests.runtime.cgroup_support import apply, needs_root, unique_name
 
 pytestmark = needs_root
 
