@@ -1,13 +1,17 @@
 """Engines on temporary roots, and the archives of tests/cli/samples.py to fill them."""
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from pyrunc import Engine
+from pyrunc import AsyncEngine, Engine
 from tests.cli import samples
+
+AsyncTest = Callable[[AsyncEngine], Awaitable[None]]
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +64,25 @@ def loaded(engine: Engine, archives: Path) -> Engine:
     engine.images.load(archives / "alpha.tar")
     engine.images.load(archives / "beta.tar")
     return engine
+
+
+@pytest.fixture
+def run(tmp_path: Path, archives: Path) -> Callable[[AsyncTest], None]:
+    """Run a test on an AsyncEngine that has beta; at its end no container is left."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[AsyncEngine]:
+        async with AsyncEngine(tmp_path / "root") as engine:
+            await engine.images.load(archives / "beta.tar")
+            yield engine
+            left = await engine.containers.list(all=True)
+            for record in left:
+                await (await engine.containers.get(record.id)).remove(force=True)
+            assert not left
+
+    async def main(test: AsyncTest) -> None:
+        async with asyncio.timeout(100):
+            async with opened() as engine:
+                await test(engine)
+
+    return lambda test: asyncio.run(main(test))

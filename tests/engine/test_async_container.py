@@ -3,8 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +21,17 @@ from pyrunc.errors import (
     NotFound,
     TimedOut,
 )
+from tests.engine.conftest import AsyncTest
 
 pytestmark = [
     pytest.mark.usefixtures("host_unchanged"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 
-Test = Callable[[AsyncEngine], Awaitable[None]]
 SLEEP = ["sleep", "600"]
 _DOCUMENTED = {"pid"}  # a property of Container that looks; `record` has it
 _BETWEEN_MODULES = {"shipped", "unpack", "claim", "damage", "data", "ensure_data", "is_known", "mount_points"}
 _BETWEEN_MODULES |= {"release", "users", "close"}
-
-
-@pytest.fixture
-def run(tmp_path: Path, archives: Path) -> Callable[[Test], None]:
-    """Run a test on an engine that has beta; at its end no container is left."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[AsyncEngine]:
-        async with AsyncEngine(tmp_path / "root") as engine:
-            await engine.images.load(archives / "beta.tar")
-            yield engine
-            left = await engine.containers.list(all=True)
-            for record in left:
-                await (await engine.containers.get(record.id)).remove(force=True)
-            assert not left
-
-    async def main(test: Test) -> None:
-        async with asyncio.timeout(100):
-            async with opened() as engine:
-                await test(engine)
-
-    return lambda test: asyncio.run(main(test))
 
 
 async def eventually(true: Callable[[], bool]) -> bool:
@@ -77,7 +54,7 @@ def test_the_twins_have_the_same_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [{"scratch": "disk"}, {"name": "one"}, {"name": "one", "remove": False}])
-def test_a_run_on_disk(more: dict[str, Any], run: Callable[[Test], None]) -> None:
+def test_a_run_on_disk(more: dict[str, Any], run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         done = await engine.run(
             "beta", ["sh", "-c", "cat; echo err >&2; exit 3"], stdin=b"in" * 100_000, **more
@@ -101,7 +78,7 @@ def test_a_run_on_disk(more: dict[str, Any], run: Callable[[Test], None]) -> Non
 
 
 @pytest.mark.parametrize("more", [{"scratch": "disk"}, {"name": "one"}, {"name": "one", "remove": False}, {}])
-def test_a_run_that_is_cancelled_ends_at_once(more: dict[str, Any], run: Callable[[Test], None]) -> None:
+def test_a_run_that_is_cancelled_ends_at_once(more: dict[str, Any], run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         task = asyncio.create_task(engine.run("beta", SLEEP, **more))
         await asyncio.sleep(0.5)
@@ -119,7 +96,7 @@ def test_a_run_that_is_cancelled_ends_at_once(more: dict[str, Any], run: Callabl
     run(test)
 
 
-def test_more_runs_on_disk_than_threads(run: Callable[[Test], None]) -> None:
+def test_more_runs_on_disk_than_threads(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         tasks = [asyncio.create_task(engine.run("beta", SLEEP, scratch="disk")) for _ in range(12)]
         while len(await engine.containers.list()) < 12:  # there are 8 threads
@@ -133,7 +110,7 @@ def test_more_runs_on_disk_than_threads(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_exec(run: Callable[[Test], None]) -> None:
+def test_exec(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         async with await engine.start("beta", SLEEP) as container:
             done = await container.exec(["sh", "-c", "cat; echo $A; exit 4"], stdin=b"in ", env={"A": "1"})
@@ -162,7 +139,7 @@ def test_exec(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_conditions(run: Callable[[Test], None]) -> None:
+def test_conditions(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         container = await engine.containers.create("beta", ["sh", "-c", "sleep 0.5; exit 6"])
         assert await container.wait() == 0
@@ -188,7 +165,7 @@ def test_conditions(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_streams(run: Callable[[Test], None]) -> None:
+def test_streams(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         data = os.urandom(1 << 20) * 4
         made = await engine.containers.create("beta", ["busybox", "cat"], stdin_open=True)
@@ -218,7 +195,7 @@ def test_streams(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_other_objects(run: Callable[[Test], None]) -> None:
+def test_other_objects(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         assert "beta:latest" in (await engine.images.list())[0].references
         await engine.images.tag("beta", "other")

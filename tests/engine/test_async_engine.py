@@ -5,43 +5,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from pyrunc import AsyncEngine
 from pyrunc.errors import CommandNotFound, FailedPrecondition, InvalidArgument, NotFound, TimedOut
+from tests.engine.conftest import AsyncTest
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
-Test = Callable[[AsyncEngine], Awaitable[None]]
 
-
-@pytest.fixture
-def run(tmp_path: Path, archives: Path) -> Callable[[Test], None]:
-    """Run a test on an engine that has beta; at its end no container is left."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[AsyncEngine]:
-        async with AsyncEngine(tmp_path / "root") as engine:
-            await engine.images.load(archives / "beta.tar")
-            yield engine
-            left = await engine.containers.list(all=True)
-            for record in left:
-                await (await engine.containers.get(record.id)).remove(force=True)
-            assert not left
-
-    async def main(test: Test) -> None:
-        async with asyncio.timeout(60):
-            async with opened() as engine:
-                await test(engine)
-
-    return lambda test: asyncio.run(main(test))
-
-
-def test_many_throw_away_runs_at_once(run: Callable[[Test], None]) -> None:
+def test_many_throw_away_runs_at_once(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         results = await asyncio.gather(
             *(engine.run("beta", ["sh", "-c", f"echo {number}; exit {number}"]) for number in range(20))
@@ -56,7 +32,7 @@ def test_many_throw_away_runs_at_once(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_errors_are_the_engines(run: Callable[[Test], None]) -> None:
+def test_errors_are_the_engines(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         with pytest.raises(NotFound):
             await engine.run("nothing")
@@ -73,7 +49,7 @@ def test_errors_are_the_engines(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_a_container_has_a_life(run: Callable[[Test], None]) -> None:
+def test_a_container_has_a_life(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         following = engine.events(
             since_ns=None, follow=True, filters=[("type", "container"), ("container", "one")]
@@ -109,7 +85,7 @@ def test_a_container_has_a_life(run: Callable[[Test], None]) -> None:
     run(test)
 
 
-def test_waiting_takes_no_threads(run: Callable[[Test], None]) -> None:
+def test_waiting_takes_no_threads(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         made = [await engine.start("beta", ["sleep", "2"]) for _ in range(10)]
         codes = asyncio.gather(*(each.wait() for each in made))
@@ -123,7 +99,7 @@ def test_waiting_takes_no_threads(run: Callable[[Test], None]) -> None:
 
 
 @pytest.mark.parametrize("after_ms", [0, 1, 5, 20, 60, 200])
-def test_a_start_that_is_cancelled_leaves_nothing(after_ms: int, run: Callable[[Test], None]) -> None:
+def test_a_start_that_is_cancelled_leaves_nothing(after_ms: int, run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         tasks = [
             asyncio.create_task(engine.start("beta", ["sleep", "100"])),
@@ -146,7 +122,7 @@ def test_a_start_that_is_cancelled_leaves_nothing(after_ms: int, run: Callable[[
     run(test)
 
 
-def test_what_is_left_of_a_block_goes_with_it(run: Callable[[Test], None]) -> None:
+def test_what_is_left_of_a_block_goes_with_it(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         with pytest.raises(ZeroDivisionError):
             async with await engine.start("beta", ["sleep", "100"]):
