@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import stat
+import time
 from contextlib import contextmanager, nullcontext
 from posixpath import normpath
 
@@ -31,7 +32,10 @@ _KERNELS = frozenset(
     ("proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "devtmpfs", "debugfs", "tracefs", "securityfs", "bpf")
 )  # fmt: skip
 _MOST_LINKS = 255  # as Go's, which Docker resolves paths with
-_ATTEMPTS = 20
+_PATIENCE_S, _PAUSE_S = (
+    10.0,
+    0.002,
+)  # for one that begins or ends just now, until somebody has taken note of it
 # Any directory will do: what is there before is hidden from one thread only.
 _PLACE = b"/sys"
 
@@ -106,7 +110,8 @@ def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = Fal
 
     Raises NotFound, FailedPrecondition.
     """
-    for _ in range(_ATTEMPTS):
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
         record = stopping.current(parts, container_id)
         if record.running:
             live = _live(record.pid, record.id)
@@ -117,6 +122,7 @@ def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = Fal
                 finally:
                     os.close(fd)
                 return
+            time.sleep(_PAUSE_S)
             continue
         # Nobody starts it while it is written to: two mounts of one snapshot would not know of each other.
         with parts.lock(container_id) if writable else nullcontext():

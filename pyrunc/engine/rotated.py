@@ -24,19 +24,28 @@ def opened(path: str) -> "list[int]":
     Raises OSError for one that is there and cannot be opened.
     """
     while True:
-        found = _scan(path)
+        most = _highest(path) + 1
+        found = _scan(path, most)
         # A name that still means the file that was opened meant it all the time, since files only move to higher
-        # numbers. If all do, then no rotation in between has shown an older file before a newer one.
-        if all(_same(name, fd) for name, fd in found):
-            return [fd for _, fd in reversed(found)]
+        # numbers. If all do, then no rotation in between has shown an older file before a newer one; and if none is
+        # beyond *most* now, none was.
+        if all(_same(name, fd) for name, fd in found) and _highest(path) <= most:
+            return _without_links([fd for _, fd in reversed(found)])
         for _, fd in found:
             os.close(fd)
 
 
-def _scan(path: str) -> "list[tuple[str, int]]":
-    """Each file's name and descriptor, the latest first."""
+def _without_links(files: "list[int]") -> "list[int]":
+    """*files* without a second name of the latest, which it has for a moment while it is being rotated."""
+    if len(files) > 1 and os.path.samestat(os.fstat(files[-1]), os.fstat(files[-2])):
+        os.close(files.pop())
+    return files
+
+
+def _scan(path: str, most: int) -> "list[tuple[str, int]]":
+    """Name and descriptor of each file with a number up to *most*, the latest first."""
     found = []
-    for number in range(_highest(path) + 2):
+    for number in range(most + 1):
         name = f"{path}.{number}" if number else path
         try:
             found.append((name, os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)))

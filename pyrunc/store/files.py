@@ -187,11 +187,18 @@ class Lock:
         """Let go of the lock, if it is held."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            if self._pid == os.getpid():
-                if self.transient:
-                    self._unlink()
-                fcntl.flock(fd, fcntl.LOCK_UN)  # for a forked child that still has the descriptor, too
-            os.close(fd)
+            # An interrupt may come at any call, and whoever was interrupted wants the lock again.
+            try:
+                if self._pid == os.getpid():
+                    try:
+                        if self.transient:
+                            self._unlink()
+                    finally:
+                        fcntl.flock(
+                            fd, fcntl.LOCK_UN
+                        )  # for a forked child that still has the descriptor, too
+            finally:
+                os.close(fd)
 
     def _unlink(self) -> None:
         try:

@@ -289,7 +289,9 @@ def events(place: Path) -> list[Document]:
     found = []
     for name in ("events.jsonl.1", "events.jsonl"):
         with contextlib.suppress(FileNotFoundError):
-            found += [json.loads(line) for line in (place / "root" / name).read_text().splitlines()]
+            for line in (place / "root" / name).read_text().splitlines():
+                with contextlib.suppress(ValueError):  # torn: its writer was killed
+                    found.append(json.loads(line))
     return found
 
 

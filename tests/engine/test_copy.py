@@ -2,9 +2,11 @@
 
 import io
 import os
+import signal
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,20 @@ def running(engine: Engine, script: str, **options: Any) -> Iterator[Container]:
             else:
                 break
         yield container
+
+
+def test_files_of_one_whose_end_is_not_yet_noted(loaded: Engine) -> None:
+    with running(loaded, "echo a > /file") as one:
+        record = one.record()
+        os.kill(record.shim_pid, signal.SIGSTOP)  # it notes no end
+        os.kill(record.pid, signal.SIGKILL)
+        proceed = threading.Timer(0.5, os.kill, (record.shim_pid, signal.SIGCONT))
+        proceed.start()
+        found = io.BytesIO()
+        one.get_archive("/file", found.write)
+        proceed.join()
+        with tarfile.open(fileobj=io.BytesIO(found.getvalue())) as tar:
+            assert tar.getnames() == ["file"]
 
 
 @pytest.fixture

@@ -213,6 +213,39 @@ def test_a_rotation_that_is_half_done(log: Path) -> None:
     assert _data(log) == _data(log, tail=9) == ["0\n", "1\n"]
 
 
+def test_rotations_while_the_files_are_looked_for(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.write_bytes(_record("0\n"))
+    list_directory, left = os.listdir, iter(range(1, 7))
+
+    def slow(path: str) -> list[str]:
+        names = list_directory(path)
+        for _, number in zip(range(3), left, strict=False):
+            _rotate(log)
+            log.write_bytes(_record(f"{number}\n"))
+        return names
+
+    monkeypatch.setattr(os, "listdir", slow)
+    assert _data(log) == [f"{number}\n" for number in range(7)]
+
+
+def test_a_file_that_has_two_names_while_it_is_rotated_is_read_once(log: Path) -> None:
+    log.write_bytes(_record("0\n"))
+
+    def link() -> None:
+        os.link(log, f"{log}.1")
+
+    def replace() -> None:
+        log.with_suffix(".new").write_bytes(_record("1\n"))
+        log.with_suffix(".new").rename(log)
+
+    assert _steps(log, [lambda: None, link, lambda: None, replace, lambda: None]) == ["0\n", "1\n"]
+    os.link(log, f"{log}.2")
+    os.rename(f"{log}.1", f"{log}.3")
+    os.rename(f"{log}.2", f"{log}.1")
+    os.rename(f"{log}.3", f"{log}.2")
+    assert _data(log) == _data(log, tail=9) == ["0\n", "1\n"]
+
+
 def test_a_file_that_is_replaced_is_read_to_its_end(log: Path) -> None:
     log.write_bytes(_record("0\n"))
 

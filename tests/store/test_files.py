@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -59,6 +61,38 @@ def test_an_exclusive_lock_excludes_and_shared_ones_do_not(tmp_path: Path) -> No
                 files.Lock(path, shared=shared, timeout_s=0).acquire()
     with files.Lock(path, timeout_s=0):
         pass
+
+
+@pytest.mark.parametrize("transient", [False, True])
+def test_a_lock_that_is_interrupted_while_it_is_let_go_is_free(tmp_path: Path, transient: bool) -> None:
+    path = str(tmp_path / "lock")
+    cut = True
+    for at in range(1, 20):
+        calls, cut = 0, False
+
+        def interrupt(_frame: FrameType, event: str, called: Any, at: int = at) -> None:
+            nonlocal calls, cut
+            # Its descriptor may stay open after an interrupt just before it is closed; what it locks may not.
+            if event == "c_call" and called not in (os.close, sys.setprofile):
+                calls += 1
+                if calls == at:
+                    cut = True
+                    raise KeyboardInterrupt
+
+        lock = files.Lock(path, transient=transient)
+        lock.acquire()
+        sys.setprofile(interrupt)
+        try:
+            lock.release()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        with files.Lock(path, timeout_s=0):
+            pass
+        if not cut:
+            break
+    assert not cut and calls == (3 if transient else 2)
 
 
 def test_who_waits_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
