@@ -13,6 +13,7 @@ from pyrunc._native.oci_arguments cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_seal cimport *
 from pyrunc._native.oci_system cimport *
+from pyrunc._native.oci_verbs cimport *
 
 
 cdef inline int front_door(int argc, char **argv) noexcept nogil:
@@ -46,4 +47,23 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
 
 cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer) noexcept nogil:
     """Do it here if it is plain, else become Python."""
-    return oci_python(here, words.argv + 1)
+    cdef int code = PYTHON
+    if take_globals(words):
+        if words.root == NULL and geteuid() == 0:
+            words.root = b"/run/pyrunc-oci"
+        if words.root != NULL:
+            code = serve_verb(here, words)
+    return code if code != PYTHON else oci_python(here, words.argv + 1)
+
+
+cdef inline int serve_verb(oci_place *here, oci_words *words) noexcept nogil:
+    """A verb that needs nothing but the container's state; its exit code, or PYTHON."""
+    if strcmp(words.verb, b"state") == 0:
+        return verb_state(words, words.root)
+    if strcmp(words.verb, b"kill") == 0:
+        return verb_kill(words, words.root)
+    if strcmp(words.verb, b"start") == 0:
+        return verb_start(here, words, words.root)
+    if strcmp(words.verb, b"delete") == 0:
+        return verb_delete(words, words.root)
+    return PYTHON

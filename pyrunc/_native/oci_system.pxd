@@ -21,10 +21,11 @@ cdef extern from *:
     int flock(int fd, int operation) nogil
     int F_OK
     int faccessat(int dirfd, const char *path, int mode, int flags) nogil
-    ctypedef struct sockaddr_un:
+    ctypedef struct sockaddr_un "struct sockaddr_un":
         unsigned short sun_family
         char sun_path[108]
-    int connect(int fd, const void *address, unsigned int size) nogil
+    ssize_t writev(int fd, const iovec_t *parts, int count) nogil
+    int connect(int fd, void *address, unsigned int size) nogil
     int SO_PEERCRED
     ctypedef struct ucred_t "struct ucred":
         int pid
