@@ -81,9 +81,8 @@ cdef inline bint take_id(oci_words *words, const char **id) noexcept nogil:
     if text[0] == c'-' or strcmp(text, b".") == 0 or strcmp(text, b"..") == 0:
         return False
     while text[i] != 0:
-        # "+" to "." are plus, comma, minus and dot.
         if not (c'a' <= text[i] <= c'z' or c'A' <= text[i] <= c'Z' or c'0' <= text[i] <= c'9' or text[i] == c'_'
-                or c'+' <= text[i] <= c'.'):
+                or text[i] == c'+' or text[i] == c'-' or text[i] == c'.'):
             return False
         i += 1
     if i == 0 or i > 1024:

@@ -268,19 +268,20 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
 
 
 cdef inline int start_failed(oci_place *here, const char *root, const char *id, uint32_t step, int error, uint32_t op) noexcept nogil:
-    """Python finds the words: `:start-failed ROOT ID STEP ERRNO OP`."""
-    cdef const char *argv[7]
+    """Python finds the words: `:failed start ROOT ID STEP ERRNO OP`."""
+    cdef const char *argv[8]
     cdef char numbers[3][24]
     put_decimal(numbers[0], step)
     put_decimal(numbers[1], <uint64_t>(-error if error < 0 else error))
     put_decimal(numbers[2], op)
-    argv[0] = b":start-failed"
-    argv[1] = root
-    argv[2] = id
-    argv[3] = numbers[0]
-    argv[4] = numbers[1]
-    argv[5] = numbers[2]
-    argv[6] = NULL
+    argv[0] = b":failed"
+    argv[1] = b"start"
+    argv[2] = root
+    argv[3] = id
+    argv[4] = numbers[0]
+    argv[5] = numbers[1]
+    argv[6] = numbers[2]
+    argv[7] = NULL
     return oci_python(here, argv)
 
 
