@@ -197,6 +197,28 @@ cdef inline int mount_attr_step(walk *w, const plan_step *step) noexcept nogil:
     return c_mount_setattr(w.slots[step.slot_a], step.flags & F_RECURSIVE, &attr)
 
 
+cdef inline int become_groups(const char *at) noexcept nogil:
+    """Have exactly the supplementary groups of a list that the validator has seen; the raw call, since libc would signal threads."""
+    cdef gid_t groups[256]
+    cdef unsigned int count = 0
+    cdef unsigned long value = 0
+    cdef size_t i = 0
+    if at[0] != 0:
+        while True:
+            if at[i] == c',' or at[i] == 0:
+                if count >= 256:
+                    return -E2BIG
+                groups[count] = <gid_t>value
+                count += 1
+                value = 0
+                if at[i] == 0:
+                    break
+            else:
+                value = value * 10 + <unsigned long>(at[i] - c'0')
+            i += 1
+    return <int>_rc(syscall(SYS_setgroups, count, groups))
+
+
 cdef inline int shared_step(walk *w, const plan_step *step) noexcept nogil:
     if step.op == OP_OPEN_TREE:
         return open_tree_step(w, step)

@@ -185,7 +185,8 @@ def front_doors() -> dict[str, Oci]:
     hooks = (
         OciHook(0, "/bin/true", ("true",)),
         OciHook(2, "/bin/sh", ("sh", "-c", "exit 0"), ("A=b", "C="), 5),
-        OciHook(5, "/bin/true", ("true", "")),
+        OciHook(4, "/bin/true"),
+        OciHook(5, "/bin/true", ("true", ""), ()),
     )
     state = ('{"id": "x", "pid": ', ', "status": "', '", "created": "', '", "pyrunc":{"start_time":', "}}")
     full = Oci(
