@@ -91,7 +91,8 @@ cdef enum Op:
     OP_DOMAINNAME                   # s0
     OP_LOOPBACK_UP
     OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
-    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b
+    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b;
+                                    # F_TTY: "\n" stays what it is
     OP_STDIO                        # slot a -> descriptor n0
     OP_SESSION                      # setsid; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS

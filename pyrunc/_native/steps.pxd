@@ -42,6 +42,8 @@ cdef struct walk:
     bint running                    # it has told who runs
     int terminal                    # the master's end of the program's terminal, from init; or -1
     crew_place crew
+    void *hook_report               # of the front door, shared with init: a hook_end, or NULL
+    int hook_fd                     # the memfd that it is in
     uint64_t stage_ns[STAGES]
     char path[4096]
 
