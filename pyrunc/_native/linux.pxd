@@ -365,6 +365,7 @@ cdef extern from *:
     ctypedef struct winsize_t "struct winsize":
         unsigned short ws_row
         unsigned short ws_col
+    long SYS_sched_setattr, SYS_sched_setaffinity, SYS_ioprio_set, SYS_personality, SYS_set_mempolicy
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx, SYS_clone
 
 
@@ -404,6 +405,8 @@ cdef enum:
     CAPABILITY_VERSION_3 = 0x20080522
     # keyctl(2)
     KEYCTL_JOIN_SESSION_KEYRING = 1
+    KEYCTL_SETPERM = 5
+    KEYRING_PERMISSIONS = 0x3F1B0000    # a new session keyring's own, and the user's right to search
     # statfs(2)
     PROC_MAGIC = 0x9FA0
     DEVPTS_MAGIC = 0x1CD1
