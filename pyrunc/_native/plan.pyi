@@ -20,6 +20,7 @@ FLAG_TERMINAL: int
 HOST: int
 INIT: int
 SYNC: int
+STAGE: int
 HEADER_SIZE: int
 STEP_SIZE: int
 SHIM_SIZE: int

@@ -22,6 +22,7 @@ _ID = _integer(0, 0xFFFFFFFF)
 _INT64 = _integer(-(1 << 63), (1 << 63) - 1)
 _UINT64 = _integer(0, (1 << 64) - 1)
 _TEXTS = _list(_text)
+_OFFSET = _object(secs=_INT64, nanosecs=_ID)
 _MAPS = _list(_object(containerID=_ID, hostID=_ID, size=_ID))
 
 _PROCESS = _object(
@@ -35,7 +36,8 @@ _LINUX = _object(
     namespaces=_list(_object(type=_text, path=_text)), uidMappings=_MAPS, gidMappings=_MAPS, sysctl=_map(_text),
     devices=_list(_object(type=_text, path=_text, major=_INT64, minor=_INT64, fileMode=_ID, uid=_ID, gid=_ID)),
     cgroupsPath=_text, resources=_object(), seccomp=_object(), rootfsPropagation=_text, maskedPaths=_TEXTS,
-    readonlyPaths=_TEXTS,
+    readonlyPaths=_TEXTS, timeOffsets=_object(monotonic=_OFFSET, boottime=_OFFSET),
+    netDevices=_map(_object(name=_text)),
 )  # fmt: skip
 _document = _object(
     ociVersion=_text, root=_object(path=_text, readonly=_flag), hostname=_text, domainname=_text, process=_PROCESS,
