@@ -126,4 +126,4 @@ def test_a_missing_check_is_found(tmp_path: Path, what: str) -> None:
     assert check in safe
     program = build(tmp_path, safe.replace(check, without))
     with pytest.raises(AssertionError, match="seed 1"):
-        run(program, 300_000, 1)
+        run(program, 900_000, 1)
