@@ -5,6 +5,15 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup_home cimport *
 
 
+cdef enum:
+    MAKE_ATTEMPTS = 256             # a parent that others remove again and again is made as often
+
+
+cdef inline bint c_removed(int rc) noexcept nogil:
+    """Whether a call failed because a directory on its way is gone, or is just going (kernfs says ENODEV then)."""
+    return rc == -ENOENT or rc == -ENODEV
+
+
 cdef inline int c_copy_file(int from_dir, int to_dir, const char *name) noexcept nogil:
     """Copy one small kernel file between two cgroups, if the target's is empty (v1 cpuset starts so)."""
     cdef char value[4096]
@@ -127,8 +136,8 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
         c_leave_home(homes, home)
         home = AT_FDCWD
         rc = <int>_rc(mkdirat(AT_FDCWD, buffer, 0o755))
-    for attempt in range(8):
-        if rc != -ENOENT:
+    for attempt in range(MAKE_ATTEMPTS):
+        if not c_removed(rc):
             break
         # The first container below this parent, or the last one's end just removed it.
         rc = c_cgroup_parents(hierarchy, path, enable, cpuset, buffer, size)

@@ -8,21 +8,8 @@ discarded by the linker, as the freestanding executable `pyrunc-init`.
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.hello cimport hello
+from pyrunc._native.signals cimport reset_signals
 from pyrunc._native.spawner cimport spawner
-
-
-cdef inline void reset_signals() noexcept nogil:
-    """Every signal as a fresh program expects it: Python ignores SIGPIPE, and a mask survives execve.
-
-    The raw call, because libc hides the two or three signals that it keeps for itself.
-    """
-    cdef uint64_t action[4]         # struct sigaction of the kernel: SIG_DFL, no flags, an empty mask
-    cdef uint64_t mask = 0
-    cdef int number
-    memset(action, 0, sizeof(action))
-    for number in range(1, 65):
-        syscall(SYS_rt_sigaction, number, action, NULL, sizeof(mask))
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask))
 
 
 cdef inline bint called(const char *path, const char *name) noexcept nogil:

@@ -233,9 +233,11 @@ cdef extern from *:
     pid_t getpid() nogil
     pid_t getppid() nogil
     pid_t setsid() nogil
+    int setpgid(pid_t pid, pid_t group) nogil
     int sched_yield() nogil
     void _exit(int status) nogil
     int execve(const char *path, char *const *argv, char *const *envp) nogil
+    char **environ
     int syncfs(int fd) nogil
     int unshare(int flags) nogil
     int setns(int fd, int nstype) nogil

@@ -98,8 +98,11 @@ cdef inline void enter_cgroup(walk *w, const char *hierarchy, const char *path) 
     directory = openat(AT_FDCWD, w.path, O_PATH | O_CLOEXEC)
     cpuset = directory >= 0         # v2 has no such file in its root
     close(directory)
-    for attempt in range(4):
-        if c_cgroup_make(hierarchy, path, NULL, cpuset, cpuset, True, NULL, w.path, sizeof(w.path), &made) < 0:
+    for attempt in range(MAKE_ATTEMPTS):
+        rc = c_cgroup_make(hierarchy, path, NULL, cpuset, cpuset, True, NULL, w.path, sizeof(w.path), &made)
+        if c_removed(rc):
+            continue                # made, and gone before it could be seeded
+        if rc < 0:
             return
         directory = openat(AT_FDCWD, w.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
         if made:
@@ -110,7 +113,7 @@ cdef inline void enter_cgroup(walk *w, const char *hierarchy, const char *path) 
         if rc == -ENOSPC and c_seed_below(w.path) == 0:
             rc = write_file_at(directory, b"tasks", b"0")
         close(directory)
-        if rc != -ENODEV and rc != -ENOENT:
+        if not c_removed(rc):
             return                  # else the last one to leave has just removed it
 
 

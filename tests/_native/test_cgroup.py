@@ -4,7 +4,11 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -160,3 +164,38 @@ def test_a_controller_that_is_not_there_cannot_be_enabled() -> None:
     with refused(errno.EINVAL, "mkdir", (mounted["unified"] + path).decode()):
         cgroup.make(mounted["unified"], path, enable=b"+nosuchcontroller")
     assert not os.path.exists(mounted["unified"] + path)
+
+
+def test_a_parent_that_is_just_being_removed_is_made_again(hierarchy: bytes, base: bytes) -> None:
+    # The end of each of another's short containers removes the parent that both share.
+    in_cpuset = b"cpuset" in hierarchy
+    cgroup.make(hierarchy, base, cpuset=in_cpuset, seed=in_cpuset)
+    end = time.monotonic() + 2
+
+    def remove() -> None:
+        while time.monotonic() < end:
+            with suppress(OSError):
+                os.rmdir(hierarchy + base + b"/shared")
+
+    def make(name: bytes) -> None:
+        path = base + b"/shared/" + name
+        while time.monotonic() < end:
+            cgroup.make(hierarchy, path, cpuset=in_cpuset)
+            cgroup.remove(hierarchy, path)
+
+    children = [in_background(partial(make, name)) for name in (b"a", b"b")]
+    children += [in_background(remove) for _ in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+
+
+def in_background(work: Callable[[], None]) -> int:
+    """A child that does *work*, and ends with 1 if that raises OSError."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except OSError:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -13,7 +13,7 @@ from typing import Any
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
 from pyrunc.runtime.joining import Join, compile_join
-from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate, Shim
+from pyrunc.runtime.plan import HOST, INIT, SYNC, Oci, OciHook, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
 DIRECTORY = Path(__file__).parent / "seeds"
@@ -71,6 +71,9 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("umask", INIT, {"n0": 0o22}),
     ("chdir", INIT, {"s0": "/"}),
     ("seccomp", INIT, {"n0": 24, "n1": 2, "n2": 0}),
+    ("lookup", INIT, {"s0": "", "s1": "4,24", "n0": 1000 << 32 | 1000}),
+    ("wait_start", INIT, {"a": 3}),
+    ("hook", INIT, {"n0": 1}),
     ("execve", INIT, {"s0": ""}),
     ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
 )  # fmt: skip
@@ -177,6 +180,22 @@ def shims() -> dict[str, Shim]:
     return {"docker": full, "user": terminal, "exec-docker": full, "exec-user": terminal}
 
 
+def front_doors() -> dict[str, Oci]:
+    """What the front door needs for the plans with these names."""
+    hooks = (
+        OciHook(0, "/bin/true", ("true",)),
+        OciHook(2, "/bin/sh", ("sh", "-c", "exit 0"), ("A=b", "C="), 5),
+        OciHook(5, "/bin/true", ("true", "")),
+    )
+    state = ('{"id": "x", "pid": ', ', "status": "', '", "created": "', '", "pyrunc":{"start_time":', "}}")
+    full = Oci(
+        "/run/pyrunc-oci/x", "x", native.FLAG_RUN | native.FLAG_DETACH | native.FLAG_OCI_TERMINAL, "/tmp/pid",
+        "/tmp/pidfd", "/tmp/console", "/tmp/log", "json", "/tmp/seccomp", "metadata", 2, 24, 80, state,
+        ('{"status":"', '","pid":', "}"), hooks,
+    )  # fmt: skip
+    return {"every-step": full, "docker": Oci("/run/pyrunc-oci/y", "y", state=state)}
+
+
 def plans() -> dict[str, bytes]:
     """Every seed by its name."""
     templates = {"least": least(), "every-step": every_step()}
@@ -189,6 +208,10 @@ def plans() -> dict[str, bytes]:
     for (name, template), argv in zip(templates.items(), argvs, strict=False):
         kind = native.FLAG_EXEC if name in joins else 0
         paths = ("/bin/true", "/usr/bin/true")
+        if oci := front_doors().get(name):
+            made[f"oci-{name}"] = bytes(template.finish(CONTAINER_ID, argv, ENV, paths, kind, oci=oci))
+        if name == "every-step":
+            continue  # some of them are the front door's alone
         made[name] = bytes(template.finish(CONTAINER_ID, argv, ENV, paths, native.FLAG_QUIET | kind))
         if name in shims():
             flags = native.FLAG_KEEP_RUNNING | kind

@@ -4,6 +4,7 @@ import os
 import re
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,15 @@ def test_two_containers_share_a_cgroup_parent(rootfs: Path) -> None:
         first.close()
         assert list(Path("/sys/fs/cgroup").glob(f"*{top}/*"))
         second.close()
+    assert not list(Path("/sys/fs/cgroup").glob(f"*{top}"))
+
+
+def test_many_short_containers_share_a_cgroup_parent_that_goes_with_each(rootfs: Path) -> None:
+    top = f"/pyrunc-test-{os.getpid()}-short"
+    with Sandbox(rootfs, cgroup_parent=top) as box, ThreadPoolExecutor(4) as threads:
+        assert {result.exit_code for result in threads.map(lambda _: box.run(["/bin/true"]), range(120))} == {
+            0
+        }
     assert not list(Path("/sys/fs/cgroup").glob(f"*{top}"))
 
 

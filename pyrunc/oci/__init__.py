@@ -1,0 +1,1 @@
+"""`pyrunc-oci`: an OCI runtime for other engines, one file a verb."""
