@@ -110,7 +110,7 @@ PROCESS: dict[str, Case] = {
     "sysctls": Case({"linux.sysctl": {"net.ipv4.ip_default_ttl": "77", "kernel.shmmni": "1234"}}),
     "a sysctl of mqueue": Case({"linux.sysctl": {"fs.mqueue.msg_max": "33"}}),
     "a personality": Case({"linux.personality": {"domain": "LINUX32"}}, "uname -m", peers=("crun",)),
-    "a session keyring": Case({"linux.maskedPaths": []}, "grep -c 'keyring.*$id' /proc/keys", seen=("extra: 1",)),
+    "a session keyring": Case({"linux.maskedPaths": []}, 'grep -c "keyring.*$id" /proc/keys', seen=("extra: 1",)),
     "an I/O priority": Case(
         {"process.ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 5}}, "ionice -p 1", peers=(),
         seen=("extra: best-effort: prio 5",),
