@@ -8,6 +8,7 @@ discarded by the linker, as the freestanding executable `pyrunc-init`.
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.hello cimport hello
+from pyrunc._native.oci_front_door cimport front_door
 from pyrunc._native.signals cimport reset_signals
 from pyrunc._native.spawner cimport spawner
 
@@ -24,12 +25,15 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
     """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3.
 
-    Under the name `hello` it is the program of the image that ships, and holds no secret.
+    Under the name `hello` it is the program of the image that ships, and holds no secret; under the name `pyrunc-oci` it
+    is the runtime that other engines call.
     """
     cdef int keep[4]
     if argc > 0 and called(argv[0], b"hello"):
         return hello()
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if argc > 0 and called(argv[0], b"pyrunc-oci"):
+        return front_door(argc, argv)
     if argc >= 2 and strcmp(argv[1], b"spawner") == 0:
         reset_signals()
         keep[0] = 0

@@ -11,8 +11,9 @@ STEP_NAMES = (
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
-    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask", "chdir",
-    "seccomp", "fork", "lookup", "wait_start", "hook", "execve",
+    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask",
+    "scheduler", "io_priority", "personality", "memory_policy", "affinity",
+    "chdir", "seccomp", "fork", "lookup", "wait_start", "hook", "execve",
 )
 assert len(STEP_NAMES) == OP_COUNT
 
@@ -123,9 +124,10 @@ cdef c_oci(plan_oci *block, uint32_t offset, oci, list hooks, const uint32_t *ta
         entry.path = table[0]
         entry.argc = <uint32_t>len(hook.argv)
         entry.argv = table[1] if entry.argc else 0
-        entry.envc = <uint32_t>len(hook.env)
-        entry.env = table[1 + entry.argc] if entry.envc else 0
-        table += 1 + entry.argc + entry.envc
+        i = len(hook.env or ())
+        entry.envc = <uint32_t>NONE if hook.env is None else <uint32_t>i
+        entry.env = table[1 + entry.argc] if i else 0
+        table += 1 + entry.argc + <uint32_t>i
         entry += 1
 
 
@@ -170,7 +172,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
             oci.state_dir, oci.container_id, oci.pid_file, oci.pidfd_socket, oci.console_socket, oci.log,
             oci.seccomp_listener, oci.seccomp_metadata, oci.log_format, *oci.state, *oci.hook_state))
         for hook in hooks:
-            words += c_encoded((hook.path, *hook.argv, *hook.env))
+            words += c_encoded((hook.path, *hook.argv, *(hook.env or ())))
         end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths) + c_sizes(words)
         table_off = (end + 3) & ~<size_t>3
         size = table_off + 4 * <size_t>(len(arguments) + len(variables) + len(words))

@@ -42,9 +42,9 @@ cdef struct plan_oci_hook:
     uint32_t timeout_s              # 0: none
     uint32_t path
     uint32_t argv
-    uint32_t argc                   # at least 1: the path itself, where the document has no args
+    uint32_t argc                   # 0: its path is its name
     uint32_t env
-    uint32_t envc
+    uint32_t envc                   # NONE: the document does not mention any, and it inherits one
     uint32_t reserved
 
 cdef struct plan_oci:
@@ -109,8 +109,8 @@ cdef inline bint oci_ok(const unsigned char *data, uint64_t size, uint32_t offse
         last = hook.kind
         if hook.path >= limit or strings[hook.path] != c'/':
             return False
-        if hook.argc == 0 or hook.argc > <uint32_t>OCI_MAX_WORDS or hook.envc > <uint32_t>OCI_MAX_WORDS:
+        if hook.argc > <uint32_t>OCI_MAX_WORDS or not _list_ends(strings, limit, hook.argv, hook.argc):
             return False
-        if not _list_ends(strings, limit, hook.argv, hook.argc) or not _list_ends(strings, limit, hook.env, hook.envc):
+        if hook.envc != <uint32_t>NONE and (hook.envc > <uint32_t>OCI_MAX_WORDS or not _list_ends(strings, limit, hook.env, hook.envc)):
             return False
     return True

@@ -1,1 +1,1 @@
-"""`pyrunc-oci`: an OCI runtime for other engines, one file a verb."""
+"""pyrunc-oci, an OCI runtime with runc's command line: one file a verb."""

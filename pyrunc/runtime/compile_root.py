@@ -443,10 +443,9 @@ class RootPart(SpecialPart):
         self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
 
     def _proc_writes(self) -> None:
-        """Kernel parameters and the OOM score, through the procfs that init itself has made."""
+        """Kernel parameters, through the procfs that init itself has made."""
         sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
-        score = (self.spec.get("process") or {}).get("oomScoreAdj")
-        if not sysctl and score is None:
+        if not sysctl:
             return
         if self.procfs < 0:
             raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
@@ -454,9 +453,6 @@ class RootPart(SpecialPart):
             self._check_sysctl(key)
             path = "sys/" + key.replace(".", "/")
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
-        if score is not None:
-            text = str(checked_number(score, "process.oomScoreAdj", 1000, -1000))
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
 
     def _check_sysctl(self, key: str) -> None:
         """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""

@@ -117,12 +117,15 @@ class Shim(NamedTuple):
 
 
 class OciHook(NamedTuple):
-    """A hook: its kind (a place in HOOK_KINDS), and the program, with at least one of *argv*; *timeout_s* 0: none."""
+    """A hook: its kind (a place in HOOK_KINDS) and its program; *timeout_s* 0: none.
+
+    Without *argv* its path is its name, with None for *env* it inherits one.
+    """
 
     kind: int
     path: str
-    argv: tuple[str, ...]
-    env: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    env: tuple[str, ...] | None = None
     timeout_s: int = 0
 
 
@@ -161,7 +164,7 @@ class Oci(NamedTuple):
         paths = ("pid_file", "pidfd_socket", "console_socket", "seccomp_listener", "log")
         lines += [f"oci   {name} {getattr(self, name)}" for name in paths if getattr(self, name)]
         lines += [
-            f"oci   hook {HOOK_KINDS[hook.kind]} {hook.path} {list(hook.argv)} env={list(hook.env)} "
+            f"oci   hook {HOOK_KINDS[hook.kind]} {hook.path} {list(hook.argv)} env={hook.env} "
             f"timeout={hook.timeout_s}"
             for hook in self.hooks
         ]

@@ -249,7 +249,9 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         for i in range(o.hook_count):
             hook = &(<const plan_oci_hook *>(data + o.hooks_off))[i]
             total += hook.kind + hook.timeout_s + touch_text(strings + hook.path, end, 1)
-            total += touch_text(strings + hook.argv, end, hook.argc) + touch_text(strings + hook.env, end, hook.envc)
+            total += touch_text(strings + hook.argv, end, hook.argc)
+            if hook.envc != <uint32_t>NONE:
+                total += touch_text(strings + hook.env, end, hook.envc)
     if h.cgroup_slot != <uint32_t>NONE:
         total += <uint64_t>slots[h.cgroup_slot]
     if h.memory_slot != <uint32_t>NONE:

@@ -69,6 +69,11 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("capabilities", INIT, {"n0": 1, "n1": 3, "n2": 1}),
     ("ambient", INIT, {"n0": 1}),
     ("umask", INIT, {"n0": 0o22}),
+    ("scheduler", INIT, {"n0": 40, "n1": 6}),
+    ("io_priority", INIT, {"n0": 3 << 13}),
+    ("personality", INIT, {"n0": 8}),
+    ("memory_policy", INIT, {"n0": 2, "n1": 88, "n2": 1}),
+    ("affinity", INIT, {"n0": 88, "n1": 1}),
     ("chdir", INIT, {"s0": "/"}),
     ("seccomp", INIT, {"n0": 24, "n1": 2, "n2": 0}),
     ("lookup", INIT, {"s0": "", "s1": "4,24", "n0": 1000 << 32 | 1000}),
@@ -88,6 +93,8 @@ def every_step() -> PlanTemplate:
         template.slot()
     template.blob(bytes(range(24)))
     template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
+    template.blob(struct.pack("=IIQiIQQQ", 48, 3, 0, 5, 0, 0, 0, 0))
+    template.blob(bytes([1, *bytes(7)]))
     for op, section, operands in EVERY_STEP:
         template.add(op, section, "process", **operands)
     template.clone_flags = 0x20020000
@@ -185,7 +192,8 @@ def front_doors() -> dict[str, Oci]:
     hooks = (
         OciHook(0, "/bin/true", ("true",)),
         OciHook(2, "/bin/sh", ("sh", "-c", "exit 0"), ("A=b", "C="), 5),
-        OciHook(5, "/bin/true", ("true", "")),
+        OciHook(4, "/bin/true"),
+        OciHook(5, "/bin/true", ("true", ""), ()),
     )
     state = ('{"id": "x", "pid": ', ', "status": "', '", "created": "', '", "pyrunc":{"start_time":', "}}")
     full = Oci(

@@ -123,7 +123,7 @@ CHECKS = {
     "where the shim goes": ("_list_ends(strings, limit, s.hierarchies, s.hierarchy_count)", "True"),
     "the oci block's place": ("offset & 7 or not _inside(offset, sizeof(plan_oci), size)", "False"),
     "where the hooks are": ("not _inside(o.hooks_off, o.hook_count * sizeof(plan_oci_hook), size)", "False"),
-    "a hook's words": ("not _list_ends(strings, limit, hook.argv, hook.argc) or ", ""),
+    "a hook's words": (" or not _list_ends(strings, limit, hook.argv, hook.argc)", ""),
     "the texts of the state": ("o.state[i] >= limit", "False"),
     "programs": ("return step.n1 * 8 <= h.blob_size - step.n0", "return True"),
 }  # fmt: skip
