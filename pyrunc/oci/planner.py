@@ -20,6 +20,7 @@ import _socket  # without what the socket module adds: its import costs millisec
 import os
 import sys
 from _struct import Struct
+from importlib import import_module
 
 from pyrunc._native import plan as native
 from pyrunc.records import NamedTuple
@@ -54,7 +55,7 @@ def place(env: Mapping[str, str]) -> str:
 
 
 def ensure(front_door: str) -> None:
-    """Start a planner for callers of *front_door* unless there is one; without it all works too, so nothing is raised."""
+    """Start a planner for callers of *front_door* unless there is one. Nothing is raised: without it all works too."""
     directory = place(os.environ)
     if not directory:
         return
@@ -73,14 +74,19 @@ def _name(status: os.stat_result) -> str:
 def _answers(path: str) -> bool:
     """Whether somebody listens there."""
     probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK)
+    here = -1
     try:
-        probe.connect(path)
+        here = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+        # The directory may have a longer name than a socket.
+        probe.connect(f"/proc/self/fd/{here}/{os.path.basename(path)}")
     except BlockingIOError:
         return True  # it has more to do than it can
     except OSError:
         return False
     finally:
         probe.close()
+        if here >= 0:
+            os.close(here)
     return True
 
 
@@ -124,7 +130,7 @@ class World(NamedTuple):
 
 
 def own_world(front_door: str) -> World:
-    """This process's, for callers of *front_door*. Raises OSError."""
+    """Where we are, as callers of *front_door* would say it. Raises OSError."""
     exe, root = os.stat(front_door), os.stat("/")
     return World(
         (exe.st_dev, exe.st_ino, exe.st_size, exe.st_mtime_ns),
@@ -161,7 +167,7 @@ class Planner:
             poller = select.poll()
             poller.register(listener.fileno(), select.POLLIN)
             while poller.poll(idle_ms):
-                fd, _ = listener._accept()  # type: ignore[attr-defined]
+                fd, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
                 caller = _socket.socket(fileno=fd)
                 try:
                     if not self._answer(caller):
@@ -180,7 +186,6 @@ class Planner:
     def _listen(self) -> _socket.socket:
         """Listen under a temporary name, and take the real one when callers need not wait."""
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        # Its directory may have a longer name than a socket.
         here = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
         temporary = f"{os.path.basename(self._name)}.new"
         try:
@@ -231,8 +236,8 @@ class Planner:
         try:
             os.fchdir(descriptors[0])
             return _prepare(words[:argc], descriptors[0], descriptors[1] if has_bundle else -1, env)
-        except Exception:  # noqa: BLE001: whatever it is, the caller finds it too, and has the words
-            return None
+        except Exception:  # noqa: BLE001
+            return None  # whatever it is, the caller finds it too, and has the words
         finally:
             os.chdir("/")
 
@@ -261,14 +266,10 @@ class Planner:
 
 
 def _prepare(arguments: list[str], cwd_fd: int, bundle_fd: int, env: Mapping[str, str]) -> bytes:
-    # The verb is the first word that is no flag; where a flag's value is taken for it, prepare does not.
-    if bundle_fd >= 0:
-        from pyrunc.oci import create
-
-        return create.prepare(arguments, cwd_fd, bundle_fd, env)
-    from pyrunc.oci import exec as joining
-
-    return joining.prepare(arguments, cwd_fd, bundle_fd, env)
+    # Each verb is a module of its own, imported when it is first asked for.
+    module = import_module("pyrunc.oci.create" if bundle_fd >= 0 else "pyrunc.oci.exec")
+    plan: bytes = module.prepare(arguments, cwd_fd, bundle_fd, env)
+    return plan
 
 
 def _settle() -> None:
@@ -303,11 +304,12 @@ def _receive(caller: _socket.socket) -> tuple[bytes, list[int]]:
         data, control, flags, _ = caller.recvmsg(_ASK.size + _ROOM, 4096, _MSG_CMSG_CLOEXEC)
     except OSError:
         return b"", []
-    descriptors = []
-    for level, kind, payload in control:
-        if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS:
-            for at in range(0, len(payload) - 3, 4):
-                descriptors.append(int.from_bytes(payload[at : at + 4], sys.byteorder))
+    descriptors = [
+        int.from_bytes(payload[at : at + 4], sys.byteorder)
+        for level, kind, payload in control
+        if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS
+        for at in range(0, len(payload) - 3, 4)
+    ]
     if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
         data = b""
     return data, descriptors
@@ -362,7 +364,7 @@ def _remove(directory: str) -> None:
 
 
 def _move_to_own_cgroups() -> list[str]:
-    """Leave the starter's cgroup in every hierarchy, which its owner may want to remove; the directories that were made."""
+    """Leave the cgroups of the starter, whose owner may want to remove them; the directories of our own."""
     from pyrunc._native import cgroup
     from pyrunc.runtime import cgroup_layout
 
@@ -373,7 +375,11 @@ def _move_to_own_cgroups() -> list[str]:
         cpuset = "cpuset" in hierarchy.controllers and hierarchy.version == 1
         try:
             cgroup.make(
-                os.fsencode(hierarchy.mountpoint), os.fsencode(_CGROUP), cpuset=cpuset, seed=cpuset, existing=True
+                os.fsencode(hierarchy.mountpoint),
+                os.fsencode(_CGROUP),
+                cpuset=cpuset,
+                seed=cpuset,
+                existing=True,
             )
             made.append(path)
             # One thread is all there is; by `tasks` it moves in a fraction of the time.
