@@ -19,20 +19,30 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyrunc.runtime.compile_host import Spec
+    from pyrunc.runtime.front_door import FrontDoor
 
 __all__ = ["Rootfs", "candidates", "compile_spec"]
 
 DEFAULT_PATH = defaults.PATH
 
 
-def compile_spec(spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None) -> PlanTemplate:
+def compile_spec(
+    spec: Spec,
+    rootfs: Rootfs,
+    files: Mapping[str, str] | None = None,
+    *,
+    front_door: FrontDoor | None = None,
+) -> PlanTemplate:
     """Compile *spec* (an OCI runtime document) with the root *rootfs* into a plan template.
 
     *files* (path in the container -> content) are made in memory and mounted read-write over their paths.
+    *front_door* is for pyrunc-oci, which starts it in two parts.
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec config.md and config-linux.md.
     """
-    return _Compiler(spec, rootfs, files or {}).compile()
+    compiler = _Compiler(spec, rootfs, files or {})
+    compiler.front_door = front_door
+    return compiler.compile()
 
 
 class _Compiler(RootPart, ProcessPart):
@@ -45,6 +55,7 @@ class _Compiler(RootPart, ProcessPart):
         self._root()
         self._mounts()
         self._masks()
+        self._before_pivot()
         self._pivot()
         self._process()
         return plan
