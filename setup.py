@@ -42,8 +42,16 @@ class BuildNative(build_ext):
         build_init(NATIVE / "init.c", target)
         images = Path("." if self.inplace else self.build_lib) / "pyrunc" / "images"
         setup_hello.write(target, images / setup_hello.NAME)
-        if not self.inplace:
-            self.distribution.data_files = [("bin", [str(target)])]
+        # The same executable under the name by which other engines call it.
+        front_door = Path("bin" if self.inplace else self.build_temp) / "pyrunc-oci"
+        front_door.unlink(missing_ok=True)
+        shutil.copy2(target, front_door)
+        if self.inplace:
+            # What an installation has beside it: which interpreter it becomes, and where that finds the package.
+            record = front_door.with_name(f"{front_door.name}.python")
+            record.write_text(f"{sys.executable}\n{Path.cwd()}\n")
+        else:
+            self.distribution.data_files = [("bin", [str(target), str(front_door)])]
 
 
 def build_init(source: Path, target: Path) -> None:

@@ -111,6 +111,8 @@ def check_hello(python: Path, tmp_path: Path) -> None:
     # With no more of the environment than a service has.
     command = run(python.parent / "pyrunc", "run", "--rm", "hello", cwd=tmp_path, env=BARE)
     assert command.startswith("greeting Hello from a container that pyrunc started.\n")
+    # The front door finds this environment's interpreter and package by its own place.
+    assert "pyrunc" in run(python.parent / "pyrunc-oci", "--version", cwd=tmp_path, env=BARE)
     place = run(python, "-c", "import pyrunc; print(pyrunc.__file__)", cwd=tmp_path, env=BARE)
     assert not Path(place.strip()).is_relative_to(CHECKOUT), "not the installed package"
 
@@ -125,6 +127,7 @@ def test_the_wheel_holds_what_runs_and_no_sources(wheel: Path) -> None:
     modules = {Path(path).name.partition(".")[0] for path in inside if path.endswith(".abi3.so")}
     assert modules == {path.stem for path in (CHECKOUT / "pyrunc/_native").glob("*.pyx")}
     assert any(re.fullmatch(r"pyrunc-[^/]+\.data/data/bin/pyrunc-init", path) for path in inside)
+    assert any(re.fullmatch(r"pyrunc-[^/]+\.data/data/bin/pyrunc-oci", path) for path in inside)
     assert any(re.fullmatch(r"pyrunc-[^/]+\.data/scripts/pyrunc", path) for path in inside)
     assert "pyrunc/py.typed" in inside
     assert "pyrunc/images/hello/oci-layout" in inside

@@ -8,7 +8,7 @@
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container.
 #                                                    To a shim after EXITED: FINISHED, nothing is left to be done
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED, TERMINAL (+ its master's
-#                                                    end); EOF is execve or death
+#                                                    end); EOF is execve or death. Of pyrunc-oci also CREATED, PARTED
 #   supervisor -> init      the same                 the number of the sync point that is done; GO after FORKED
 
 from pyrunc._native.linux cimport *
@@ -32,6 +32,9 @@ cdef enum:
     PROGRESS_SYNC = 3
     PROGRESS_FORKED = 4
     PROGRESS_TERMINAL = 5
+    PROGRESS_CREATED = 7            # see oci_waiting.pxd
+    PROGRESS_PARTED = 8
+    PROGRESS_HOOK = 9               # a hook_end (oci_hooks.pxd): one that init ran has failed
 
     GO = 0                          # to the new process after FORKED
     STOP = 1

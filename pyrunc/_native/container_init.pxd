@@ -11,8 +11,10 @@ from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
+from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.process_attributes cimport *
 from pyrunc._native.seccomp_install cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.terminal cimport *
@@ -190,26 +192,7 @@ cdef inline int procfs_step(walk *w, const plan_step *step) noexcept nogil:
 
 cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
     """Become uid:gid with exactly the named groups; raw calls, since libc would signal threads."""
-    cdef gid_t groups[256]
-    cdef const char *at = text(w, step.s0)
-    cdef unsigned int count = 0
-    cdef unsigned long value = 0
-    cdef size_t i = 0
-    cdef int rc
-    if at[0] != 0:
-        while True:
-            if at[i] == c',' or at[i] == 0:
-                if count >= 256:
-                    return -E2BIG
-                groups[count] = <gid_t>value
-                count += 1
-                value = 0
-                if at[i] == 0:
-                    break
-            else:
-                value = value * 10 + <unsigned long>(at[i] - c'0')
-            i += 1
-    rc = <int>_rc(syscall(SYS_setgroups, count, groups))
+    cdef int rc = become_groups(text(w, step.s0))
     if rc < 0:
         return rc
     rc = <int>_rc(syscall(SYS_setresgid, step.n1, step.n1, step.n1))
@@ -350,13 +333,20 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
 
 cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
     """Lead a new session, with a keyring of its own, and with descriptor 0 as its terminal if asked."""
+    cdef long key
     cdef int rc = <int>_rc(setsid())
     if rc < 0 and rc != -EPERM:     # EPERM: leads one already
         return rc
-    # The requester's session keyring, with the keys that it holds, would be the container's too.
-    rc = <int>_rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL))
-    if rc < 0 and rc != -ENOSYS:
-        return rc
+    if step.n0 == 0:
+        # The requester's session keyring, with the keys that it holds, would be the container's too.
+        key = _rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL if step.s0 == <uint32_t>NONE else text(w, step.s0)))
+        if key < 0 and key != -ENOSYS:
+            return <int>key
+        if key >= 0 and step.s0 != <uint32_t>NONE:
+            # As with runc: whoever else is of this user may search it, as a program that joins the container by name.
+            key = _rc(syscall(SYS_keyctl, KEYCTL_SETPERM, key, KEYRING_PERMISSIONS))
+            if key < 0:
+                return <int>key
     if step.flags & F_TTY:
         return <int>_rc(ioctl(0, TIOCSCTTY, 0))
     return 0
@@ -421,9 +411,15 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return c_capset(step.n0, step.n1, step.n2)
     if op == OP_AMBIENT:
         return c_ambient(step.n0)
+    if op == OP_LOOKUP:
+        return lookup_step(w, step)
+    if op == OP_WAIT_START:
+        return wait_start_step(w, step)
     if op == OP_UMASK:
         umask(<mode_t>step.n0)
         return 0
+    if OP_SCHEDULER <= op <= OP_AFFINITY:
+        return attribute_step(w, step)
     if op == OP_CHDIR:
         return chdir_step(w, step)
     if op == OP_SECCOMP:
@@ -438,6 +434,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
     cdef uint32_t i
     cdef uint32_t stage = STAGE_INIT
     cdef int rc = 0
+    cdef bint mortal = w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC
     w.stage_ns[STAGE_INIT] = now_ns()
     # Until execve the supervisor's death is ours; after it its clean-up works by cgroup.
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
@@ -467,6 +464,10 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
                 close_for_join(w)
             rc = init_step(w, step)
+            if step.op == OP_WAIT_START:
+                mortal = False
+            elif step.op == OP_USER and mortal:
+                prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)   # a change of uid has cleared it
         if rc < 0 and not step.flags & F_OPTIONAL:
             message.kind = PROGRESS_FAILED
             message.step = i

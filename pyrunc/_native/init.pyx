@@ -8,21 +8,9 @@ discarded by the linker, as the freestanding executable `pyrunc-init`.
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.hello cimport hello
+from pyrunc._native.oci_front_door cimport front_door
+from pyrunc._native.signals cimport reset_signals
 from pyrunc._native.spawner cimport spawner
-
-
-cdef inline void reset_signals() noexcept nogil:
-    """Every signal as a fresh program expects it: Python ignores SIGPIPE, and a mask survives execve.
-
-    The raw call, because libc hides the two or three signals that it keeps for itself.
-    """
-    cdef uint64_t action[4]         # struct sigaction of the kernel: SIG_DFL, no flags, an empty mask
-    cdef uint64_t mask = 0
-    cdef int number
-    memset(action, 0, sizeof(action))
-    for number in range(1, 65):
-        syscall(SYS_rt_sigaction, number, action, NULL, sizeof(mask))
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask))
 
 
 cdef inline bint called(const char *path, const char *name) noexcept nogil:
@@ -37,12 +25,15 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
     """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3.
 
-    Under the name `hello` it is the program of the image that ships, and holds no secret.
+    Under the name `hello` it is the program of the image that ships, and holds no secret; under the name `pyrunc-oci` it
+    is the runtime that other engines call.
     """
     cdef int keep[4]
     if argc > 0 and called(argv[0], b"hello"):
         return hello()
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if argc > 0 and called(argv[0], b"pyrunc-oci"):
+        return front_door(argc, argv)
     if argc >= 2 and strcmp(argv[1], b"spawner") == 0:
         reset_signals()
         keep[0] = 0

@@ -7,14 +7,37 @@ from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
 
 
+cdef inline unsigned int first_closed(walk *w) noexcept nogil:
+    """Behind the descriptors that the program gets: the standard ones, and those that the caller of pyrunc-oci passes on."""
+    cdef const plan_oci *oci = plan_oci_of(w.data)
+    return 3 + (oci.preserve_fds if oci != NULL else 0)
+
+
+cdef inline void close_above(walk *w, int *keep, int count) noexcept nogil:
+    """Close all but the program's descriptors and the *count* ones in *keep*, none of which is among them."""
+    cdef unsigned int low = first_closed(w)
+    cdef int least
+    cdef int i
+    while True:
+        least = -1
+        for i in range(count):
+            if keep[i] >= <int>low and (least < 0 or keep[i] < least):
+                least = keep[i]
+        if least < 0:
+            break
+        if <unsigned int>least > low:
+            syscall(NR_close_range, low, <unsigned int>least - 1, 0)
+        low = <unsigned int>least + 1
+    syscall(NR_close_range, low, <unsigned int>0xFFFFFFFF, 0)
+
+
 cdef inline void close_for_exec(walk *w) noexcept nogil:
-    """Close all but the standard descriptors and the channel, which closes at execve.
+    """Close all but the program's descriptors and the channel, which closes at execve.
 
     O_CLOEXEC alone is too late: execve resolves its path first, and a symlink of the image, or a
     script's interpreter, could lead through /proc/self/fd of a cgroup to the host's root (CVE-2024-21626).
     """
-    syscall(NR_close_range, 3, <unsigned int>w.progress_fd - 1, 0)
-    syscall(NR_close_range, <unsigned int>w.progress_fd + 1, <unsigned int>0xFFFFFFFF, 0)
+    close_above(w, &w.progress_fd, 1)
 
 
 cdef inline void close_for_join(walk *w) noexcept nogil:

@@ -2,6 +2,7 @@
 # The plan: one flat, immutable buffer that says everything a start does.
 #
 #   header | steps (64 bytes each) | u32 argv[] | u32 env[] | blobs (8-aligned) | strings | shim (64 bytes, or none)
+#   | oci, its hooks (plan_oci.pxd, or none)
 #
 # All numbers are native-endian. Strings are NUL-terminated and named by their offset in the
 # string area, whose last byte is NUL: every offset inside it therefore ends. A *slot* is
@@ -13,15 +14,16 @@
 # to be (streams, limits, ids, capabilities), and only then a process that the container's processes can see.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.plan_oci cimport *
+from pyrunc._native.plan_text cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 5
+    PLAN_VERSION = 6
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 512
     PLAN_MAX_ARGS = 1 << 20
-    NONE = 0xFFFFFFFF
     PLAN_NAMESPACES = 0x7E020080    # CLONE_NEW*: all that header.clone_flags may hold
 
     # header.flags
@@ -90,18 +92,27 @@ cdef enum Op:
     OP_DOMAINNAME                   # s0
     OP_LOOPBACK_UP
     OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
-    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b
+    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b;
+                                    # F_TTY: "\n" stays what it is
     OP_STDIO                        # slot a -> descriptor n0
-    OP_SESSION                      # setsid; F_TTY: descriptor 0 becomes the controlling terminal
+    OP_SESSION                      # setsid; s0, if given: the name of its keyring; n0: without one of its own; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS
     OP_BOUNDING                     # n0 set of capabilities kept
     OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: blob-like decimal list "1,2"
     OP_CAPABILITIES                 # n0 effective, n1 permitted, n2 inheritable; slot-free
     OP_AMBIENT                      # n0 set
     OP_UMASK                        # n0
+    OP_SCHEDULER                    # n0 blob offset of a struct sched_attr, n1 its words of 8 bytes
+    OP_IO_PRIORITY                  # n0 class and priority
+    OP_PERSONALITY                  # n0 execution domain
+    OP_MEMORY_POLICY                # n0 mode and flags, n1 blob offset of the nodes' mask, n2 its words of 8 bytes, or 0
+    OP_AFFINITY                     # n0 blob offset of the CPUs' mask, n1 its words of 8 bytes
     OP_CHDIR                        # s0 path; must be inside the root
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
     OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined; F_TTY: as above
+    OP_LOOKUP                       # s0 candidates (n1 of them): may the user n0 >> 32 of the group n0 and the groups s1 execute one?
+    OP_WAIT_START                   # slot a, if given: the socket on which the start comes; else the supervisor goes on at once
+    OP_HOOK                         # n0 index of the oci block's hook, which init executes itself
     OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)
     OP_COUNT
 
@@ -167,7 +178,8 @@ cdef struct plan_header:
     uint64_t clone_flags
     uint32_t memory_slot            # the memory cgroup, whose OOM kills are reported, or NONE
     uint32_t shim_off               # a plan_shim, or 0: the supervisor ends with its requester
-    uint32_t reserved[12]
+    uint32_t oci_off                # a plan_oci, or 0: no front door is the supervisor
+    uint32_t reserved[11]
 
 # What makes a supervisor a shim. Texts are offsets in the string area; lists are texts one after another.
 cdef struct plan_shim:
@@ -205,10 +217,13 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_SYNC or op == OP_UNSHARE or op == OP_LOOPBACK_UP or op == OP_RLIMIT or op == OP_FORK: return IN_INIT
     if op == OP_SESSION or op == OP_NO_NEW_PRIVS or op == OP_BOUNDING or op == OP_CAPABILITIES: return IN_INIT
     if op == OP_AMBIENT or op == OP_UMASK or op == OP_SECCOMP: return IN_INIT
+    if OP_SCHEDULER <= op <= OP_AFFINITY: return IN_INIT
     if op == OP_JOIN_TASKS or op == OP_PIVOT_ROOT or op == OP_STDIO: return IN_INIT | NEEDS_SLOT_A
     if op == OP_PROPAGATION or op == OP_MKDIR or op == OP_MKNOD or op == OP_READONLY: return IN_INIT | NEEDS_S0
     if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
     if op == OP_USER: return IN_INIT | NEEDS_S0
+    if op == OP_LOOKUP: return IN_INIT | NEEDS_S0 | NEEDS_S1
+    if op == OP_WAIT_START or op == OP_HOOK: return IN_INIT
     if op == OP_TERMINAL: return IN_INIT | NEEDS_SLOT_B
     if op == OP_ROOT_ATTACH or op == OP_ATTACH or op == OP_COPY_UP or op == OP_MASK: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_REMOUNT: return IN_INIT | NEEDS_S0
@@ -218,50 +233,6 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_ROOT_OVERLAY: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
     if op == OP_WRITE_PROCFS: return IN_INIT | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     return 0
-
-
-cdef inline bint _inside(uint32_t offset, uint64_t length, uint64_t size) noexcept nogil:
-    return offset <= size and length <= size - offset
-
-
-cdef inline bint _list_ends(const char *area, uint32_t size, uint32_t offset, uint64_t count) noexcept nogil:
-    """Whether *count* consecutive NUL-terminated strings start at *offset* inside the area."""
-    cdef uint32_t at = offset
-    cdef uint64_t found = 0
-    if count > size:
-        return False
-    while found < count:
-        if at >= size:
-            return False
-        while area[at] != 0:
-            at += 1                 # the area's last byte is NUL
-        at += 1
-        found += 1
-    return True
-
-
-cdef inline bint _groups_ok(const char *text) noexcept nogil:
-    """Decimal numbers below 2**32 with commas between, or nothing."""
-    cdef uint64_t value = 0
-    cdef uint32_t digits = 0
-    cdef uint32_t groups = 0
-    cdef size_t i = 0
-    while text[i] != 0:
-        if text[i] == c',':
-            if digits == 0:
-                return False
-            digits = 0
-            value = 0
-            groups += 1
-        elif c'0' <= text[i] <= c'9':
-            value = value * 10 + <uint64_t>(text[i] - c'0')
-            digits += 1
-            if value >= <uint64_t>NONE or digits > 10:
-                return False
-        else:
-            return False
-        i += 1
-    return groups < 65536 and (digits > 0 or i == 0)
 
 
 cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t fds) noexcept nogil:
@@ -281,8 +252,10 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef bint seen_exec = False
     cdef bint joined = False
     cdef bint forked = False
+    cdef bint waited = False
     cdef uint32_t awaited = 0
     cdef uint32_t served = 0
+    cdef uint32_t hooks = 0
     if size < sizeof(plan_header) or size > PLAN_MAX_SIZE:
         return -EMSGSIZE
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
@@ -315,7 +288,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EINVAL
     if h.flags & ~<uint32_t>(PLAN_QUIET | PLAN_KEEP_RUNNING | PLAN_EXEC):
         return -EINVAL
-    for i in range(12):
+    for i in range(11):
         if h.reserved[i] != 0:
             return -EINVAL
     if h.shim_off != 0:
@@ -323,6 +296,12 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
     elif h.fd_count != fds:
         return -EMSGSIZE
+    if h.oci_off != 0:
+        # Its supervisor is the front door, whose own standard descriptors the program gets.
+        if h.shim_off != 0 or fds != 3 or not oci_ok(data, size, h.oci_off, <const char *>data + h.strings_off, h.strings_size):
+            return -EINVAL
+        hooks = (<const plan_oci *>(data + h.oci_off)).hook_count
+        served |= 1 << OCI_SYNC     # with no step at all: the hooks
     strings = <const char *>data + h.strings_off
     table = <const uint32_t *>(data + h.argv_off)
     for i in range(h.argv_count):
@@ -367,6 +346,12 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             forked |= step.op == OP_FORK
         elif step.op == OP_FORK:
             return -EINVAL
+        if step.op == OP_HOOK and step.n0 >= hooks:
+            return -EINVAL
+        if step.op == OP_WAIT_START:
+            if waited or h.oci_off == 0:
+                return -EINVAL
+            waited = True
         if step.op == OP_EXECVE:
             seen_exec = True
         elif step.op == OP_SYNC:
@@ -387,6 +372,12 @@ cdef inline const plan_shim *plan_shim_of(const unsigned char *data) noexcept no
     """The shim of a plan that was found valid, or NULL."""
     cdef uint32_t offset = (<const plan_header *>data).shim_off
     return <const plan_shim *>(data + offset) if offset else NULL
+
+
+cdef inline const plan_oci *plan_oci_of(const unsigned char *data) noexcept nogil:
+    """The oci block of a plan that was found valid, or NULL."""
+    cdef uint32_t offset = (<const plan_header *>data).oci_off
+    return <const plan_oci *>(data + offset) if offset else NULL
 
 
 cdef inline bint _shim_ok(const unsigned char *data, uint64_t size, uint32_t fds) noexcept nogil:
@@ -425,8 +416,10 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
     if not joined:
         if op == OP_SETNS:
             return step.n0 & <uint64_t>CLONE_NEWNS and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
-        # One's own OOM score, by the host's procfs; nothing else of it.
-        return op == OP_JOIN_TASKS or (op == OP_WRITE_PROCFS and strcmp(strings + step.s0, b"self/oom_score_adj") == 0)
+        # One's own OOM score and labels, by the host's procfs; nothing else of it.
+        if op == OP_WRITE_PROCFS:
+            return strcmp(strings + step.s0, b"self/oom_score_adj") == 0 or strncmp(strings + step.s0, b"self/attr/", 10) == 0
+        return op == OP_JOIN_TASKS or op == OP_AFFINITY
     if op == OP_FORK:
         return not forked
     if op == OP_EXECVE:
@@ -435,7 +428,14 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
         return not forked           # the container's processes shall not see the other side
     if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
         return True
+    if OP_SCHEDULER <= op <= OP_AFFINITY:
+        return True
     return op == OP_BOUNDING or op == OP_USER or op == OP_CAPABILITIES or op == OP_AMBIENT or op == OP_UMASK
+
+
+cdef inline bint _words_ok(const plan_header *h, uint64_t offset, uint64_t words) noexcept nogil:
+    """Whether *words* of 8 bytes are in the blobs at *offset*."""
+    return offset & 7 == 0 and offset <= h.blob_size and words <= 65536 and words * 8 <= h.blob_size - offset
 
 
 cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
@@ -459,11 +459,20 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 <= 4096 and _list_ends(strings, h.strings_size, step.s1, step.n0 * 2)
     if op == OP_EXECVE:
         return step.n0 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n0)
+    if op == OP_LOOKUP:
+        return step.n1 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n1) and _groups_ok(strings + step.s1)
     if op == OP_SECCOMP or op == OP_DEVICE_BPF:
         # classic BPF and eBPF alike: instructions of 8 bytes
         if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
             return False
         return step.n1 * 8 <= h.blob_size - step.n0
+    if op == OP_SCHEDULER or op == OP_AFFINITY:
+        if step.n1 == 0 or not _words_ok(h, step.n0, step.n1):
+            return False
+        # Of the structure the kernel reads as much as its first member says.
+        return op == OP_AFFINITY or (<const uint32_t *>(<const unsigned char *>h + h.blob_off + step.n0))[0] == step.n1 * 8
+    if op == OP_MEMORY_POLICY:
+        return step.n2 == 0 or _words_ok(h, step.n1, step.n2)
     if op == OP_USER:
         return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
     if op == OP_STDIO:
@@ -487,22 +496,4 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
     if op == OP_CGROUP_MKDIR:
         # One that may fail could not be told from one that was made, at the time to remove it.
         return _plain_path(strings + step.s1) and strings[step.s1 + 1] != 0 and not step.flags & F_OPTIONAL
-    return True
-
-
-cdef inline bint _plain_name(const char *name) noexcept nogil:
-    """One component of a path, neither "." nor ".."."""
-    return name[0] != 0 and strchr(name, c'/') == NULL and strcmp(name, b".") != 0 and strcmp(name, b"..") != 0
-
-
-cdef inline bint _plain_path(const char *path) noexcept nogil:
-    """Absolute, and no component is ".."."""
-    cdef size_t i
-    if path[0] != c'/':
-        return False
-    i = 0
-    while path[i] != 0:
-        if path[i] == c'/' and path[i + 1] == c'.' and path[i + 2] == c'.' and (path[i + 3] == 0 or path[i + 3] == c'/'):
-            return False
-        i += 1
     return True

@@ -17,6 +17,15 @@ FLAG_CLIENT: int
 FLAG_STDIN: int
 FLAG_STDIN_ONCE: int
 FLAG_TERMINAL: int
+FLAG_RUN: int
+FLAG_OCI_EXEC: int
+FLAG_DETACH: int
+FLAG_KEEP: int
+FLAG_OCI_TERMINAL: int
+FLAG_NO_SUBREAPER: int
+FLAG_NO_NEW_KEYRING: int
+FLAG_NO_PIVOT: int
+FLAG_DEBUG: int
 HOST: int
 INIT: int
 SYNC: int
@@ -24,6 +33,9 @@ STAGE: int
 HEADER_SIZE: int
 STEP_SIZE: int
 SHIM_SIZE: int
+OCI_SIZE: int
+HOOK_SIZE: int
+NAMESPACES: int
 
 class _Shim(Protocol):
     @property
@@ -53,6 +65,52 @@ class _Shim(Protocol):
     @property
     def columns(self) -> int: ...
 
+class _Hook(Protocol):
+    @property
+    def kind(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def argv(self) -> Sequence[str]: ...
+    @property
+    def env(self) -> Sequence[str] | None: ...
+    @property
+    def timeout_s(self) -> int: ...
+
+class _Oci(Protocol):
+    @property
+    def flags(self) -> int: ...
+    @property
+    def state_dir(self) -> str: ...
+    @property
+    def container_id(self) -> str: ...
+    @property
+    def pid_file(self) -> str: ...
+    @property
+    def pidfd_socket(self) -> str: ...
+    @property
+    def console_socket(self) -> str: ...
+    @property
+    def log(self) -> str: ...
+    @property
+    def seccomp_listener(self) -> str: ...
+    @property
+    def seccomp_metadata(self) -> str: ...
+    @property
+    def log_format(self) -> str: ...
+    @property
+    def preserve_fds(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def state(self) -> Sequence[str]: ...
+    @property
+    def hook_state(self) -> Sequence[str]: ...
+    @property
+    def hooks(self) -> Sequence[_Hook]: ...
+
 def validate(data: bytes, descriptors: int) -> int: ...
 def finish(
     base: bytes,
@@ -64,4 +122,5 @@ def finish(
     candidates: Sequence[str],
     flags: int,
     shim: _Shim | None = None,
+    oci: _Oci | None = None,
 ) -> bytes: ...

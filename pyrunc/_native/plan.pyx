@@ -11,8 +11,9 @@ STEP_NAMES = (
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
-    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask", "chdir",
-    "seccomp", "fork", "execve",
+    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask",
+    "scheduler", "io_priority", "personality", "memory_policy", "affinity",
+    "chdir", "seccomp", "fork", "lookup", "wait_start", "hook", "execve",
 )
 assert len(STEP_NAMES) == OP_COUNT
 
@@ -37,6 +38,15 @@ FLAG_CLIENT = SHIM_CLIENT
 FLAG_STDIN = SHIM_STDIN
 FLAG_STDIN_ONCE = SHIM_STDIN_ONCE
 FLAG_TERMINAL = SHIM_TERMINAL
+FLAG_RUN = OCI_RUN
+FLAG_OCI_EXEC = OCI_EXEC
+FLAG_DETACH = OCI_DETACH
+FLAG_KEEP = OCI_KEEP
+FLAG_OCI_TERMINAL = OCI_TERMINAL
+FLAG_NO_SUBREAPER = OCI_NO_SUBREAPER
+FLAG_NO_NEW_KEYRING = OCI_NO_NEW_KEYRING
+FLAG_NO_PIVOT = OCI_NO_PIVOT
+FLAG_DEBUG = OCI_DEBUG
 HOST = SECTION_HOST
 INIT = SECTION_INIT
 SYNC = SECTION_SYNC
@@ -44,6 +54,10 @@ STAGE = SECTION_STAGE
 HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
 SHIM_SIZE = sizeof(plan_shim)
+OCI_SIZE = sizeof(plan_oci)
+HOOK_SIZE = sizeof(plan_oci_hook)
+# The sync point at which a container's namespaces exist.
+NAMESPACES = OCI_SYNC
 
 
 cdef size_t c_sizes(list words) except? 0:
@@ -75,13 +89,56 @@ cdef list c_encoded(words):
     return [(<str?>word).encode("utf-8", "surrogateescape") for word in words]
 
 
+cdef uint32_t c_optional(text, uint32_t offset):
+    return offset if text else <uint32_t>NONE
+
+
+cdef c_oci(plan_oci *block, uint32_t offset, oci, list hooks, const uint32_t *table):
+    """Fill in the oci block at *offset*, whose texts are at the offsets in *table*, in the order of `finish`."""
+    cdef plan_oci_hook *entry
+    cdef Py_ssize_t i
+    block.flags = oci.flags
+    block.state_dir = table[0]
+    block.id = table[1]
+    block.pid_file = c_optional(oci.pid_file, table[2])
+    block.pidfd_socket = c_optional(oci.pidfd_socket, table[3])
+    block.console_socket = c_optional(oci.console_socket, table[4])
+    block.log = c_optional(oci.log, table[5])
+    block.seccomp_listener = c_optional(oci.seccomp_listener, table[6])
+    block.seccomp_metadata = c_optional(oci.seccomp_metadata, table[7])
+    block.log_format = table[8]
+    block.preserve_fds = oci.preserve_fds
+    block.window = oci.rows << 16 | oci.columns
+    table += 9
+    for i in range(OCI_STATE_TEXTS):
+        block.state[i] = table[i]
+    table += OCI_STATE_TEXTS
+    for i in range(OCI_HOOK_TEXTS):
+        block.hook_state[i] = table[i]
+    table += OCI_HOOK_TEXTS
+    block.hook_count = <uint32_t>len(hooks)
+    block.hooks_off = offset + <uint32_t>sizeof(plan_oci) if hooks else 0
+    entry = <plan_oci_hook *>(<unsigned char *>block + sizeof(plan_oci))
+    for hook in hooks:
+        entry.kind = hook.kind
+        entry.timeout_s = hook.timeout_s
+        entry.path = table[0]
+        entry.argc = <uint32_t>len(hook.argv)
+        entry.argv = table[1] if entry.argc else 0
+        i = len(hook.env or ())
+        entry.envc = <uint32_t>NONE if hook.env is None else <uint32_t>i
+        entry.env = table[1 + entry.argc] if i else 0
+        table += 1 + entry.argc + <uint32_t>i
+        entry += 1
+
+
 def finish(bytes base not None, bytes marks not None, size_t execve_off, str container_id not None, argv, env, candidates,
-           unsigned int flags, shim=None):
+           unsigned int flags, shim=None, oci=None):
     """The whole plan of one start from *base*: header, steps, blobs and the strings known so far.
 
     *marks* are pairs of 32-bit numbers, each a place of *base* and how much of *container_id* goes there;
     *execve_off* is where the step is whose paths are *candidates*; *flags* are the header's.
-    *shim*, if given, makes the supervisor one; a pyrunc.runtime.plan.Shim.
+    *shim*, if given, makes the supervisor one; a pyrunc.runtime.plan.Shim. *oci* is a pyrunc.runtime.plan.Oci.
     Raises ValueError for text with a NUL or a plan beyond its bounds.
     """
     cdef bytes new = container_id.encode()
@@ -91,7 +148,10 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     cdef list paths = c_encoded(candidates)
     cdef list words = [] if shim is None else c_encoded((
         shim.state_dir, shim.log, shim.cgroup, *shim.exit_argv, *shim.exit_env, *shim.hierarchies))
+    cdef list hooks = [] if oci is None else list(oci.hooks)
+    cdef Py_ssize_t oci_word = len(words)
     cdef plan_shim *block
+    cdef size_t oci_off = 0
     cdef size_t shim_off
     cdef const char *template = base
     cdef const char *places = marks
@@ -99,6 +159,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     cdef const plan_header *before = <const plan_header *>template
     cdef plan_header *header
     cdef plan_step *step
+    cdef plan_step *lookup
     cdef unsigned char *data
     cdef uint32_t *table
     cdef uint32_t at
@@ -107,10 +168,22 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     cdef size_t table_off = (end + 3) & ~<size_t>3
     cdef size_t size = table_off + 4 * <size_t>(len(arguments) + len(variables) + len(words))
     cdef Py_ssize_t i
+    if oci is not None:
+        words += c_encoded((
+            oci.state_dir, oci.container_id, oci.pid_file, oci.pidfd_socket, oci.console_socket, oci.log,
+            oci.seccomp_listener, oci.seccomp_metadata, oci.log_format, *oci.state, *oci.hook_state))
+        for hook in hooks:
+            words += c_encoded((hook.path, *hook.argv, *(hook.env or ())))
+        end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths) + c_sizes(words)
+        table_off = (end + 3) & ~<size_t>3
+        size = table_off + 4 * <size_t>(len(arguments) + len(variables) + len(words))
     if shim is not None:
         # Behind all tables; that of its own words is no part of the layout.
         shim_off = (size + 7) & ~<size_t>7
         size = shim_off + sizeof(plan_shim)
+    if oci is not None:
+        oci_off = (size + 7) & ~<size_t>7
+        size = oci_off + sizeof(plan_oci) + sizeof(plan_oci_hook) * <size_t>len(hooks)
     if size > PLAN_MAX_SIZE:
         raise ValueError(f"arguments and environment of {size} bytes are more than a plan holds")
     if execve_off + sizeof(plan_step) > known or len(new) < 64:
@@ -131,6 +204,11 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     step.s0 = at
     step.n0 = <uint64_t>len(paths)
     at = c_place(paths, data + header.strings_off, at, NULL)
+    for i in range(<Py_ssize_t>header.step_count):
+        lookup = <plan_step *>(data + header.steps_off) + i
+        if lookup.op == OP_LOOKUP:
+            lookup.s0 = step.s0
+            lookup.n1 = step.n0
     header.size = <uint32_t>size
     header.flags = flags
     header.argv_off = <uint32_t>table_off
@@ -138,9 +216,12 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     header.env_off = <uint32_t>table_off + 4 * header.argv_count
     header.env_count = <uint32_t>len(variables)
     header.strings_size = <uint32_t>(end - before.strings_off)
+    table += len(arguments) + len(variables)
+    c_place(words, data + header.strings_off, at, table)
+    if oci is not None:
+        header.oci_off = <uint32_t>oci_off
+        c_oci(<plan_oci *>(data + oci_off), <uint32_t>oci_off, oci, hooks, table + oci_word)
     if shim is not None:
-        table += len(arguments) + len(variables)
-        c_place(words, data + header.strings_off, at, table)
         header.shim_off = <uint32_t>shim_off
         block = <plan_shim *>(data + shim_off)
         block.flags = shim.flags

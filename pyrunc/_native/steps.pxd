@@ -43,6 +43,8 @@ cdef struct walk:
     bint running                    # it has told who runs
     int terminal                    # the master's end of the program's terminal, from init; or -1
     crew_place crew
+    void *hook_report               # of the front door, shared with init: a hook_end, or NULL
+    int hook_fd                     # the memfd that it is in
     uint64_t stage_ns[STAGES]
     char path[4096]
 
@@ -196,6 +198,28 @@ cdef inline int mount_attr_step(walk *w, const plan_step *step) noexcept nogil:
     if step.slot_b != <uint32_t>NONE:
         attr.userns_fd = <uint64_t>w.slots[step.slot_b]
     return c_mount_setattr(w.slots[step.slot_a], step.flags & F_RECURSIVE, &attr)
+
+
+cdef inline int become_groups(const char *at) noexcept nogil:
+    """Have exactly the supplementary groups of a list that the validator has seen; the raw call, since libc would signal threads."""
+    cdef gid_t groups[256]
+    cdef unsigned int count = 0
+    cdef unsigned long value = 0
+    cdef size_t i = 0
+    if at[0] != 0:
+        while True:
+            if at[i] == c',' or at[i] == 0:
+                if count >= 256:
+                    return -E2BIG
+                groups[count] = <gid_t>value
+                count += 1
+                value = 0
+                if at[i] == 0:
+                    break
+            else:
+                value = value * 10 + <unsigned long>(at[i] - c'0')
+            i += 1
+    return <int>_rc(syscall(SYS_setgroups, count, groups))
 
 
 cdef inline int shared_step(walk *w, const plan_step *step) noexcept nogil:

@@ -114,7 +114,7 @@ _ROOT = {
 def _begin(context: Context) -> int | None:
     params = context.params
     if params["version"]:
-        from pyrunc.engine.info import own_version
+        from pyrunc.runtime.version import own_version
 
         sys.stdout.write(f"pyrunc version {own_version()}\n")
         return 0

@@ -8,6 +8,7 @@ import platform
 import socket
 import time
 
+from pyrunc.runtime.version import own_version
 from pyrunc.spec.image import timestamp
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -32,20 +33,6 @@ _LIMITS = (
     ("CPUSet", "cpuset", "", "cpuset"),
     ("PidsLimit", "pids", "", "pids limit"),
 )
-
-
-def own_version() -> str:
-    """The version of pyrunc."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("pyrunc")
-    except PackageNotFoundError:  # a checkout, which pip has not seen
-        import tomllib
-
-        with open(os.path.join(os.path.dirname(__file__), "../../pyproject.toml"), "rb") as file:
-            return str(tomllib.load(file)["project"]["version"])
 
 
 def version() -> "dict[str, Any]":

@@ -25,14 +25,19 @@ __all__ = ["Rootfs", "candidates", "compile_spec"]
 DEFAULT_PATH = defaults.PATH
 
 
-def compile_spec(spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None) -> PlanTemplate:
+def compile_spec(
+    spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None, keyring: str | None = None
+) -> PlanTemplate:
     """Compile *spec* (an OCI runtime document) with the root *rootfs* into a plan template.
 
     *files* (path in the container -> content) are made in memory and mounted read-write over their paths.
+    *keyring* is the name of its session keyring; without one it has none, and with "" it keeps its starter's.
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec config.md and config-linux.md.
     """
-    return _Compiler(spec, rootfs, files or {}).compile()
+    compiler = _Compiler(spec, rootfs, files or {})
+    compiler.keyring = keyring
+    return compiler.compile()
 
 
 class _Compiler(RootPart, ProcessPart):
@@ -44,6 +49,7 @@ class _Compiler(RootPart, ProcessPart):
         self._join_namespaces()
         self._root()
         self._mounts()
+        self._oom_score()
         self._masks()
         self._pivot()
         self._process()

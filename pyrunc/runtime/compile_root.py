@@ -380,10 +380,9 @@ class RootPart(DevicePart):
         plan.add("mount_attr", INIT, "mounts", a=base, n0=attributes, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
 
     def _proc_writes(self) -> None:
-        """Kernel parameters and the OOM score, through the procfs that init itself has made."""
+        """Kernel parameters, through the procfs that init itself has made."""
         sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
-        score = (self.spec.get("process") or {}).get("oomScoreAdj")
-        if not sysctl and score is None:
+        if not sysctl:
             return
         if self.procfs < 0:
             # A document without one, or with a bind there: one that nothing but init ever sees.
@@ -392,9 +391,6 @@ class RootPart(DevicePart):
         for key, value in sysctl.items():
             path = sysctls.place(key, self.namespaces)
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
-        if score is not None:
-            text = str(checked_number(score, "process.oomScoreAdj", 1000, -1000))
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
 
     def _masks(self) -> None:
         plan = self.plan

@@ -23,7 +23,7 @@ ID = "\x02" * 64
 SHORT_ID = "\x03" * 12
 
 _OPS = {name: number for number, name in enumerate(native.STEP_NAMES)}
-_HEADER = struct.Struct("=16IQ14I")  # shim_off and the reserved ones are 0 here
+_HEADER = struct.Struct("=16IQ14I")  # shim_off, oci_off and the reserved ones are 0 here
 _STEP = struct.Struct("=HH7I4Q")
 _MARK = struct.Struct("=II")
 _ABSENT = native.ABSENT
@@ -40,6 +40,15 @@ SHIM_FLAGS = {
     "listen": native.FLAG_LISTEN, "client": native.FLAG_CLIENT, "stdin": native.FLAG_STDIN,
     "stdin_once": native.FLAG_STDIN_ONCE, "terminal": native.FLAG_TERMINAL,
 }  # fmt: skip
+
+
+OCI_FLAGS = {
+    "run": native.FLAG_RUN, "exec": native.FLAG_OCI_EXEC, "detach": native.FLAG_DETACH, "keep": native.FLAG_KEEP,
+    "terminal": native.FLAG_OCI_TERMINAL, "no_subreaper": native.FLAG_NO_SUBREAPER,
+    "no_new_keyring": native.FLAG_NO_NEW_KEYRING, "no_pivot": native.FLAG_NO_PIVOT, "debug": native.FLAG_DEBUG,
+}  # fmt: skip
+# A hook's kind is its place here; the names are the document's.
+HOOK_KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
 class Step(NamedTuple):
@@ -104,6 +113,61 @@ class Shim(NamedTuple):
             f"shim  log {log}",
             f"shim  exit {list(self.exit_argv)} env={list(self.exit_env)}",
             f"shim  cgroup {self.cgroup or 'its own'} in {' '.join(self.hierarchies) or 'none'}",
+        ]
+        return "\n".join(lines)
+
+
+class OciHook(NamedTuple):
+    """A hook: its kind (a place in HOOK_KINDS) and its program; *timeout_s* 0: none.
+
+    Without *argv* its path is its name, with None for *env* it inherits one.
+    """
+
+    kind: int
+    path: str
+    argv: tuple[str, ...] = ()
+    env: tuple[str, ...] | None = None
+    timeout_s: int = 0
+
+
+class Oci(NamedTuple):
+    """What makes the front door of pyrunc-oci a container's supervisor; as `_native/plan_oci.pxd` has it.
+
+    *flags* are those of OCI_FLAGS; paths are absolute, or "" for none. *state* and *hook_state* are the texts between
+    which pid, status and times go; *hooks* stand in the order of their kinds. *preserve_fds* descriptors from 3 on
+    become the program's; *rows* and *columns* are its terminal's.
+    """
+
+    state_dir: str
+    container_id: str
+    flags: int = 0
+    pid_file: str = ""
+    pidfd_socket: str = ""
+    console_socket: str = ""
+    log: str = ""
+    log_format: str = "text"
+    seccomp_listener: str = ""
+    seccomp_metadata: str = ""
+    preserve_fds: int = 0
+    rows: int = 0
+    columns: int = 0
+    state: tuple[str, str, str, str, str] = ("", "", "", "", "")
+    hook_state: tuple[str, str, str] = ("", "", "")
+    hooks: tuple[OciHook, ...] = ()
+
+    def describe(self) -> str:
+        """As lines of a printed plan."""
+        names = " ".join(name for name, bit in OCI_FLAGS.items() if self.flags & bit)
+        lines = [
+            f"oci   state {self.state_dir} {names or 'create'}",
+            f"oci   descriptors {self.preserve_fds} window={self.rows}x{self.columns}",
+        ]
+        paths = ("pid_file", "pidfd_socket", "console_socket", "seccomp_listener", "log")
+        lines += [f"oci   {name} {getattr(self, name)}" for name in paths if getattr(self, name)]
+        lines += [
+            f"oci   hook {HOOK_KINDS[hook.kind]} {hook.path} {list(hook.argv)} env={hook.env} "
+            f"timeout={hook.timeout_s}"
+            for hook in self.hooks
         ]
         return "\n".join(lines)
 
@@ -241,16 +305,17 @@ class PlanTemplate:
         candidates: Sequence[str],
         flags: int = 0,
         shim: Shim | None = None,
+        oci: Oci | None = None,
     ) -> bytes:
         """The whole plan of one start.
 
         *candidates* are the paths that execve tries in turn; *flags* are the header's. With *shim* the request's
-        further descriptors are those that its flags say, after the template's.
+        further descriptors are those that its flags say, after the template's; with *oci* the front door walks it.
         Raises ValueError for text with a NUL or a plan beyond its bounds.
         """
         base = self._base or self.freeze()
         return native.finish(
-            base, self._marks, self._execve_off, container_id, argv, env, candidates, flags, shim
+            base, self._marks, self._execve_off, container_id, argv, env, candidates, flags, shim, oci
         )
 
     def describe(self) -> str:

@@ -15,6 +15,8 @@ from libc.string cimport memcpy, memmove
 
 from pyrunc._native.linux cimport AT_FDCWD, O_RDONLY, close, openat, read
 from pyrunc._native.plan cimport *
+from pyrunc._native.plan_oci cimport *
+from pyrunc._native.plan_text cimport *
 
 cdef enum:
     MAX_SEEDS = 64
@@ -83,9 +85,13 @@ cdef inline uint32_t interesting(uint64_t *state, const mutant *m) noexcept nogi
 cdef inline uint32_t place(uint64_t *state, const mutant *m, uint32_t align) noexcept nogil:
     """Where to change something: half of the time among header and steps, where numbers are."""
     cdef uint32_t end = m.size
+    cdef uint32_t source
     cdef uint32_t kind = below(state, 5)
     if kind == 4 and get32(m.data + 76) and m.size >= sizeof(plan_shim):
         return m.size - sizeof(plan_shim) + below(state, sizeof(plan_shim) / align) * align   # where finish() puts it
+    if kind == 4 and get32(m.data + 80) and get32(m.data + 80) < m.size:
+        source = get32(m.data + 80)
+        return (source + below(state, m.size - source)) / align * align                       # oci, and its hooks
     if kind == 0:
         end = sizeof(plan_header)
     elif kind == 1:
@@ -167,6 +173,10 @@ cdef inline uint64_t touch_text(const char *text, const char *end, uint64_t coun
     return total
 
 
+cdef inline uint64_t touch_optional(const char *strings, uint32_t offset, const char *end) noexcept nogil:
+    return touch_text(strings + offset, end, 1) if offset != <uint32_t>NONE else 0
+
+
 cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots) noexcept nogil:
     """Walk an accepted plan as its walkers do, but only read."""
     cdef const plan_header *h = <const plan_header *>data
@@ -175,6 +185,8 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
     cdef const uint32_t *table
     cdef const plan_step *step
     cdef const plan_shim *s
+    cdef const plan_oci *o
+    cdef const plan_oci_hook *hook
     cdef uint64_t total = 0
     cdef uint64_t j
     cdef uint32_t i
@@ -208,6 +220,8 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         elif step.op == OP_EXECVE:
             total += touch_text(strings + step.s0, end, step.n0)
             programs += 1
+        elif step.op == OP_LOOKUP:
+            total += touch_text(strings + step.s0, end, step.n1)
         elif step.op == OP_SECCOMP or step.op == OP_DEVICE_BPF:
             for j in range(step.n1 * 8):
                 total += data[h.blob_off + step.n0 + j]
@@ -221,6 +235,23 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         total += touch_text(strings + s.exit_argv, end, s.exit_argc)
         total += touch_text(strings + s.exit_env, end, s.exit_envc)
         total += touch_text(strings + s.hierarchies, end, s.hierarchy_count)
+    if h.oci_off:
+        o = <const plan_oci *>(data + h.oci_off)
+        total += touch_text(strings + o.state_dir, end, 1) + touch_text(strings + o.id, end, 1)
+        total += touch_optional(strings, o.pid_file, end) + touch_optional(strings, o.pidfd_socket, end)
+        total += touch_optional(strings, o.console_socket, end) + touch_optional(strings, o.log, end)
+        total += touch_optional(strings, o.seccomp_listener, end) + touch_optional(strings, o.seccomp_metadata, end)
+        total += o.preserve_fds + o.window + touch_text(strings + o.log_format, end, 1)
+        for i in range(OCI_STATE_TEXTS):
+            total += touch_text(strings + o.state[i], end, 1)
+        for i in range(OCI_HOOK_TEXTS):
+            total += touch_text(strings + o.hook_state[i], end, 1)
+        for i in range(o.hook_count):
+            hook = &(<const plan_oci_hook *>(data + o.hooks_off))[i]
+            total += hook.kind + hook.timeout_s + touch_text(strings + hook.path, end, 1)
+            total += touch_text(strings + hook.argv, end, hook.argc)
+            if hook.envc != <uint32_t>NONE:
+                total += touch_text(strings + hook.env, end, hook.envc)
     if h.cgroup_slot != <uint32_t>NONE:
         total += <uint64_t>slots[h.cgroup_slot]
     if h.memory_slot != <uint32_t>NONE:

@@ -13,7 +13,7 @@ from typing import Any
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
 from pyrunc.runtime.joining import Join, compile_join
-from pyrunc.runtime.plan import HOST, INIT, STAGE, SYNC, PlanTemplate, Shim
+from pyrunc.runtime.plan import HOST, INIT, STAGE, SYNC, Oci, OciHook, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
 DIRECTORY = Path(__file__).parent / "seeds"
@@ -69,8 +69,16 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("capabilities", INIT, {"n0": 1, "n1": 3, "n2": 1}),
     ("ambient", INIT, {"n0": 1}),
     ("umask", INIT, {"n0": 0o22}),
+    ("scheduler", INIT, {"n0": 40, "n1": 6}),
+    ("io_priority", INIT, {"n0": 3 << 13}),
+    ("personality", INIT, {"n0": 8}),
+    ("memory_policy", INIT, {"n0": 2, "n1": 88, "n2": 1}),
+    ("affinity", INIT, {"n0": 88, "n1": 1}),
     ("chdir", INIT, {"s0": "/"}),
     ("seccomp", INIT, {"n0": 24, "n1": 2, "n2": 0}),
+    ("lookup", INIT, {"s0": "", "s1": "4,24", "n0": 1000 << 32 | 1000}),
+    ("wait_start", INIT, {"a": 3}),
+    ("hook", INIT, {"n0": 1}),
     ("execve", INIT, {"s0": ""}),
     ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
     ("setns", STAGE, {"a": 6, "n0": 0x10000000}),
@@ -88,6 +96,8 @@ def every_step() -> PlanTemplate:
         template.slot()
     template.blob(bytes(range(24)))
     template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
+    template.blob(struct.pack("=IIQiIQQQ", 48, 3, 0, 5, 0, 0, 0, 0))
+    template.blob(bytes([1, *bytes(7)]))
     for op, section, operands in EVERY_STEP:
         template.add(op, section, "process", **operands)
     template.clone_flags = 0x20020000
@@ -180,6 +190,23 @@ def shims() -> dict[str, Shim]:
     return {"docker": full, "user": terminal, "exec-docker": full, "exec-user": terminal}
 
 
+def front_doors() -> dict[str, Oci]:
+    """What the front door needs for the plans with these names."""
+    hooks = (
+        OciHook(0, "/bin/true", ("true",)),
+        OciHook(2, "/bin/sh", ("sh", "-c", "exit 0"), ("A=b", "C="), 5),
+        OciHook(4, "/bin/true"),
+        OciHook(5, "/bin/true", ("true", ""), ()),
+    )
+    state = ('{"id": "x", "pid": ', ', "status": "', '", "created": "', '", "pyrunc":{"start_time":', "}}")
+    full = Oci(
+        "/run/pyrunc-oci/x", "x", native.FLAG_RUN | native.FLAG_DETACH | native.FLAG_OCI_TERMINAL, "/tmp/pid",
+        "/tmp/pidfd", "/tmp/console", "/tmp/log", "json", "/tmp/seccomp", "metadata", 2, 24, 80, state,
+        ('{"status":"', '","pid":', "}"), hooks,
+    )  # fmt: skip
+    return {"every-step": full, "docker": Oci("/run/pyrunc-oci/y", "y", state=state)}
+
+
 def plans() -> dict[str, bytes]:
     """Every seed by its name."""
     templates = {"least": least(), "every-step": every_step()}
@@ -192,6 +219,10 @@ def plans() -> dict[str, bytes]:
     for (name, template), argv in zip(templates.items(), argvs, strict=False):
         kind = native.FLAG_EXEC if name in joins else 0
         paths = ("/bin/true", "/usr/bin/true")
+        if oci := front_doors().get(name):
+            made[f"oci-{name}"] = bytes(template.finish(CONTAINER_ID, argv, ENV, paths, kind, oci=oci))
+        if name == "every-step":
+            continue  # some of them are the front door's alone
         made[name] = bytes(template.finish(CONTAINER_ID, argv, ENV, paths, native.FLAG_QUIET | kind))
         if name in shims():
             flags = native.FLAG_KEEP_RUNNING | kind

@@ -19,18 +19,24 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"}
 FD_COUNT = slice(56, 60)
 SHIM_OFF = slice(76, 80)
 STEPS = slice(16, 20)
+VALIDATOR = ("plan.pxd", "plan_oci.pxd", "plan_text.pxd")
 
 Fuzz = Callable[[int, int], dict[int, int]]
 
 
-def build(directory: Path, plan_pxd: str) -> Path:
-    """Link the harness around the validator in *plan_pxd*; its Python half falls away, as that of pyrunc-init."""
+def build(directory: Path, check: str = "", without: str = "") -> Path:
+    """Link the harness around the validator, with *without* for *check*; its Python half falls away."""
     package = directory / "pyrunc" / "_native"
     package.mkdir(parents=True)
     for init in (package.parent, package):
         (init / "__init__.py").touch()
     shutil.copy(NATIVE / "linux.pxd", package)
-    (package / "plan.pxd").write_text(plan_pxd)
+    found = 0
+    for name in VALIDATOR:
+        text = (NATIVE / name).read_text()
+        found += check in text
+        (package / name).write_text(text.replace(check, without) if check else text)
+    assert found
     shutil.copy(HERE / "plan_fuzz.pyx", directory)
     subprocess.run([sys.executable, "-m", "cython", "-3", "plan_fuzz.pyx"], check=True, cwd=directory)
     target = directory / "plan_fuzz"
@@ -61,7 +67,7 @@ def run(program: Path, count: int, seed: int) -> dict[int, int]:
 
 @pytest.fixture(scope="module")
 def fuzz(tmp_path_factory: pytest.TempPathFactory) -> Fuzz:
-    program = build(tmp_path_factory.mktemp("fuzz"), (NATIVE / "plan.pxd").read_text())
+    program = build(tmp_path_factory.mktemp("fuzz"))
     return lambda count, seed: run(program, count, seed)
 
 
@@ -115,15 +121,16 @@ CHECKS = {
     "the shim's place": ("h.shim_off & 7 or not _inside(h.shim_off, sizeof(plan_shim), size)", "False"),
     "the exit command": ("not _list_ends(strings, limit, s.exit_argv, s.exit_argc) or ", ""),
     "where the shim goes": ("_list_ends(strings, limit, s.hierarchies, s.hierarchy_count)", "True"),
+    "the oci block's place": ("offset & 7 or not _inside(offset, sizeof(plan_oci), size)", "False"),
+    "where the hooks are": ("not _inside(o.hooks_off, o.hook_count * sizeof(plan_oci_hook), size)", "False"),
+    "a hook's words": (" or not _list_ends(strings, limit, hook.argv, hook.argc)", ""),
+    "the texts of the state": ("o.state[i] >= limit", "False"),
     "programs": ("return step.n1 * 8 <= h.blob_size - step.n0", "return True"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", CHECKS)
 def test_a_missing_check_is_found(tmp_path: Path, what: str) -> None:
-    safe = (NATIVE / "plan.pxd").read_text()
-    check, without = CHECKS[what]
-    assert check in safe
-    program = build(tmp_path, safe.replace(check, without))
+    program = build(tmp_path, *CHECKS[what])
     with pytest.raises(AssertionError, match="seed 1"):
         run(program, 900_000, 1)

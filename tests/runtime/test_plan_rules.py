@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyrunc._native import plan as native
-from pyrunc.runtime.plan import HOST, INIT, SYNC, PlanTemplate
+from pyrunc.runtime.plan import HOST, INIT, SYNC, Oci, OciHook, PlanTemplate
 
 NATIVE = Path(native.__file__).parent
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
@@ -148,3 +148,70 @@ def test_mounting_without_a_mount_namespace_is_refused() -> None:
 
 def test_a_reserved_number_is_refused() -> None:
     assert judge(changed=(RESERVED, 1)) < 0
+
+
+OCI = Oci(
+    "/run/pyrunc-oci/x", "x", hooks=(OciHook(0, "/bin/a", ("a",)), OciHook(3, "/bin/b", ("b", "c"), ("D=e",)))
+)
+WAIT: Given = ("wait_start", INIT, {"a": 3})
+
+
+def judge_oci(oci: Oci | None, *steps: Given, descriptors: int = 3) -> int:
+    """The validator's answer to a plan of *steps* that the front door walks."""
+    template = PlanTemplate()
+    for _ in range(descriptors):
+        template.descriptor()
+    while template.slots < 5:
+        template.slot()
+    template.clone_flags = CLONE_NEWNS
+    for op, section, operands in steps:
+        template.add(op, section, "process", **operands)
+    template.add("execve", INIT, "program", s0="")
+    return native.validate(template.finish("0" * 64, ["x"], [], ["/x", "/y"], oci=oci), descriptors)
+
+
+def test_a_plan_of_the_front_door() -> None:
+    lookup: Given = ("lookup", INIT, {"s0": "", "s1": "4,24", "n0": 7 << 32 | 8})
+    assert judge_oci(OCI, ("sync", INIT, {"n0": 1}), lookup, WAIT, ("hook", INIT, {"n0": 1})) == 0
+
+
+def test_only_a_plan_of_the_front_door_waits_for_its_start_once_and_has_hooks() -> None:
+    assert judge_oci(None, WAIT) < 0
+    assert judge_oci(None, ("hook", INIT, {"n0": 0})) < 0
+    assert judge_oci(None, ("sync", INIT, {"n0": 1})) < 0
+    assert judge_oci(OCI, WAIT, WAIT) < 0
+    assert judge_oci(OCI, ("hook", INIT, {"n0": 2})) < 0
+    assert judge_oci(OCI, ("sync", INIT, {"n0": 2})) < 0
+
+
+BAD_BLOCKS: dict[str, Oci] = {
+    "a relative state directory": OCI._replace(state_dir="x"),
+    "an id that is a path": OCI._replace(container_id="x/y"),
+    "an id that climbs": OCI._replace(container_id=".."),
+    "no id": OCI._replace(container_id=""),
+    "a flag that means nothing": OCI._replace(flags=1 << 31),
+    "a relative pid file": OCI._replace(pid_file="pid"),
+    "a relative socket": OCI._replace(console_socket="socket"),
+    "more descriptors than there can be": OCI._replace(preserve_fds=1 << 30),
+    "a hook of no kind": OCI._replace(hooks=(OciHook(6, "/x", ("x",)),)),
+    "hooks out of order": OCI._replace(hooks=OCI.hooks[::-1]),
+    "a relative hook": OCI._replace(hooks=(OciHook(0, "x", ("x",)),)),
+}
+
+
+@pytest.mark.parametrize("what", BAD_BLOCKS)
+def test_a_front_door_is_not_told_what_makes_no_sense(what: str) -> None:
+    assert judge_oci(OCI) == 0
+    assert judge_oci(BAD_BLOCKS[what]) < 0
+
+
+def test_the_front_door_passes_on_its_standard_descriptors_and_no_others() -> None:
+    assert judge_oci(OCI, descriptors=4) < 0
+    assert judge_oci(OCI, descriptors=0) < 0
+
+
+def test_a_plan_of_the_front_door_can_be_read() -> None:
+    lines = OCI._replace(pid_file="/tmp/pid", preserve_fds=2).describe().splitlines()
+    assert lines[0] == "oci   state /run/pyrunc-oci/x create"
+    assert "oci   pid_file /tmp/pid" in lines
+    assert "oci   hook startContainer /bin/b ['b', 'c'] env=('D=e',) timeout=0" in lines

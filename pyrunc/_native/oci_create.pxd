@@ -1,0 +1,338 @@
+# cython: cdivision=True, boundscheck=False
+# The front door as a container's supervisor: `create` and `run`, from a plan to the exit code.
+#
+# It is init's parent itself, since containerd's shim and conmon are the subreapers to which init goes when `create`
+# ends. What fails is undone first and then put into words by Python, as which this process ends.
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.container_init cimport *
+from pyrunc._native.hearing cimport *
+from pyrunc._native.host_steps cimport *
+from pyrunc._native.killing cimport *
+from pyrunc._native.loading cimport *
+from pyrunc._native.oci_files cimport *
+from pyrunc._native.oci_python cimport *
+from pyrunc._native.oci_system cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.plan_oci cimport *
+from pyrunc._native.shim_files cimport *
+from pyrunc._native.signals cimport *
+from pyrunc._native.steps cimport *
+from pyrunc._native.supervisor cimport *
+
+cdef extern from *:
+    """
+    #include <sys/signalfd.h>
+    """
+    long SYS_signalfd4
+    int SFD_CLOEXEC, SIGURG
+    ctypedef struct signalfd_siginfo "struct signalfd_siginfo":
+        uint32_t ssi_signo
+
+cdef struct oci_run:
+    walk w
+    oci_place *here
+    const plan_oci *plan
+    int plan_fd
+    int directory                   # the state directory, locked; -1 before it is ours
+    int signals                     # a signalfd where the program's end is waited for; else -1
+    int pid
+    int pidfd
+    uint32_t last_made              # behind the last step that made a cgroup
+    bint created                    # init has said so, and is told in state.json
+    bint started                    # its channel has ended behind READY
+    bint pid_written
+    int status                      # as of wait(2), once it is reaped
+    bint reaped
+    char time[TIME_ROOM]            # when it was created
+    # Where it failed: a step's number, or a word; and why.
+    const char *where
+    uint32_t step
+    int error
+
+
+cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept nogil:
+    memset(r, 0, sizeof(oci_run))
+    memset(r.w.slots, 0xFF, sizeof(r.w.slots))
+    r.here = here
+    r.plan_fd = plan_fd
+    r.directory = r.signals = r.pid = r.pidfd = -1
+    r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
+
+
+cdef inline int fail(oci_run *r, const char *where, int error) noexcept nogil:
+    """Note where the run has failed, at a step if *where* is NULL; the first failure is the one that is told."""
+    if r.error == 0 and r.where == NULL:
+        r.where = where
+        r.error = error
+    return error if error < 0 else -EIO
+
+
+cdef inline int make_host_part(oci_run *r) noexcept nogil:
+    """Walk the host section: cgroups, and what is opened on the host."""
+    cdef walk *w = &r.w
+    cdef const plan_step *step
+    cdef bint made
+    cdef uint32_t i
+    cdef int rc
+    for i in range(w.header.step_count):
+        step = &w.steps[i]
+        if step.section != SECTION_HOST:
+            break
+        if w.skip:
+            w.skip = False
+            continue
+        made = False
+        rc = host_step(w, step, &made, 0)
+        if made:
+            r.last_made = i + 1
+        if rc < 0 and not step.flags & F_OPTIONAL:
+            r.step = i
+            return fail(r, NULL, rc)
+    forget_file(w)
+    return 0
+
+
+cdef inline int listen_where_wanted(oci_run *r) noexcept nogil:
+    """Put the socket on which the start comes where init looks for it."""
+    cdef uint32_t i
+    cdef int fd
+    for i in range(r.w.header.step_count):
+        if r.w.steps[i].op == OP_WAIT_START and r.w.steps[i].slot_a != <uint32_t>NONE:
+            fd = listen_for_start(r.directory)
+            if fd < 0:
+                return fail(r, b"state", fd)
+            return put_slot(&r.w, r.w.steps[i].slot_a, fd)
+    return 0
+
+
+cdef inline int clone_container(oci_run *r) noexcept nogil:
+    """Start init; 0 or -errno."""
+    cdef int pair[2]
+    cdef int rc = <int>_rc(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+    if rc < 0:
+        return fail(r, b"clone", rc)
+    r.w.progress_fd = pair[1]
+    r.pid = clone_init(&r.w, &r.pidfd, -1)
+    if r.pid == 0:
+        if r.signals >= 0:
+            reset_signals()
+        close(pair[0])
+        close(r.directory)          # with the lock
+        close(r.plan_fd)
+        _exit(container_init(&r.w))
+    close(pair[1])
+    r.w.progress_fd = pair[0]
+    close_passed(&r.w, 0)
+    return fail(r, b"clone", r.pid) if r.pid < 0 else 0
+
+
+cdef inline int tell_created(oci_run *r) noexcept nogil:
+    """Init waits: say who it is in state.json and the pid file, and let it outlive us."""
+    cdef uint32_t answer = GO
+    cdef int rc
+    rc = write_state(&r.w, r.plan, r.directory, b"created", r.time, r.pid, start_time(r.pid))
+    if rc < 0:
+        return fail(r, b"state", rc)
+    r.created = True
+    if r.plan.pid_file != <uint32_t>NONE:
+        rc = write_pid_file(&r.w, text(&r.w, r.plan.pid_file), r.pid)
+        if rc < 0:
+            return fail(r, b"pid-file", rc)
+        r.pid_written = True
+    if send(r.w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0:
+        return fail(r, b"died", 0)
+    return 0
+
+
+cdef inline int hear_init(oci_run *r) noexcept nogil:
+    """Take what init says until it is created (1), its program runs (2), or it has failed (-errno)."""
+    cdef walk *w = &r.w
+    cdef progress message
+    cdef record report
+    cdef bint ready = False
+    cdef int passed
+    cdef int got
+    memset(&report, 0, sizeof(report))
+    while True:
+        got = receive_waiting(w.progress_fd, &message, sizeof(message), &passed)
+        if got == -EINTR:
+            continue
+        if passed >= 0:
+            if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL:
+                w.terminal = passed
+            else:
+                close(passed)
+        if got != sizeof(message):
+            if ready and r.error == 0:
+                return 2
+            return fail(r, b"died", 0)
+        if message.kind == PROGRESS_READY:
+            ready = True
+        elif message.kind == PROGRESS_FAILED and message.step < w.header.step_count and -ERROR_MOST <= message.error < 0:
+            r.step = message.step
+            return fail(r, NULL, message.error)
+        elif message.kind == PROGRESS_SYNC:
+            if run_sync(w, message.step, r.pid, &report) < 0:
+                r.step = report.step
+                return fail(r, NULL, report.error)
+        elif message.kind == PROGRESS_CREATED and not r.created:
+            got = tell_created(r)
+            if got < 0:
+                return got
+        elif message.kind == PROGRESS_PARTED and r.created:
+            return 1
+        elif message.kind != PROGRESS_TERMINAL:
+            return fail(r, b"died", 0)
+
+
+cdef inline int receive_waiting(int fd, void *message, size_t size, int *passed) noexcept nogil:
+    """Wait for a message, with at most one descriptor, -1 for none; its size or -errno."""
+    cdef pollfd watch
+    watch.fd = fd
+    watch.events = POLLIN
+    watch.revents = 0
+    passed[0] = -1
+    if poll(&watch, 1, -1) < 0:
+        return -errno
+    return receive_one(fd, message, size, passed)
+
+
+cdef inline void reap(oci_run *r) noexcept nogil:
+    while not r.reaped:
+        if wait4(r.pid, &r.status, 0, NULL) < 0 and errno == EINTR:
+            continue
+        r.reaped = True
+
+
+cdef inline void end_container(oci_run *r) noexcept nogil:
+    """After init's end: nothing of it is left running, and its cgroups are gone."""
+    if r.pid > 0 and not r.w.header.clone_flags & <uint64_t>CLONE_NEWPID:
+        kill_stragglers(&r.w)
+    remove_cgroups(&r.w, r.last_made)
+
+
+cdef inline int give_up(oci_run *r) noexcept nogil:
+    """Undo what was done, and become Python to say why; an exit code if there is no Python."""
+    cdef const char *words[6]
+    cdef char numbers[4][NUMBER_ROOM]
+    if r.pid > 0:
+        syscall(NR_pidfd_send_signal, r.pidfd, SIGKILL, NULL, 0)
+        kill_container(&r.w, r.pidfd)
+        reap(r)
+    if r.directory >= 0:
+        end_container(r)
+        if r.pid_written:
+            unlinkat(AT_FDCWD, text(&r.w, r.plan.pid_file), 0)
+        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        close(r.directory)
+    fcntl(r.plan_fd, F_SETFD, 0)
+    reset_signals()
+    put_decimal(numbers[0], <uint64_t>r.plan_fd)
+    put_decimal(numbers[1], r.step)
+    put_decimal(numbers[2], <uint64_t>(-r.error))
+    put_decimal(numbers[3], <uint64_t>r.status)
+    words[0] = b":failed"
+    words[1] = numbers[0]
+    words[2] = r.where if r.where != NULL else numbers[1]
+    words[3] = numbers[2]
+    words[4] = numbers[3]
+    words[5] = NULL
+    return oci_python(r.here, words)
+
+
+cdef inline void watch_signals(oci_run *r) noexcept nogil:
+    """Where the program's end is waited for: signals are what is passed on to it."""
+    cdef uint64_t all = ~<uint64_t>0
+    if r.plan.flags & OCI_RUN and not r.plan.flags & OCI_DETACH:
+        syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof(all))
+        r.signals = <int>syscall(SYS_signalfd4, -1, &all, sizeof(all), SFD_CLOEXEC)
+        if not r.plan.flags & OCI_NO_SUBREAPER:
+            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+cdef inline int reap_all(oci_run *r) noexcept nogil:
+    """Reap who has ended, among them the orphans of the container that this process has adopted."""
+    cdef int status
+    cdef int pid
+    while True:
+        pid = wait4(-1, &status, WNOHANG, NULL)
+        if pid == r.pid:
+            r.status = status
+            r.reaped = True
+        elif pid <= 0:
+            return 0
+
+
+cdef inline int follow_program(oci_run *r) noexcept nogil:
+    """Pass signals on until the program has ended; its exit code."""
+    cdef signalfd_siginfo info
+    cdef int number
+    while not r.reaped:
+        if read(r.signals, &info, sizeof(info)) != sizeof(info):
+            if errno != EINTR:
+                reap(r)
+            continue
+        number = <int>info.ssi_signo
+        if number == SIGCHLD:
+            reap_all(r)
+        elif number != SIGPIPE and number != SIGURG:
+            syscall(NR_pidfd_send_signal, r.pidfd, number, NULL, 0)
+    number = r.status & 0x7F
+    return 128 + number if number else r.status >> 8 & 0xFF
+
+
+cdef inline int create_container(oci_run *r) noexcept nogil:
+    """From nothing to a container that is created (1) or runs (2), or -errno."""
+    cdef int rc
+    r.directory = claim_directory(&r.w, text(&r.w, r.plan.state_dir))
+    if r.directory < 0:
+        return fail(r, b"exists" if r.directory == -EEXIST else b"state", r.directory)
+    put_rfc3339(r.time)
+    rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
+    if rc < 0:
+        return fail(r, b"state", rc)
+    rc = listen_where_wanted(r)
+    if rc == 0:
+        rc = make_host_part(r)
+    if rc == 0:
+        watch_signals(r)
+        rc = clone_container(r)
+    if rc == 0:
+        rc = hear_init(r)
+    return rc
+
+
+cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
+    """Do what the sealed plan on the descriptor *plan_fd* says; the exit code of the command."""
+    cdef oci_run r
+    cdef uint32_t i
+    cdef int keep[1]
+    cdef int rc
+    begin_run(&r, here, plan_fd)
+    rc = load_plan(&r.w, plan_fd, 3)
+    if rc < 0:
+        fail(&r, b"plan", rc)
+        return give_up(&r)
+    r.plan = plan_oci_of(r.w.data)
+    if r.plan == NULL:
+        fail(&r, b"plan", -EINVAL)
+        return give_up(&r)
+    for i in range(3):
+        r.w.slots[i] = <int>i
+    keep[0] = plan_fd
+    close_above(&r.w, keep, 1)
+    fcntl(plan_fd, F_SETFD, FD_CLOEXEC)
+    rc = create_container(&r)
+    if rc < 0:
+        return give_up(&r)
+    if r.signals < 0:
+        return 0
+    # Whoever looks at the container from now on need not wait for its end.
+    flock(r.directory, LOCK_UN)
+    rc = follow_program(&r)
+    end_container(&r)
+    if not r.plan.flags & OCI_KEEP:
+        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+    return rc

@@ -1,0 +1,69 @@
+# cython: cdivision=True, boundscheck=False
+# `pyrunc-oci`: the runtime that other engines call. Native where a verb is plain; else it becomes Python.
+#
+#   who calls whom              argv behind the name
+#   anyone                      as runc's
+#   Python -> front door        :plan <descriptor>           do what the plan says
+#   front door -> itself        :sealed <path> <n> <argv>    the same, from an executable that nobody can write;
+#                                                            n - 1 is the descriptor on which the planner answers
+#   front door -> Python        the same as it was called with; or :failed …, what has failed
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.oci_arguments cimport *
+from pyrunc._native.oci_python cimport *
+from pyrunc._native.oci_seal cimport *
+from pyrunc._native.oci_system cimport *
+from pyrunc._native.oci_verbs cimport *
+
+
+cdef inline int front_door(int argc, char **argv) noexcept nogil:
+    """One command of pyrunc-oci; its exit code."""
+    cdef oci_place here
+    cdef oci_words words
+    cdef const char **line = <const char **>argv
+    cdef ssize_t length
+    cdef int answer = -1
+    cdef bint sealed = False
+    here.env = environ
+    if argc > 4 and strcmp(argv[1], b":sealed") == 0:
+        if join_two(here.exe, sizeof(here.exe), argv[2], b"") < 0:
+            return 1
+        answer = <int>parse_decimal(argv[3]) - 1
+        if answer >= 0:
+            fcntl(answer, F_SETFD, FD_CLOEXEC)
+        line += 4
+        argc -= 4
+        sealed = True
+    else:
+        length = readlinkat(AT_FDCWD, b"/proc/self/exe", here.exe, sizeof(here.exe) - 1)
+        if length <= 0:
+            complain(b"pyrunc-oci: cannot read /proc/self/exe\n")
+            return 1
+        here.exe[length] = 0
+    words.argc = argc
+    words.argv = line
+    return serve(&here, &words, sealed, answer)
+
+
+cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer) noexcept nogil:
+    """Do it here if it is plain, else become Python."""
+    cdef int code = PYTHON
+    if take_globals(words):
+        if words.root == NULL and geteuid() == 0:
+            words.root = b"/run/pyrunc-oci"
+        if words.root != NULL:
+            code = serve_verb(here, words)
+    return code if code != PYTHON else oci_python(here, words.argv + 1)
+
+
+cdef inline int serve_verb(oci_place *here, oci_words *words) noexcept nogil:
+    """A verb that needs nothing but the container's state; its exit code, or PYTHON."""
+    if strcmp(words.verb, b"state") == 0:
+        return verb_state(words, words.root)
+    if strcmp(words.verb, b"kill") == 0:
+        return verb_kill(words, words.root)
+    if strcmp(words.verb, b"start") == 0:
+        return verb_start(here, words, words.root)
+    if strcmp(words.verb, b"delete") == 0:
+        return verb_delete(words, words.root)
+    return PYTHON

@@ -1,0 +1,93 @@
+# cython: cdivision=True, boundscheck=False
+# What only the OCI front door asks of the kernel.
+
+from pyrunc._native.linux cimport *
+
+cdef extern from *:
+    """
+    #include <sys/file.h>
+    #include <sys/un.h>
+    #ifndef MFD_CLOEXEC
+    #define MFD_CLOEXEC 1
+    #define MFD_ALLOW_SEALING 2
+    #endif
+    #define PR_MFD_EXEC 0x10
+    """
+    char **environ
+    int MFD_CLOEXEC, MFD_ALLOW_SEALING, PR_MFD_EXEC
+    long SYS_execveat
+    unsigned int geteuid() nogil
+    int LOCK_EX, LOCK_SH, LOCK_NB
+    int flock(int fd, int operation) nogil
+    int F_OK
+    int faccessat(int dirfd, const char *path, int mode, int flags) nogil
+    ctypedef struct sockaddr_un "struct sockaddr_un":
+        unsigned short sun_family
+        char sun_path[108]
+    ssize_t writev(int fd, const iovec_t *parts, int count) nogil
+    int connect(int fd, void *address, unsigned int size) nogil
+    int SO_PEERCRED
+    ctypedef struct ucred_t "struct ucred":
+        int pid
+        unsigned int uid
+        unsigned int gid
+    int getsockopt(int fd, int level, int option, void *value, unsigned int *size) nogil
+
+cdef enum:
+    MOUNT_ATTR_NOSUID = 0x00000002
+    PATH_ROOM = 4096
+
+
+cdef inline long parse_decimal(const char *text) noexcept nogil:
+    """A number of decimal digits and nothing else, below 2**31; else -1."""
+    cdef long value = 0
+    cdef size_t i = 0
+    while c'0' <= text[i] <= c'9' and value < <long>0x80000000:
+        value = value * 10 + (text[i] - c'0')
+        i += 1
+    return value if i > 0 and text[i] == 0 and value < <long>0x80000000 else -1
+
+
+cdef inline size_t put_decimal(char *at, uint64_t value) noexcept nogil:
+    """Write *value* and a NUL, at most 21 bytes; how many digits it has."""
+    cdef char digits[24]
+    cdef size_t length = 0
+    cdef size_t i
+    while True:
+        digits[length] = <char>(48 + value % 10)
+        length += 1
+        value = value / 10
+        if value == 0:
+            break
+    for i in range(length):
+        at[i] = digits[length - 1 - i]
+    at[length] = 0
+    return length
+
+
+cdef inline int join_two(char *buffer, size_t room, const char *first, const char *second) noexcept nogil:
+    """*first* and *second* one behind the other, with a NUL; the length or -ENAMETOOLONG."""
+    cdef size_t a = strlen(first)
+    cdef size_t b = strlen(second)
+    if a + b + 1 > room:
+        return -ENAMETOOLONG
+    memmove(buffer, first, a)
+    memcpy(buffer + a, second, b + 1)
+    return <int>(a + b)
+
+
+cdef inline void *anonymous(size_t size) noexcept nogil:
+    """Fresh memory, or NULL."""
+    cdef void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    return NULL if memory == MAP_FAILED else memory
+
+
+cdef inline const char *environment(char **env, const char *name) noexcept nogil:
+    """The value of the variable *name*, or NULL."""
+    cdef size_t length = strlen(name)
+    cdef size_t i = 0
+    while env[i] != NULL:
+        if strncmp(env[i], name, length) == 0 and env[i][length] == c'=':
+            return env[i] + length + 1
+        i += 1
+    return NULL

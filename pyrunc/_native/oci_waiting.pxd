@@ -1,0 +1,87 @@
+# cython: cdivision=True, boundscheck=False
+# What init does between `create` and `start`: it proves that the program could be executed, says that the container is
+# created, and waits.
+#
+#   init -> front door      CREATED: all is made
+#   front door -> init      GO: state.json names it, and it may outlive the front door
+#   init -> front door      PARTED: it does (create only: `run` needs no other to start it)
+#   start -> init           a connection; init's further messages go there, and its end is execve's
+
+from pyrunc._native.linux cimport *
+from pyrunc._native.channel cimport *
+from pyrunc._native.joining cimport *
+from pyrunc._native.oci_system cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.plan_oci cimport *
+from pyrunc._native.steps cimport *
+
+cdef extern from *:
+    int X_OK
+
+
+cdef inline int lookup_step(walk *w, const plan_step *step) noexcept nogil:
+    """0 if the program's user may execute one of the candidates, which init tries after the start; else why not.
+
+    access(2) goes by the real ids, which for this moment are the program's: the effective ones, and with them all
+    capabilities, stay. A refusal outweighs an absence, as for execvp(3).
+    """
+    cdef stat_t status
+    cdef const char *candidate = text(w, step.s0)
+    cdef uint32_t uid = <uint32_t>(step.n0 >> 32)
+    cdef uint32_t gid = <uint32_t>step.n0
+    cdef uint64_t i
+    cdef int rc = -ENOENT
+    cdef int error
+    become_groups(text(w, step.s1))
+    syscall(SYS_setresgid, gid, <uint32_t>-1, <uint32_t>-1)
+    syscall(SYS_setresuid, uid, <uint32_t>-1, <uint32_t>-1)
+    for i in range(step.n1):
+        error = <int>_rc(faccessat(AT_FDCWD, candidate, X_OK, 0))
+        if error == 0 and (fstatat(AT_FDCWD, candidate, &status, 0) < 0 or S_ISDIR(status.st_mode)):
+            error = -EACCES
+        if error == 0:
+            rc = 0
+            break
+        if error != -ENOENT and error != -ENOTDIR:
+            rc = error
+        candidate += strlen(candidate) + 1
+    syscall(SYS_setresuid, 0, <uint32_t>-1, <uint32_t>-1)
+    syscall(SYS_setresgid, 0, <uint32_t>-1, <uint32_t>-1)
+    return rc
+
+
+cdef inline int wait_start_step(walk *w, const plan_step *step) noexcept nogil:
+    """Say that the container is created; with a socket in slot a, go on when somebody connects to it.
+
+    Only who may write to the socket's file can, which is its maker and root: no process of the container's is there
+    yet. Nothing is open meanwhile but the program's descriptors and that socket.
+    """
+    cdef progress message
+    cdef uint32_t answer = STOP
+    cdef int keep[2]
+    cdef int fd = -1
+    memset(&message, 0, sizeof(message))
+    message.kind = PROGRESS_CREATED
+    memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
+    if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+        return -errno
+    if recv(w.progress_fd, &answer, sizeof(answer), 0) != sizeof(answer) or answer != GO:
+        return -EPIPE
+    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
+    if step.slot_a == <uint32_t>NONE:
+        return 0
+    keep[0] = w.slots[step.slot_a]
+    keep[1] = w.progress_fd
+    close_above(w, keep, 2)
+    message.kind = PROGRESS_PARTED
+    if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+        return -errno
+    while fd < 0:
+        fd = <int>_rc(accept4(keep[0], NULL, NULL, SOCK_CLOEXEC))
+        if fd < 0 and fd != -EINTR and fd != -ECONNABORTED:
+            return fd
+    close(w.progress_fd)
+    close(keep[0])
+    w.slots[step.slot_a] = -1
+    w.progress_fd = fd
+    return 0

@@ -1,0 +1,115 @@
+"""What pyrunc-oci logs: lines of runc's two formats, to standard error or to the file of `--log`.
+
+text: `time="2026-11-25T22:00:00Z" level=error msg="container does not exist"`
+json: `{"level":"error","msg":"container does not exist","time":"2026-11-25T22:00:00Z"}`
+
+Engines read the last line of level error for the reason of a failure (containerd's shim, conmon, cri-o).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from pyrunc.oci.flags import quote
+from pyrunc.records import quoted
+
+_PLAIN = frozenset("-._/@^+")
+
+
+class Failure(Exception):
+    """What ends a verb: *message* is logged at level error, *exit_code* is that of the program."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.exit_code = exit_code
+
+
+class Log:
+    """Where the lines of one run go."""
+
+    __slots__ = ("_debug", "_fd", "_json")
+
+    def __init__(self, path: str = "", log_format: str = "text", debug: bool = False) -> None:
+        """Open the file *path* for appending, or take standard error for "".
+
+        Raises Failure, in runc's words, for a file that cannot be opened and for an unknown format.
+        """
+        self._fd = 2
+        self._json = log_format == "json"
+        self._debug = debug
+        if path:
+            try:
+                self._fd = os.open(
+                    path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_SYNC | os.O_CLOEXEC, 0o644
+                )
+            except OSError as error:
+                raise Failure(f"open {path}: {reason(error)}") from None
+        if log_format not in ("text", "json"):
+            raise Failure(f"invalid log-format: {log_format}")
+
+    def write(self, level: str, message: str) -> None:
+        """Log one line; one of level debug only where that was asked for."""
+        if level == "debug" and not self._debug:
+            return
+        line = json_line(level, message) if self._json else text_line(level, message)
+        _write_all(self._fd, line)
+
+    def error(self, message: str) -> None:
+        """Log an error, and say it on standard error as well where the log is a file."""
+        self.write("error", message)
+        if self._fd != 2:
+            _write_all(2, message + "\n")
+
+    def warning(self, message: str) -> None:
+        """Log a warning."""
+        self.write("warning", message)
+
+
+def text_line(level: str, message: str) -> str:
+    """One line of the text format; *message* is quoted unless it is a plain word."""
+    plain = bool(message) and all((c.isascii() and c.isalnum()) or c in _PLAIN for c in message)
+    return f'time="{_now()}" level={level} msg={message if plain else quote(message)}\n'
+
+
+def json_line(level: str, message: str) -> str:
+    """One line of the json format, escaped as Go's encoder does it."""
+    clean = "".join("\ufffd" if 0xD800 <= ord(c) <= 0xDFFF else c for c in message)
+    text = quoted(clean)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f'{{"level":"{level}","msg":{text},"time":"{_now()}"}}\n'
+
+
+def reason(error: OSError) -> str:
+    """The words that Go has for an errno: strerror's, in lower case."""
+    words = error.strerror or str(error)
+    return words[:1].lower() + words[1:]
+
+
+def _now() -> str:
+    # Local time as RFC 3339 writes it, with Z for UTC.
+    now = time.localtime()
+    offset = now.tm_gmtoff // 60
+    zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02}:{abs(offset) % 60:02}" if offset else "Z"
+    return time.strftime("%Y-%m-%dT%H:%M:%S", now) + zone
+
+
+def _write_all(descriptor: int, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        # Nobody can be told: standard error is closed, or the disk of the log is full.
+        return
+
+
+def print_out(text: str) -> None:
+    """Write *text* to standard output at once. Raises OSError where that is closed or full."""
+    sys.stdout.flush()
+    data = text.encode("utf-8", "surrogateescape")
+    while data:
+        data = data[os.write(1, data) :]

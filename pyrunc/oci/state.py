@@ -1,0 +1,150 @@
+"""The state directory of a container, read: `<root>/<id>/state.json` and what is true beside it.
+
+The file is written by the native front door, once as "creating" and once as "created". Everything later is derived:
+
+| what is found                                            | status   |
+|----------------------------------------------------------|----------|
+| no process of that pid and start time, or a zombie       | stopped  |
+| the file says creating                                   | creating |
+| its freezer is frozen                                    | paused   |
+| the socket `start`, on which its first process waits     | created  |
+| none of these                                            | running  |
+
+Source: OCI runtime.md, "State"; proc_pid_stat(5).
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc.oci.log import Failure, reason
+from pyrunc.records import loads
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrunc.oci.flags import Options
+
+_ROOT = "/run/pyrunc-oci"
+_ID = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_+-.")
+
+NO_SUCH = "container does not exist"
+
+
+class Container:
+    """A container as its state.json has it."""
+
+    __slots__ = ("directory", "document", "id", "own")
+
+    def __init__(self, directory: str, document: dict[str, Any]) -> None:
+        self.directory = directory
+        self.document = document
+        self.id: str = document["id"]
+        self.own: dict[str, Any] = document["pyrunc"]
+
+    @property
+    def pid(self) -> int:
+        """The pid of its first process, alive or not; 0 where none was made yet."""
+        return int(self.document.get("pid") or 0)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Its whole config.json."""
+        found: dict[str, Any] = self.own["spec"]
+        return found
+
+    def alive(self) -> bool:
+        """Whether its first process exists: the same one, and no zombie."""
+        return self.pid > 0 and start_time(self.pid) == self.own.get("start_time")
+
+    def status(self) -> str:
+        """What is true now; see the table above."""
+        if not self.alive():
+            return "stopped"
+        if self.document.get("status") == "creating":
+            return "creating"
+        if frozen(self.own.get("freezer") or ""):
+            return "paused"
+        return "created" if os.path.lexists(f"{self.directory}/start") else "running"
+
+
+def default_root() -> str:
+    """The root where none is given: /run/pyrunc-oci, or one of an unprivileged user's own."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{runtime}/pyrunc-oci" if runtime and os.geteuid() else _ROOT
+
+
+def root_of(options: Options) -> str:
+    """The absolute path of the root that a command line means."""
+    if not options.root:
+        return default_root()
+    path = os.path.abspath(options.root)
+    if path == "/":
+        raise Failure("option --root argument should not be set to /")
+    return path
+
+
+def check_id(container_id: str) -> None:
+    """Refuse what is no id of a container, in runc's words."""
+    if not container_id:
+        raise Failure("container id cannot be empty")
+    if container_id in (".", "..") or not _ID.issuperset(container_id):
+        raise Failure("invalid container ID format")
+
+
+def load(root: str, container_id: str) -> Container:
+    """Read a container's state.
+
+    Raises Failure in runc's words where there is none, or where it cannot be read.
+    """
+    check_id(container_id)
+    directory = f"{root}/{container_id}"
+    try:
+        with open(f"{directory}/state.json", encoding="utf-8", errors="surrogateescape") as file:
+            document = loads(file.read())
+        if document["id"] != container_id or document["pyrunc"]["version"] != 1:
+            raise ValueError("of another version or container")
+    except FileNotFoundError:
+        raise Failure(NO_SUCH) from None
+    except OSError as error:
+        raise Failure(f"unable to read the state of container {container_id}: {reason(error)}") from None
+    except (ValueError, TypeError, LookupError) as error:
+        raise Failure(f"unable to read the state of container {container_id}: {error}") from None
+    return Container(directory, document)
+
+
+def ids(root: str) -> list[str]:
+    """The ids of the containers below *root*, sorted. Raises OSError as scandir does."""
+    with os.scandir(root) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if _ID.issuperset(entry.name) and entry.is_dir(follow_symlinks=False)
+        )
+
+
+def start_time(pid: int) -> int | None:
+    """When the process *pid* was started, in ticks since boot; None if there is none, or only a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def frozen(directory: str) -> bool:
+    """Whether the cgroup *directory* is frozen, by v1's freezer or by v2; False for "" and where it is gone."""
+    if not directory:
+        return False
+    for file, words in (
+        ("cgroup.freeze", ("1",)),
+        ("freezer.state", ("FROZEN", "FREEZING")),
+    ):
+        try:
+            with open(f"{directory}/{file}", encoding="ascii") as state:
+                return state.read().strip() in words
+        except OSError:
+            continue
+    return False
