@@ -47,6 +47,7 @@ cdef enum:
     SECTION_INIT = 1
     SECTION_SYNC = 2                # + the number of the sync point
     MAX_SYNC = 8
+    SECTION_STAGE = 10              # the last: a process between supervisor and init, see stage.pxd
 
 # The order is the ABI between pyrunc/runtime/plan.py and this file: plan.pyx names them.
 cdef enum Op:
@@ -313,10 +314,13 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     for i in range(h.step_count):
         step = &steps[i]
         needs = plan_needs(step.op)
-        if needs == 0 or step.section >= <uint32_t>(SECTION_SYNC + MAX_SYNC) or step.section < last_section:
+        if needs == 0 or step.section > <uint32_t>SECTION_STAGE or step.section < last_section:
             return -EINVAL
         last_section = step.section
-        if not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
+        if step.section == <uint32_t>SECTION_STAGE:
+            if not _may_stage(step):
+                return -EINVAL
+        elif not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
             return -EINVAL
         if seen_exec and step.section == SECTION_INIT:
             return -EINVAL
@@ -351,12 +355,12 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             seen_exec = True
         elif step.op == OP_SYNC:
             awaited |= 1 << step.n0
-        if step.section >= <uint32_t>SECTION_SYNC:
+        if <uint32_t>SECTION_SYNC <= step.section < <uint32_t>SECTION_STAGE:
             # Only this, so that all that a host step leaves behind is made before init is cloned.
             if step.op != OP_WRITE_PROC:
                 return -EINVAL
             served |= 1 << (step.section - <uint32_t>SECTION_SYNC)
-        elif step.op == OP_WRITE_PROC:
+        elif step.op == OP_WRITE_PROC and step.section != <uint32_t>SECTION_STAGE:
             return -EINVAL
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
@@ -431,6 +435,15 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
 cdef inline bint _words_ok(const plan_header *h, uint64_t offset, uint64_t words) noexcept nogil:
     """Whether *words* of 8 bytes are in the blobs at *offset*."""
     return offset & 7 == 0 and offset <= h.blob_size and words <= 65536 and words * 8 <= h.blob_size - offset
+
+
+cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
+    """Whether a step may stand in the stage: what must be done before init is born, and changes nobody else."""
+    if step.op == OP_UNSHARE:
+        return step.n0 == <uint64_t>CLONE_NEWTIME
+    if step.op == OP_SETNS:
+        return step.n0 != 0 and not step.n0 & (~<uint64_t>PLAN_NAMESPACES | <uint64_t>CLONE_NEWNS)
+    return step.op == OP_WRITE_PROC
 
 
 cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const char *strings) noexcept nogil:

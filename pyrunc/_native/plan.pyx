@@ -50,6 +50,7 @@ FLAG_DEBUG = OCI_DEBUG
 HOST = SECTION_HOST
 INIT = SECTION_INIT
 SYNC = SECTION_SYNC
+STAGE = SECTION_STAGE
 HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
 SHIM_SIZE = sizeof(plan_shim)

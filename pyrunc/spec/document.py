@@ -23,6 +23,7 @@ _INT32 = _integer(-(1 << 31), (1 << 31) - 1)
 _INT64 = _integer(-(1 << 63), (1 << 63) - 1)
 _UINT64 = _integer(0, (1 << 64) - 1)
 _TEXTS = _list(_text)
+_OFFSET = _object(secs=_INT64, nanosecs=_ID)
 _MAPS = _list(_object(containerID=_ID, hostID=_ID, size=_ID))
 
 _PROCESS = _object(
@@ -46,6 +47,8 @@ _LINUX = _object(
     intelRdt=_object(
         closID=_text, schemata=_TEXTS, l3CacheSchema=_text, memBwSchema=_text, enableMonitoring=_flag,
     ),
+    timeOffsets=_object(monotonic=_OFFSET, boottime=_OFFSET),
+    netDevices=_map(_object(name=_text)),
 )  # fmt: skip
 _document = _object(
     ociVersion=_text, root=_object(path=_text, readonly=_flag), hostname=_text, domainname=_text, process=_PROCESS,

@@ -13,7 +13,7 @@ from typing import Any
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
 from pyrunc.runtime.joining import Join, compile_join
-from pyrunc.runtime.plan import HOST, INIT, SYNC, Oci, OciHook, PlanTemplate, Shim
+from pyrunc.runtime.plan import HOST, INIT, STAGE, SYNC, Oci, OciHook, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
 DIRECTORY = Path(__file__).parent / "seeds"
@@ -81,6 +81,9 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("hook", INIT, {"n0": 1}),
     ("execve", INIT, {"s0": ""}),
     ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
+    ("setns", STAGE, {"a": 6, "n0": 0x10000000}),
+    ("unshare", STAGE, {"n0": 0x80}),
+    ("write_proc", STAGE, {"s0": "timens_offsets", "s1": "boottime 1 0"}),
 )  # fmt: skip
 
 
