@@ -10,6 +10,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.oci_arguments cimport *
+from pyrunc._native.oci_create cimport oci_run_plan
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_seal cimport *
 from pyrunc._native.oci_system cimport *
@@ -48,6 +49,10 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
 cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer) noexcept nogil:
     """Do it here if it is plain, else become Python."""
     cdef int code = PYTHON
+    if words.argc > 2 and strcmp(words.argv[1], b":plan") == 0:
+        if not sealed:
+            oci_seal(here, -1, words.argv)
+        return oci_run_plan(here, <int>parse_decimal(words.argv[2]))
     if take_globals(words):
         if words.root == NULL and geteuid() == 0:
             words.root = b"/run/pyrunc-oci"
