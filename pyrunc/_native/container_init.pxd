@@ -462,7 +462,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             rc = fork_step(w, step.flags & F_TTY)
         else:
             if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
-                close_for_join(w)
+                close_for_join(w, w.slots[step.slot_a])
             rc = init_step(w, step)
             if step.op == OP_WAIT_START:
                 mortal = False

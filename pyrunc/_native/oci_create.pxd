@@ -304,36 +304,17 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
-cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
-    """Do what the sealed plan on the descriptor *plan_fd* says; the exit code of the command."""
-    cdef oci_run r
-    cdef uint32_t i
-    cdef int keep[1]
-    cdef int rc
-    begin_run(&r, here, plan_fd)
-    reset_signals()                 # Python has ignored one or two
-    rc = load_plan(&r.w, plan_fd, 3)
+cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
+    """`create` or `run` of a plan that was loaded; the exit code of the command."""
+    cdef int rc = create_container(r)
     if rc < 0:
-        fail(&r, b"plan", rc)
-        return give_up(&r)
-    r.plan = plan_oci_of(r.w.data)
-    if r.plan == NULL:
-        fail(&r, b"plan", -EINVAL)
-        return give_up(&r)
-    for i in range(3):
-        r.w.slots[i] = <int>i
-    keep[0] = plan_fd
-    close_above(&r.w, keep, 1)
-    fcntl(plan_fd, F_SETFD, FD_CLOEXEC)
-    rc = create_container(&r)
-    if rc < 0:
-        return give_up(&r)
+        return give_up(r)
     if r.signals < 0:
         return 0
     # Whoever looks at the container from now on need not wait for its end.
     flock(r.directory, LOCK_UN)
-    rc = follow_program(&r)
-    end_container(&r)
+    rc = follow_program(r)
+    end_container(r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
     return rc

@@ -56,6 +56,7 @@ cdef enum Op:
     OP_WRITE_AT                     # slot a: directory, s0 file, s1 value
     OP_OPEN_AT                      # slot a: directory, s0 file, n0 open flags -> slot b
     OP_OPEN                         # s0 host path, n0 open flags -> slot a
+    OP_PROCESS                      # n0 a pid, n1 when it was started, in ticks since boot -> slot a: its pidfd
     OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
     OP_USERNS                       # s0 uid_map, s1 gid_map: a user namespace of its own, for idmapped mounts -> slot a
     OP_OVERLAY                      # slots b..b+n0-1: layers, the lowest first; slot b+n0: the directory of s1 upper and s2 work;
@@ -206,6 +207,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_WRITE_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OPEN_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0
     if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_PROCESS: return ON_HOST | NEEDS_SLOT_A
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_USERNS: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
@@ -412,7 +414,7 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
     """Whether a step may stand here in a plan with PLAN_EXEC: none that mounts or makes, and each in its order."""
     cdef uint32_t op = step.op
     if step.section != SECTION_INIT:
-        return step.section == SECTION_HOST and op == OP_OPEN
+        return step.section == SECTION_HOST and (op == OP_OPEN or op == OP_PROCESS)
     if not joined:
         if op == OP_SETNS:
             return step.n0 & <uint64_t>CLONE_NEWNS and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
@@ -479,6 +481,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 <= 1023
     if op == OP_TERMINAL:
         return step.n0 < <uint64_t>NONE and step.n1 <= 65535 and step.n2 <= 65535
+    if op == OP_PROCESS:
+        return 0 < step.n0 < <uint64_t>1 << 31
     if op == OP_SYNC:
         return step.n0 < MAX_SYNC
     if op == OP_MKNOD or op == OP_SYMLINK or op == OP_MKDIR or op == OP_FILE:
