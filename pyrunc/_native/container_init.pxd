@@ -11,9 +11,11 @@ from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
+from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.process_attributes cimport *
 from pyrunc._native.seccomp_install cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.terminal cimport *
@@ -311,13 +313,20 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
 
 cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
     """Lead a new session, with a keyring of its own, and with descriptor 0 as its terminal if asked."""
+    cdef long key
     cdef int rc = <int>_rc(setsid())
     if rc < 0 and rc != -EPERM:     # EPERM: leads one already
         return rc
-    # The requester's session keyring, with the keys that it holds, would be the container's too.
-    rc = <int>_rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL))
-    if rc < 0 and rc != -ENOSYS:
-        return rc
+    if step.n0 == 0:
+        # The requester's session keyring, with the keys that it holds, would be the container's too.
+        key = _rc(syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL if step.s0 == <uint32_t>NONE else text(w, step.s0)))
+        if key < 0 and key != -ENOSYS:
+            return <int>key
+        if key >= 0 and step.s0 != <uint32_t>NONE:
+            # As with runc: whoever else is of this user may search it, as a program that joins the container by name.
+            key = _rc(syscall(SYS_keyctl, KEYCTL_SETPERM, key, KEYRING_PERMISSIONS))
+            if key < 0:
+                return <int>key
     if step.flags & F_TTY:
         return <int>_rc(ioctl(0, TIOCSCTTY, 0))
     return 0
@@ -382,6 +391,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return c_capset(step.n0, step.n1, step.n2)
     if op == OP_AMBIENT:
         return c_ambient(step.n0)
+    if op == OP_HOOK:
+        return oci_hook_step(w, step)
     if op == OP_LOOKUP:
         return lookup_step(w, step)
     if op == OP_WAIT_START:
@@ -389,6 +400,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_UMASK:
         umask(<mode_t>step.n0)
         return 0
+    if OP_SCHEDULER <= op <= OP_AFFINITY:
+        return attribute_step(w, step)
     if op == OP_CHDIR:
         return chdir_step(w, step)
     if op == OP_SECCOMP:

@@ -35,8 +35,11 @@ cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noex
 
 
 cdef inline bint has_sync(walk *w) noexcept nogil:
-    # Every sync point is served by a section (the validator sees to it), and those stand last.
-    return w.steps[w.header.step_count - 1].section >= <uint32_t>SECTION_SYNC
+    # Every sync point is served by a section (the validator sees to it), and those stand last but for the stage.
+    cdef uint32_t i = w.header.step_count - 1
+    while i > 0 and w.steps[i].section == <uint32_t>SECTION_STAGE:
+        i -= 1
+    return w.steps[i].section >= <uint32_t>SECTION_SYNC
 
 
 cdef inline bint makes_terminal(walk *w) noexcept nogil:

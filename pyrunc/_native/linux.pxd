@@ -237,7 +237,6 @@ cdef extern from *:
     int sched_yield() nogil
     void _exit(int status) nogil
     int execve(const char *path, char *const *argv, char *const *envp) nogil
-    char **environ
     int syncfs(int fd) nogil
     int unshare(int flags) nogil
     int setns(int fd, int nstype) nogil
@@ -245,10 +244,11 @@ cdef extern from *:
     int PR_SET_DUMPABLE, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_CAP_AMBIENT
     int PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NAME, PR_SET_CHILD_SUBREAPER
     int SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER
-    int WNOHANG, WEXITED, WNOWAIT, P_PID, P_PIDFD, CLD_EXITED
+    int WNOHANG, WEXITED, WNOWAIT, P_ALL, P_PID, P_PIDFD, CLD_EXITED
     ctypedef struct siginfo_t:
         int si_code
         int si_status
+        int si_pid
     int waitid(int kind, unsigned int id, siginfo_t *info, int options) nogil
     struct timeval:
         long tv_sec
@@ -360,11 +360,12 @@ cdef extern from *:
     # errors that the core treats apart
     int EINTR, EAGAIN, ENOENT, EEXIST, EBUSY, ENOTDIR, EISDIR, EACCES, EPERM, EINVAL, ENOEXEC, EPIPE, EPROTO
     int ENOSYS, ELOOP, EXDEV, E2BIG, ECONNABORTED, ENAMETOOLONG, ESRCH, ECHILD, EOPNOTSUPP, ENODEV, EMFILE, ENFILE, EBADF, EMSGSIZE, EFAULT
-    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED
+    int ENOMEM, EROFS, EIO, ENOSPC, ECONNRESET, ENOTEMPTY, ESTALE, ENODATA, ERANGE, ENXIO, ECANCELED, ETIMEDOUT
     unsigned long TIOCSCTTY, TIOCSPTLCK, TIOCGPTPEER, TIOCSWINSZ, FIONREAD
     ctypedef struct winsize_t "struct winsize":
         unsigned short ws_row
         unsigned short ws_col
+    long SYS_sched_setattr, SYS_sched_setaffinity, SYS_ioprio_set, SYS_personality, SYS_set_mempolicy
     long SYS_getcwd, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_keyctl, SYS_getdents64, SYS_statx, SYS_clone
 
 
@@ -404,6 +405,8 @@ cdef enum:
     CAPABILITY_VERSION_3 = 0x20080522
     # keyctl(2)
     KEYCTL_JOIN_SESSION_KEYRING = 1
+    KEYCTL_SETPERM = 5
+    KEYRING_PERMISSIONS = 0x3F1B0000    # a new session keyring's own, and the user's right to search
     # statfs(2)
     PROC_MAGIC = 0x9FA0
     DEVPTS_MAGIC = 0x1CD1

@@ -75,3 +75,25 @@ def unshare(int flags):
     with nogil:
         rc = c_unshare(flags)
     check(rc, "unshare")
+
+
+def id_maps(int fd):
+    """The id maps of the user namespace behind *fd*, by the ids of this process's own: (uid_map, gid_map) as proc(5) has them.
+
+    Raises OSError EINVAL if *fd* is no user namespace, or this process's own; EPERM.
+    Source: user_namespaces(7), "User and group ID mappings".
+    """
+    cdef int pidfd = -1
+    cdef int pid
+    with nogil:
+        pid = c_hold_user_namespace(fd, &pidfd)
+    check(pid, "setns")
+    try:
+        found = []
+        for name in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{name}", encoding="ascii") as file:
+                found.append(file.read())
+        return found[0], found[1]
+    finally:
+        with nogil:
+            c_let_go(pid, pidfd)

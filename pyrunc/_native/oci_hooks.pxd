@@ -1,251 +1,112 @@
 # cython: cdivision=True, boundscheck=False
-# One hook of an OCI runtime document, from its start to its end, for the front door and for init.
+# The hooks of a container that the front door makes: which of them run when, and what is kept of one that fails.
 #
-# What runc does with it is kept: the state goes to its standard input, what it writes is only told when it fails,
-# and a hook that runs too long is killed. Unlike there its whole process group is, and nobody waits for what it has
-# left behind with its output open.
+#   kind                          who runs it      when
+#   prestart, createRuntime       the front door   at the sync point OCI_SYNC: the namespaces exist
+#   createContainer               init             before pivot_root, by its path in the runtime's namespace
+#   startContainer                init             in the container, the last thing before the program
+#   poststart                     the front door   when the program runs
+#   poststop                      Python           after `delete`
 #
-# Source: OCI runtime-spec config.md, "POSIX-platform Hooks".
+# The first one that fails ends its kind, and, but for the last two, the container.
 
 from pyrunc._native.linux cimport *
-from pyrunc._native.signals cimport *
+from pyrunc._native.hook_run cimport *
+from pyrunc._native.oci_system cimport *
+from pyrunc._native.plan cimport *
+from pyrunc._native.steps cimport *
 
 cdef enum:
-    HOOK_INHERITS = 0xFFFFFFFF      # oci_hook.envc: the document does not mention `env`
-    HOOK_OUT = 512                  # bytes that are kept of what it wrote at last
-    HOOK_ERR = 1024
-
-# Lists are texts one after another, as a plan has them.
-cdef struct oci_hook:
-    const char *path
-    const char *argv
-    const char *env
-    char **inherited                # its environment where the document does not mention any
-    uint32_t argc                   # 0: its path is its name
-    uint32_t envc
-    uint32_t timeout_s              # 0: it may run as long as it likes
-    bint in_init                    # init has umask 0, which no hook expects
-
-# How it ended, also as the message in which init says so. It went well where `failed` is 0.
-cdef struct hook_end:
-    uint32_t kind                   # of a message; the sender's
-    uint32_t step                   # the sender's
-    uint32_t failed
-    int32_t error                   # -errno where it could not be started or waited for
-    int32_t status                  # as of wait(2)
-    uint32_t timed_out
-    uint32_t out_size
-    uint32_t err_size
-    char out[HOOK_OUT]
-    char err[HOOK_ERR]
+    HOOK_EXITED = 3072              # above every errno: + its exit status
+    HOOK_SIGNALED = 3328            # + the signal's number
 
 
-cdef inline void lay_texts(const char *texts, uint32_t count, char **pointers) noexcept nogil:
-    """Point at each of *count* texts that stand one after another, and NULL behind."""
-    cdef uint32_t i
-    for i in range(count):
-        pointers[i] = <char *>texts
-        texts += strlen(texts) + 1
-    pointers[count] = NULL
-
-
-cdef inline bint keep_last(int fd, char *room, uint32_t most, uint32_t *size) noexcept nogil:
-    """Read what is there, and keep the last of it; False at the end."""
-    cdef char chunk[4096]
-    cdef const char *at = chunk
-    cdef uint32_t excess
-    cdef ssize_t got = read(fd, chunk, sizeof(chunk))
-    if got <= 0:
-        return got < 0 and (errno == EAGAIN or errno == EINTR)
-    if got > <ssize_t>most:
-        at += got - most
-        got = most
-    if size[0] + <uint32_t>got > most:
-        excess = size[0] + <uint32_t>got - most
-        memmove(room, room + excess, size[0] - excess)
-        size[0] -= excess
-    memcpy(room + size[0], at, <size_t>got)
-    size[0] += <uint32_t>got
-    return True
-
-
-cdef inline bint keep_stream(int number, int fd, hook_end *end) noexcept nogil:
-    if number == 1:
-        return keep_last(fd, end.out, HOOK_OUT, &end.out_size)
-    return keep_last(fd, end.err, HOOK_ERR, &end.err_size)
-
-
-cdef inline void hook_child(const oci_hook *hook, char **argv, char **env, const int *ends) noexcept nogil:
-    """In the new process: become the hook. *ends* are its three streams, and where it says why it could not."""
-    cdef int error
-    cdef int fds[4]
-    cdef int i
-    reset_signals()
-    setpgid(0, 0)
-    if hook.in_init:
-        umask(0o022)
-    for i in range(4):
-        # Above where they go: one may have the number of another's place.
-        fds[i] = fcntl(ends[i], F_DUPFD_CLOEXEC, 4)
-        if fds[i] < 0:
-            _exit(125)
-    for i in range(3):
-        dup2(fds[i], i)
-    dup3(fds[3], 3, O_CLOEXEC)
-    syscall(NR_close_range, 4, <unsigned int>0xFFFFFFFF, 0)
-    execve(hook.path, argv, env)
-    error = errno
-    write(3, &error, sizeof(error))
-    _exit(127)
-
-
-cdef inline bint feed(int fd, iovec_t *pieces, int count, int *piece) noexcept nogil:
-    """Write as much of the state as there is room for; False when all is written, or nobody reads it."""
-    cdef ssize_t done
-    while piece[0] < count:
-        done = write(fd, pieces[piece[0]].iov_base, pieces[piece[0]].iov_len)
-        if done < 0:
-            return errno == EAGAIN or errno == EINTR
-        pieces[piece[0]].iov_base = <char *>pieces[piece[0]].iov_base + done
-        pieces[piece[0]].iov_len -= <size_t>done
-        if pieces[piece[0]].iov_len == 0:
-            piece[0] += 1
-    return False
-
-
-cdef inline int rest_ms(uint64_t deadline_ns) noexcept nogil:
-    """How long poll(2) may wait until *deadline_ns*, at least 0; -1 for 0, which is never."""
-    cdef uint64_t now = now_ns()
-    if deadline_ns == 0:
-        return -1
-    if now >= deadline_ns:
+cdef inline int oci_hooks_begin(walk *w) noexcept nogil:
+    """Make the place where a failed hook leaves its last words, of init too; 0 or -errno. Without hooks there is none."""
+    cdef const plan_oci *oci = plan_oci_of(w.data)
+    cdef void *memory
+    w.hook_report = NULL
+    w.hook_fd = -1
+    if oci == NULL or oci.hook_count == 0:
         return 0
-    if deadline_ns - now > <uint64_t>1000000 * 1000000:
-        return 1000000
-    return <int>((deadline_ns - now) / 1000000 + 1)
+    w.hook_fd = <int>_rc(syscall(SYS_memfd_create, b"hook", MFD_CLOEXEC))
+    if w.hook_fd < 0:
+        return w.hook_fd
+    if ftruncate(w.hook_fd, sizeof(hook_end)) < 0:
+        return -errno
+    memory = mmap(NULL, sizeof(hook_end), PROT_READ | PROT_WRITE, MAP_SHARED, w.hook_fd, 0)
+    if memory == MAP_FAILED:
+        return -errno
+    w.hook_report = memory
+    return 0
 
 
-cdef inline void attend_hook(const oci_hook *hook, int pid, int pidfd, int *ours, iovec_t *state, int pieces,
-                             hook_end *end) noexcept nogil:
-    """Feed and hear the hook until it ends or its time is over; *ours* are our ends of its streams."""
-    cdef pollfd watch[4]
-    cdef uint64_t deadline = 0
-    cdef int piece = 0
-    cdef int status = 0
+cdef inline int hook_error(const hook_end *end) noexcept nogil:
+    """How a hook ended as one negative number, 0 if well."""
+    if not end.failed:
+        return 0
+    if end.timed_out:
+        return -ETIMEDOUT
+    if end.error:
+        return end.error
+    if end.status & 0x7F:
+        return -(<int>HOOK_SIGNALED + (end.status & 0x7F))
+    return -(<int>HOOK_EXITED + (end.status >> 8 & 0xFF))
+
+
+cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint32_t index, const char *status, int pid) noexcept nogil:
+    """Run the hook *number* of the plan, the *index*-th of its kind, and tell it that the container is *status*."""
+    cdef const plan_oci_hook *one = &(<const plan_oci_hook *>(w.data + oci.hooks_off))[number]
+    cdef hook_program hook
+    cdef hook_end own
+    cdef hook_end *end = <hook_end *>w.hook_report if w.hook_report != NULL else &own
+    cdef iovec_t state[5]
+    cdef char digits[24]
+    cdef int i
+    hook.path = text(w, one.path)
+    hook.argv = text(w, one.argv)
+    hook.argc = one.argc
+    hook.env = text(w, one.env) if one.envc != <uint32_t>HOOK_INHERITS else NULL
+    hook.envc = one.envc
+    hook.timeout_s = one.timeout_s
+    hook.in_init = one.kind == <uint32_t>HOOK_CREATE_CONTAINER or one.kind == <uint32_t>HOOK_START_CONTAINER
+    # What the runtime was called with is none of a container's business.
+    hook.inherited = w.env if hook.in_init else environ
+    put_decimal(digits, <uint64_t>pid)
+    state[0].iov_base = <void *>text(w, oci.hook_state[0])
+    state[1].iov_base = <void *>status
+    state[2].iov_base = <void *>text(w, oci.hook_state[1])
+    state[3].iov_base = <void *>digits
+    state[4].iov_base = <void *>text(w, oci.hook_state[2])
+    for i in range(5):
+        state[i].iov_len = strlen(<const char *>state[i].iov_base)
+    run_hook(&hook, state, 5, end)
+    end.index = index
+    return hook_error(end)
+
+
+cdef inline int oci_run_hooks(walk *w, uint32_t kind, const char *status, int pid, uint32_t *index) noexcept nogil:
+    """Run the front door's hooks of *kind* in their order; 0, or how the first one failed, which is *index*."""
+    cdef const plan_oci *oci = plan_oci_of(w.data)
+    cdef const plan_oci_hook *hooks = <const plan_oci_hook *>(w.data + oci.hooks_off)
+    cdef uint32_t i
     cdef int rc
-    cdef int i
-    if hook.timeout_s:
-        deadline = now_ns() + <uint64_t>hook.timeout_s * 1000000000
-    for i in range(3):
-        watch[i].fd = ours[i]
-        watch[i].events = POLLIN
-        fcntl(ours[i], F_SETFL, O_NONBLOCK)
-    watch[0].events = POLLOUT
-    watch[3].fd = pidfd
-    watch[3].events = POLLIN
-    while True:
-        for i in range(4):
-            watch[i].revents = 0
-        rc = poll(watch, 4, rest_ms(deadline))
-        if rc < 0 and errno != EINTR:
-            end.error = -errno
-            break
-        if rc <= 0 and deadline and now_ns() >= deadline:
-            end.timed_out = 1
-            break
-        if watch[0].revents and not feed(ours[0], state, pieces, &piece):
-            # It reads until the end.
-            close(ours[0])
-            ours[0] = watch[0].fd = -1
-        for i in range(1, 3):
-            if watch[i].revents and not keep_stream(i, ours[i], end):
-                watch[i].fd = -1
-        if watch[3].revents:
-            break
-    if end.timed_out or end.error:
-        kill(-pid, SIGKILL)
-        kill(pid, SIGKILL)          # it may have left its group
-    while wait4(pid, &status, 0, NULL) < 0:
-        if errno != EINTR:
-            end.error = -errno
-            break
-    end.status = status
-    # What it wrote last; not what goes on writing, nor until whoever it left behind has ended.
-    for i in range(1, 3):
-        for rc in range(64):
-            watch[0].fd = ours[i]
-            watch[0].events = POLLIN
-            if poll(watch, 1, 0) <= 0:
-                break
-            if not keep_stream(i, ours[i], end):
-                break
+    index[0] = 0
+    for i in range(oci.hook_count):
+        if hooks[i].kind == kind:
+            rc = run_one_hook(w, oci, i, index[0], status, pid)
+            if rc < 0:
+                return rc
+            index[0] += 1
+    return 0
 
 
-cdef inline bint run_hook(const oci_hook *hook, iovec_t *state, int pieces, hook_end *end) noexcept nogil:
-    """Run a hook to its end; whether it went well. *state*, the text for its standard input in *pieces*, is used up.
-
-    The process has the caller's working directory, namespaces and credentials, and none of its descriptors.
-    """
-    cdef int pipes[8]               # for each stream and the word of a failed start: the end to read, to write
-    cdef int theirs[4]
-    cdef int ours[4]
-    cdef char **pointers
-    cdef char **env
-    cdef size_t size
-    cdef sighandler_t before
-    cdef int pidfd = -1
-    cdef int error = 0
-    cdef int pid = -1
-    cdef int i
-    memset(end, 0, sizeof(hook_end))
-    memset(pipes, 0xFF, sizeof(pipes))
-    size = (<size_t>hook.argc + 3 + (0 if hook.envc == <uint32_t>HOOK_INHERITS else hook.envc)) * sizeof(char *)
-    pointers = <char **>mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if <void *>pointers == MAP_FAILED:
-        end.failed = 1
-        end.error = -errno
-        return False
-    pointers[0] = <char *>hook.path
-    pointers[1] = NULL
-    if hook.argc:
-        lay_texts(hook.argv, hook.argc, pointers)
-    env = hook.inherited
-    if hook.envc != <uint32_t>HOOK_INHERITS:
-        env = pointers + hook.argc + 2
-        lay_texts(hook.env, hook.envc, env)
-    for i in range(4):
-        if pipe2(pipes + 2 * i, O_CLOEXEC) < 0:
-            end.error = -errno
-            break
-        ours[i] = pipes[2 * i]
-        theirs[i] = pipes[2 * i + 1]
-    if end.error == 0:
-        ours[0] = pipes[1]
-        theirs[0] = pipes[0]
-        # clone(2), since a filter that is in force already allows it more often than clone3(2).
-        pid = <int>_rc(syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL))
-        if pid == 0:
-            hook_child(hook, pointers, env, theirs)
-        if pid < 0:
-            end.error = pid
-    if pid > 0:
-        for i in range(4):
-            close(theirs[i])
-            pipes[2 * i + (0 if i == 0 else 1)] = -1
-        if read(ours[3], &error, sizeof(error)) == sizeof(error) and error > 0:
-            end.error = -error
-            while wait4(pid, NULL, 0, NULL) < 0 and errno == EINTR:
-                pass
-        else:
-            before = signal(SIGPIPE, SIG_IGN)   # it need not read its state
-            attend_hook(hook, pid, pidfd, ours, state, pieces, end)
-            signal(SIGPIPE, before)
-            if ours[0] < 0:
-                pipes[1] = -1
-        close(pidfd)
-    for i in range(8):
-        if pipes[i] >= 0:
-            close(pipes[i])
-    munmap(pointers, size)
-    end.failed = end.error != 0 or end.timed_out != 0 or end.status != 0
-    return not end.failed
+cdef inline int oci_hook_step(walk *w, const plan_step *step) noexcept nogil:
+    """Run, in init, the hook *n0* of the plan; the state that it is told has the pid by which its own namespace knows init."""
+    cdef const plan_oci *oci = plan_oci_of(w.data)
+    cdef const plan_oci_hook *hooks = <const plan_oci_hook *>(w.data + oci.hooks_off)
+    cdef uint32_t number = <uint32_t>step.n0
+    cdef uint32_t index = 0
+    while index < number and hooks[number - index - 1].kind == hooks[number].kind:
+        index += 1
+    return run_one_hook(w, oci, number, index, b"created" if hooks[number].kind == <uint32_t>HOOK_START_CONTAINER else b"creating", getpid())

@@ -47,6 +47,7 @@ cdef enum:
     SECTION_INIT = 1
     SECTION_SYNC = 2                # + the number of the sync point
     MAX_SYNC = 8
+    SECTION_STAGE = 10              # the last: a process between supervisor and init, see stage.pxd
 
 # The order is the ABI between pyrunc/runtime/plan.py and this file: plan.pyx names them.
 cdef enum Op:
@@ -91,15 +92,21 @@ cdef enum Op:
     OP_DOMAINNAME                   # s0
     OP_LOOPBACK_UP
     OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
-    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b
+    OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b;
+                                    # F_TTY: "\n" stays what it is
     OP_STDIO                        # slot a -> descriptor n0
-    OP_SESSION                      # setsid; F_TTY: descriptor 0 becomes the controlling terminal
+    OP_SESSION                      # setsid; s0, if given: the name of its keyring; n0: without one of its own; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS
     OP_BOUNDING                     # n0 set of capabilities kept
     OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: blob-like decimal list "1,2"
     OP_CAPABILITIES                 # n0 effective, n1 permitted, n2 inheritable; slot-free
     OP_AMBIENT                      # n0 set
     OP_UMASK                        # n0
+    OP_SCHEDULER                    # n0 blob offset of a struct sched_attr, n1 its words of 8 bytes
+    OP_IO_PRIORITY                  # n0 class and priority
+    OP_PERSONALITY                  # n0 execution domain
+    OP_MEMORY_POLICY                # n0 mode and flags, n1 blob offset of the nodes' mask, n2 its words of 8 bytes, or 0
+    OP_AFFINITY                     # n0 blob offset of the CPUs' mask, n1 its words of 8 bytes
     OP_CHDIR                        # s0 path; must be inside the root
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
     OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined; F_TTY: as above
@@ -209,6 +216,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_SYNC or op == OP_UNSHARE or op == OP_LOOPBACK_UP or op == OP_RLIMIT or op == OP_FORK: return IN_INIT
     if op == OP_SESSION or op == OP_NO_NEW_PRIVS or op == OP_BOUNDING or op == OP_CAPABILITIES: return IN_INIT
     if op == OP_AMBIENT or op == OP_UMASK or op == OP_SECCOMP: return IN_INIT
+    if OP_SCHEDULER <= op <= OP_AFFINITY: return IN_INIT
     if op == OP_JOIN_TASKS or op == OP_PIVOT_ROOT or op == OP_STDIO: return IN_INIT | NEEDS_SLOT_A
     if op == OP_PROPAGATION or op == OP_MKDIR or op == OP_MKNOD or op == OP_READONLY: return IN_INIT | NEEDS_S0
     if op == OP_HOSTNAME or op == OP_DOMAINNAME or op == OP_CHDIR or op == OP_EXECVE: return IN_INIT | NEEDS_S0
@@ -306,10 +314,13 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     for i in range(h.step_count):
         step = &steps[i]
         needs = plan_needs(step.op)
-        if needs == 0 or step.section >= <uint32_t>(SECTION_SYNC + MAX_SYNC) or step.section < last_section:
+        if needs == 0 or step.section > <uint32_t>SECTION_STAGE or step.section < last_section:
             return -EINVAL
         last_section = step.section
-        if not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
+        if step.section == <uint32_t>SECTION_STAGE:
+            if not _may_stage(step):
+                return -EINVAL
+        elif not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
             return -EINVAL
         if seen_exec and step.section == SECTION_INIT:
             return -EINVAL
@@ -344,12 +355,12 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             seen_exec = True
         elif step.op == OP_SYNC:
             awaited |= 1 << step.n0
-        if step.section >= <uint32_t>SECTION_SYNC:
+        if <uint32_t>SECTION_SYNC <= step.section < <uint32_t>SECTION_STAGE:
             # Only this, so that all that a host step leaves behind is made before init is cloned.
             if step.op != OP_WRITE_PROC:
                 return -EINVAL
             served |= 1 << (step.section - <uint32_t>SECTION_SYNC)
-        elif step.op == OP_WRITE_PROC:
+        elif step.op == OP_WRITE_PROC and step.section != <uint32_t>SECTION_STAGE:
             return -EINVAL
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
@@ -404,8 +415,10 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
     if not joined:
         if op == OP_SETNS:
             return step.n0 & <uint64_t>CLONE_NEWNS and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
-        # One's own OOM score, by the host's procfs; nothing else of it.
-        return op == OP_JOIN_TASKS or (op == OP_WRITE_PROCFS and strcmp(strings + step.s0, b"self/oom_score_adj") == 0)
+        # One's own OOM score and labels, by the host's procfs; nothing else of it.
+        if op == OP_WRITE_PROCFS:
+            return strcmp(strings + step.s0, b"self/oom_score_adj") == 0 or strncmp(strings + step.s0, b"self/attr/", 10) == 0
+        return op == OP_JOIN_TASKS or op == OP_AFFINITY
     if op == OP_FORK:
         return not forked
     if op == OP_EXECVE:
@@ -414,7 +427,23 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
         return not forked           # the container's processes shall not see the other side
     if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
         return True
+    if OP_SCHEDULER <= op <= OP_AFFINITY:
+        return True
     return op == OP_BOUNDING or op == OP_USER or op == OP_CAPABILITIES or op == OP_AMBIENT or op == OP_UMASK
+
+
+cdef inline bint _words_ok(const plan_header *h, uint64_t offset, uint64_t words) noexcept nogil:
+    """Whether *words* of 8 bytes are in the blobs at *offset*."""
+    return offset & 7 == 0 and offset <= h.blob_size and words <= 65536 and words * 8 <= h.blob_size - offset
+
+
+cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
+    """Whether a step may stand in the stage: what must be done before init is born, and changes nobody else."""
+    if step.op == OP_UNSHARE:
+        return step.n0 == <uint64_t>CLONE_NEWTIME
+    if step.op == OP_SETNS:
+        return step.n0 != 0 and not step.n0 & (~<uint64_t>PLAN_NAMESPACES | <uint64_t>CLONE_NEWNS)
+    return step.op == OP_WRITE_PROC
 
 
 cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const char *strings) noexcept nogil:
@@ -436,6 +465,13 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
             return False
         return step.n1 * 8 <= h.blob_size - step.n0
+    if op == OP_SCHEDULER or op == OP_AFFINITY:
+        if step.n1 == 0 or not _words_ok(h, step.n0, step.n1):
+            return False
+        # Of the structure the kernel reads as much as its first member says.
+        return op == OP_AFFINITY or (<const uint32_t *>(<const unsigned char *>h + h.blob_off + step.n0))[0] == step.n1 * 8
+    if op == OP_MEMORY_POLICY:
+        return step.n2 == 0 or _words_ok(h, step.n1, step.n2)
     if op == OP_USER:
         return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
     if op == OP_STDIO:

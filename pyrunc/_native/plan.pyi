@@ -29,6 +29,7 @@ FLAG_DEBUG: int
 HOST: int
 INIT: int
 SYNC: int
+STAGE: int
 HEADER_SIZE: int
 STEP_SIZE: int
 SHIM_SIZE: int

@@ -11,8 +11,9 @@ STEP_NAMES = (
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
-    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask", "chdir",
-    "seccomp", "fork", "lookup", "wait_start", "hook", "execve",
+    "terminal", "stdio", "session", "no_new_privs", "bounding", "user", "capabilities", "ambient", "umask",
+    "scheduler", "io_priority", "personality", "memory_policy", "affinity",
+    "chdir", "seccomp", "fork", "lookup", "wait_start", "hook", "execve",
 )
 assert len(STEP_NAMES) == OP_COUNT
 
@@ -49,6 +50,7 @@ FLAG_DEBUG = OCI_DEBUG
 HOST = SECTION_HOST
 INIT = SECTION_INIT
 SYNC = SECTION_SYNC
+STAGE = SECTION_STAGE
 HEADER_SIZE = sizeof(plan_header)
 STEP_SIZE = sizeof(plan_step)
 SHIM_SIZE = sizeof(plan_shim)

@@ -27,6 +27,7 @@ cdef struct walk:
     size_t argv_size                # of both, in bytes
     int slots[PLAN_MAX_SLOTS]
     bint dying                      # it was killed, and init has not ended yet
+    uint32_t stage_step             # the step of the stage that failed, or NONE
     int forked                      # of a plan that joins a container: the program's process, once there is one
     bint skip                       # the next step is an alternative that is not needed
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
@@ -42,6 +43,8 @@ cdef struct walk:
     bint running                    # it has told who runs
     int terminal                    # the master's end of the program's terminal, from init; or -1
     crew_place crew
+    void *hook_report               # of the front door, shared with init: a hook_end, or NULL
+    int hook_fd                     # the memfd that it is in
     uint64_t stage_ns[STAGES]
     char path[4096]
 

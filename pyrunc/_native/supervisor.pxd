@@ -14,6 +14,7 @@ from pyrunc._native.loading cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.shim cimport *
 from pyrunc._native.shim_end cimport *
+from pyrunc._native.stage cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.unexecuted cimport *
 from pyrunc._native.uproot cimport *
@@ -77,13 +78,13 @@ cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
     """clone3 of init with the plan's namespaces, born inside its cgroup v2; 0 in the child.
 
     *host_net* is the host's network namespace if this process has left it for a fresh one. That one
-    becomes the container's, unless a new user namespace must own it or the plan wants none.
+    becomes the container's, unless a user namespace must own it or the plan wants none.
     """
     cdef clone_args args
     memset(&args, 0, sizeof(args))
     args.flags = w.header.clone_flags | <uint64_t>CLONE_PIDFD
     if host_net >= 0:
-        if args.flags & <uint64_t>CLONE_NEWNET and not args.flags & <uint64_t>CLONE_NEWUSER:
+        if args.flags & <uint64_t>CLONE_NEWNET and not args.flags & <uint64_t>CLONE_NEWUSER and not stage_joins_user(w):
             args.flags &= ~<uint64_t>CLONE_NEWNET
             w.lo_is_up = True
         elif setns(host_net, CLONE_NEWNET) < 0:
@@ -93,7 +94,7 @@ cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
     if w.header.cgroup_slot != <uint32_t>NONE:
         args.flags |= CLONE_INTO_CGROUP
         args.cgroup = <uint64_t>w.slots[w.header.cgroup_slot]
-    return <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
+    return clone_staged(w, &args) if has_stage(w) else <int>_rc(syscall(NR_clone3, &args, sizeof(args)))
 
 
 cdef inline uint64_t microseconds(timeval *time) noexcept nogil:
@@ -189,6 +190,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.skip = False
     w.dying = False
     w.forked = 0
+    w.stage_step = <uint32_t>NONE
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
@@ -242,6 +244,8 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         close(pair[1])
         w.progress_fd = pair[0]
         rc = pid if pid < 0 else 0
+        if w.stage_step != <uint32_t>NONE:
+            report.step = w.stage_step
     if rc < 0:
         report.error = rc
         remove_cgroups(w, last_made)

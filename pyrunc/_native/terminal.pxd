@@ -3,6 +3,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.oci_relay cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
@@ -32,6 +33,15 @@ cdef inline int open_master(int devpts) noexcept nogil:
         close(master)
         return rc
     return master
+
+
+cdef inline int leave_newlines(int master) noexcept nogil:
+    """Show "\\n" as it is: the terminal of whoever looks at this one turns it into "\\r\\n" already."""
+    cdef termios_t attributes
+    if tcgetattr(master, &attributes) < 0:
+        return -errno
+    attributes.c_oflag &= ~ONLCR
+    return <int>_rc(tcsetattr(master, TCSANOW, &attributes))
 
 
 cdef inline int terminal_step(walk *w, const plan_step *step) noexcept nogil:
@@ -69,6 +79,8 @@ cdef inline int terminal_step(walk *w, const plan_step *step) noexcept nogil:
         size.ws_row = <unsigned short>step.n1
         size.ws_col = <unsigned short>step.n2
         rc = <int>_rc(ioctl(master, TIOCSWINSZ, &size))
+    if rc == 0 and step.flags & F_TTY:
+        rc = leave_newlines(master)
     if rc == 0 and step.n0:
         # Its group is that of terminals; only the user changes, as with runc.
         rc = <int>_rc(fchown(peer, <uid_t>step.n0, <gid_t>-1))

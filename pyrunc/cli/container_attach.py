@@ -23,7 +23,7 @@ def attach(detach_keys: str, no_stdin: bool, sig_proxy: bool, arguments: list[st
     from pyrunc.runtime.terminal import detach_keys as keys_of
 
     container = engine().containers.get(arguments[0])
-    record = container.record()
+    record = container.record(begun=True)
     try:
         container_state.check("attach", record)
     except FailedPrecondition as exc:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
-
 from pyrunc.cli import flag_values
 from pyrunc.cli.flags import Flag
 from pyrunc.cli.session import CommandError, engine
@@ -13,7 +10,6 @@ from pyrunc.errors import NotFound, StartError
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from pyrunc.engine.container import Container
@@ -79,45 +75,16 @@ def _options(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attached(container: Container, argv: list[str], options: dict[str, Any], flags: dict[str, Any]) -> int:
-    """With the streams of this command, by pipes or a terminal of its own: what is the caller's stays the caller's."""
-    from pyrunc.cli import interactive
-    from pyrunc.runtime.pumping import ExecStream
+    """With the streams of this command, and a shim, so that it goes on without this command."""
+    from pyrunc.cli import foreground, interactive
+    from pyrunc.engine import exec as execs
 
     tty, stdin = flags["tty"], flags["interactive"]
-    with _pipes(stdin, tty) as (ours, theirs):
-        size = interactive.own_size()
-        with container.exec_start(
-            argv, stdin=theirs[0], stdout=theirs[1], stderr=theirs[2], size=size, **options
-        ) as program:
-            for fd in theirs:
-                if fd is not None:
-                    os.close(fd)
-            theirs.clear()
-            stream = ExecStream(program, (ours.pop(0), ours.pop(0), ours.pop(0)))
-            try:
-                outcome = interactive.converse(stream, stdin=stdin, tty=tty, keys=flags["detach_keys"])
-            finally:
-                stream.close()
-            if outcome is interactive.Outcome.DETACHED:
-                raise CommandError("read escape sequence")
-            return program.wait() if outcome is interactive.Outcome.ENDED else 1
-
-
-@contextmanager
-def _pipes(stdin: bool, tty: bool) -> Iterator[tuple[list[int], list[int | None]]]:
-    """Our ends and the program's, both as input, output, errors; what is not taken out of the lists is closed."""
-    ours = [-1, -1, -1]
-    theirs: list[int | None] = [None, None, None] if tty else []
-    try:
-        for number in () if tty else range(3):
-            if number == 0 and not stdin:
-                theirs.append(None)
-                continue
-            reading, writing = os.pipe()
-            ours[number], end = (writing, reading) if number == 0 else (reading, writing)
-            theirs.append(end)
-        yield ours, theirs
-    finally:
-        for fd in (*ours, *theirs):
-            if fd is not None and fd >= 0:
-                os.close(fd)
+    wanted = execs.Wanted(argv, size=interactive.own_size(), **options)
+    with foreground.attached(stdin=stdin) as (client, theirs):
+        program = execs.attached(container, wanted, theirs.descriptor, stdin=stdin)
+        theirs.close()
+        outcome = foreground.pump(client, stdin=stdin, tty=tty, keys=flags["detach_keys"])
+        if outcome is interactive.Outcome.DETACHED:
+            raise CommandError("read escape sequence")
+        return program.wait() if outcome is interactive.Outcome.ENDED else 1

@@ -102,7 +102,7 @@ class AsyncContainer(Face[Container]):
         """Its streams, from now on; see Container.attach. Raises what that does."""
 
         def connect() -> tuple[AttachClient, ContainerRecord]:
-            record = self.container.record()
+            record = self.container.record(begun=True)
             return attachment.connect(record, stdin=stdin, stdout=stdout, stderr=stderr), record
 
         client, record = await self._threads.call(connect, lambda made: made[0].close())
@@ -168,11 +168,11 @@ class AsyncContainer(Face[Container]):
         code: int | None = None
         while True:
             try:
-                record = await self.record()
+                record = await self._threads.call(partial(self.container.record, begun=True))
             except NotFound:
                 if code is None:
-                    # Of one that went with its end it is known how, if it was started here.
-                    code = await self._threads.call(partial(self.container.wait, 0.0))
+                    # Of one that went with its end it is known how, if it was started here, or will be in a moment.
+                    code = await self._threads.call(partial(self.container.wait, _LOOK_S))
                 return code
             first = first or record
             if record.running:

@@ -48,11 +48,14 @@ class Container:
     def __repr__(self) -> str:
         return f"<Container {self.name} {self.id[:12]}>"
 
-    def record(self) -> "ContainerRecord":
-        """What is known of it, in its true state. Raises NotFound."""
+    def record(self, *, begun: bool = False) -> "ContainerRecord":
+        """What is known of it, in its true state: "created" while it is being started, which is waited for if *begun*.
+
+        Raises NotFound.
+        """
         from pyrunc.engine import stopping
 
-        return stopping.current(self._parts, self.id)
+        return stopping.current(self._parts, self.id, begun=begun)
 
     def inspect(self) -> "dict[str, Any]":
         """What is known of it as Docker shows it (Engine API v1.51, ContainerInspectResponse). Raises NotFound."""
@@ -63,7 +66,7 @@ class Container:
     @property
     def pid(self) -> int:
         """The process of its init, as the host numbers it; 0 while it does not run."""
-        return self.record().pid
+        return self.record(begun=True).pid
 
     def start(self, *, client: int | None = None, keep_running: bool = True) -> bool:
         """Start it; False if it runs already.
@@ -73,8 +76,8 @@ class Container:
         FailedPrecondition in Docker's words, such as for a paused one.
         """
         begun = time.monotonic_ns()
-        with self._parts.lock(self.id):
-            record = self._settled()
+        with finish.Locked(self._parts, self.id) as found:
+            record = self._found(found)
             if not container_state.check("start", record):
                 return False
             from pyrunc.engine import starting, timings
@@ -92,7 +95,7 @@ class Container:
         """
         from pyrunc.engine import attachment
 
-        return attachment.attached(self.record(), stdin=stdin, stdout=stdout, stderr=stderr)
+        return attachment.attached(self.record(begun=True), stdin=stdin, stdout=stdout, stderr=stderr)
 
     def start_attached(
         self, *, stdin: bool = False, stdout: bool = True, stderr: bool = True, keep_running: bool = True
@@ -135,8 +138,8 @@ class Container:
         from pyrunc.engine import stopping
 
         number = None if signal is None else _number(signal)
-        with self._parts.lock(self.id):
-            container_state.check("restart", self._settled())
+        with finish.Locked(self._parts, self.id) as record:
+            container_state.check("restart", self._found(record))
         try:
             stopping.stop(self._parts, self._owners, self.id, timeout_s, number, again=True)
             self.start()
@@ -190,8 +193,8 @@ class Container:
             check_text("name", name)
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        with self._parts.lock(self.id):
-            record = self._settled()
+        with finish.Locked(self._parts, self.id) as found:
+            record = self._found(found)
             bare = name.removeprefix("/")
             if bare == record.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
@@ -235,7 +238,7 @@ class Container:
     def _over(self) -> bool:
         """Whether it writes nothing any more."""
         try:
-            return self.record().state not in ("running", "paused", "restarting")
+            return self.record(begun=True).state not in ("running", "paused", "restarting")
         except NotFound:
             return True
 
@@ -369,8 +372,7 @@ class Container:
         except NotFound:
             pass  # somebody was faster
 
-    def _settled(self) -> "ContainerRecord":
-        record = finish.settled(self._parts, self.id)
+    def _found(self, record: "ContainerRecord | None") -> "ContainerRecord":
         if record is None:
             raise NotFound(f"No such container: {self.id}")
         return record

@@ -125,8 +125,7 @@ def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = Fal
             time.sleep(_PAUSE_S)
             continue
         # Nobody starts it while it is written to: two mounts of one snapshot would not know of each other.
-        with parts.lock(container_id) if writable else nullcontext():
-            settled = finish.settled(parts, container_id) if writable else record
+        with finish.Locked(parts, container_id) if writable else nullcontext(record) as settled:
             if settled is None:
                 raise NotFound(f"No such container: {text}")
             if settled.running:
@@ -208,8 +207,7 @@ def _at_rest(parts: "Parts", container_id: str, writable: bool) -> "Iterator[int
                 yield fd
             return
     # As a start would: the places of volumes belong to what is the container's own.
-    with parts.lock(container_id):
-        settled = finish.settled(parts, container_id)
+    with finish.Locked(parts, container_id) as settled:
         if settled is None:
             raise NotFound(f"No such container: {container_id}")
         if not settled.running:  # else its start makes them

@@ -4,10 +4,19 @@ What the container was made by is compiled anew from its documents; who it is it
 """
 
 import os
+import sys
 import time
 from contextlib import contextmanager
 
-from pyrunc.engine import container_events, container_state, host_config, starting, stopping, throwaway
+from pyrunc.engine import (
+    container_events,
+    container_state,
+    finish,
+    host_config,
+    starting,
+    stopping,
+    throwaway,
+)
 from pyrunc.errors import FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
@@ -18,12 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.engine.container import Container
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.supervised import Supervised
 
-__all__ = ["EngineExec", "Wanted", "detached", "run", "start"]
+__all__ = ["EngineExec", "Shimmed", "Wanted", "attached", "detached", "run", "start"]
 
+_END_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exec_end.py")
 _KEPT_S = 300  # how long what a detached program has left stays, as with Docker
 # What only matters to a container's first start, and may have gone since: a device, the source of a mount.
 _OF_THE_START = (
@@ -77,17 +88,64 @@ def start(
         return EngineExec(start_asked(asked.request, stdin, stdout, stderr), parts, record, exec_id)
 
 
+class Shimmed:
+    """A program in a container of the engine's that has a shim of its own: it goes on without this process.
+
+    *place* is where `running` and `status` of its shim are.
+    """
+
+    def __init__(
+        self, parts: "Parts", record: "ContainerRecord", exec_id: str, place: str, process: shim.ShimProcess
+    ) -> None:  # fmt: skip
+        self.id = exec_id
+        self._parts = parts
+        self._record = record
+        self._place = place
+        self._process = process
+
+    def wait(self) -> int:
+        """Wait for its end, and take note of it: the exit code."""
+        code = int(self._process.wait().exit_code)
+        tell_end(self._parts, self._record, self.id, code)
+        self._process.finished()
+        finish.drop_state(self._place)
+        return code
+
+    def release(self) -> None:
+        """Leave it alone: its end is told by a process of its own, and its place stays for some minutes after it."""
+        self._process.release()
+
+
 def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
     """Start a program that outlives this process, its output nowhere; its id. Raises what `run` does.
 
     `running` and `status` of its shim are in <state of the container>/exec/<id> until a few minutes after its end.
     """
+    program = _shimmed(parts, container_id, wanted)
+    program.release()
+    return program.id
+
+
+def attached(container: "Container", wanted: Wanted, client: int, *, stdin: bool) -> Shimmed:
+    """Start a program that outlives this process; *client* is attached from its first byte on, *stdin* its input.
+
+    Raises what `run` does.
+    """
+    return _shimmed(container._parts, container.id, wanted, client, stdin=stdin)  # noqa: SLF001
+
+
+def _shimmed(
+    parts: "Parts", container_id: str, wanted: Wanted, client: int | None = None, *, stdin: bool = False
+) -> Shimmed:
     with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
         above = os.path.join(record.state_dir, "exec")
         _forget_old(above)
         place = os.path.join(above, exec_id)
         rows, columns = wanted.size
-        settings = shim.ShimSettings(place, terminal=wanted.tty, rows=rows, columns=columns)
+        settings = shim.ShimSettings(
+            place, exit_command=_end_command(parts, record, exec_id, place), exit_env=starting.environment(),
+            terminal=wanted.tty, rows=rows, columns=columns, stdin_open=stdin, stdin_once=True,
+        )  # fmt: skip
         try:
             # Not what is above: that goes when the container has ended, and must not come back.
             for directory in (above, place):
@@ -96,12 +154,15 @@ def detached(parts: "Parts", container_id: str, wanted: Wanted) -> str:
                     os.chmod(directory, 0o700)  # under any umask
                 except FileExistsError:
                     pass
-            shim_exec.start(asked, settings).release()
+            process = shim_exec.start(asked, settings, client)
         except FileNotFoundError as exc:
             if os.path.isdir(place):
                 raise
             raise FailedPrecondition(f"Container {record.id} is not running") from exc
-        return exec_id
+        except PyruncError:
+            finish.drop_state(place)
+            raise
+        return Shimmed(parts, record, exec_id, place, process)
 
 
 @contextmanager
@@ -171,6 +232,11 @@ def _forget_old(place: str) -> None:
                 os.rmdir(directory)
         except OSError:
             pass  # it runs, or another is faster
+
+
+def _end_command(parts: "Parts", record: "ContainerRecord", exec_id: str, place: str) -> tuple[str, ...]:
+    """What tells of a program's end where nobody is there to do it."""
+    return (sys.executable or "python3", "-I", _END_COMMAND, parts.root, record.id, exec_id, place)
 
 
 def tell_end(parts: "Parts", record: "ContainerRecord", exec_id: str, exit_code: int) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _MOUNTS = ("Binds", "Mounts", "VolumesFrom")  # in a HostConfig
 _EXIT_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exit_command.py")
 _ID_LENGTH = 64
-_BEGUN_S = 60.0  # how long a start may take whose starter was killed
+BEGUN_S = 60.0  # how long a start may take whose starter was killed
+_STEP_S = 0.005
 
 
 def settle(parts: "Parts", container_id: str, *, timeout_s: float | None = None) -> "ContainerRecord | None":
@@ -35,9 +36,53 @@ def settle(parts: "Parts", container_id: str, *, timeout_s: float | None = None)
         return settled(parts, container_id)
 
 
+class Locked:
+    """Hold the lock of a container, of whose end note is taken: its record, None if it is gone.
+
+    A start that goes on though its starter was killed is waited for first, without the lock; it comes to nothing if
+    it takes *patience_s* seconds more.
+    """
+
+    def __init__(self, parts: "Parts", container_id: str, *, patience_s: float = BEGUN_S) -> None:
+        self._parts = parts
+        self._id = container_id
+        self._patience_s = patience_s
+        self._lock = parts.lock(container_id)
+
+    def __enter__(self) -> "ContainerRecord | None":
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            self._lock.acquire()
+            try:
+                row = self._parts.containers.by_id(self._id)
+                late = time.monotonic() >= deadline
+                record = _settled(self._parts, row, late)
+                # "created" is also what a start that came to nothing leaves: its row says so the next time.
+                if (
+                    late
+                    or row is None
+                    or not row.record.running
+                    or record is None
+                    or record.state != "created"
+                ):
+                    return record
+            except BaseException:
+                self._lock.release()
+                raise
+            self._lock.release()
+            time.sleep(_STEP_S)
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+
+
 def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
-    """The same with the container's lock held."""
-    row = parts.containers.by_id(container_id)
+    """The same as `settle` with the container's lock held."""
+    return _settled(parts, parts.containers.by_id(container_id), False)
+
+
+def _settled(parts: "Parts", row: "Row | None", late: bool) -> "ContainerRecord | None":
+    """The same of a container's *row*. Of one whose start goes on it says "created", unless that is too *late*."""
     if row is None:
         return None
     record = row.record
@@ -57,7 +102,11 @@ def settled(parts: "Parts", container_id: str) -> "ContainerRecord | None":
     if not record.running:
         return record
     while True:
-        ending = _ending(row)
+        if not late and observing.begins(row):
+            if time.time_ns() - record.started_ns < BEGUN_S * 10**9:
+                return record._replace(state="created")
+            late = True
+        ending = _ending(row, late)
         if ending is not None:
             return _note(parts, row, ending)
         found = observing.seen(row)
@@ -144,29 +193,28 @@ def end_cgroups(record: "ContainerRecord") -> None:
     cgroup_control.prune(layout, path)
 
 
-def _ending(row: "Row") -> Ending | None:
-    """How the run of a row ended; None if it goes on. What a killed shim has left is ended here."""
+def _ending(row: "Row", late: bool) -> Ending | None:
+    """How the run of a row ended; None if it goes on, or begins and is not *late*.
+
+    What a killed shim has left, and a start that is too late, is ended here.
+    """
     record = row.record
     if row.boot != observing.boot():
         return Ending(observing.REBOOT, False, record.started_ns, time.time_ns())
-    deadline = time.monotonic() + _BEGUN_S
-    while True:
-        running = shim.running(record.state_dir)
-        if running is not None and shim.is_alive(running.shim, running.shim_started):
-            break
-        if not observing.listens(record.state_dir) or time.monotonic() > deadline:
-            running = shim.running(record.state_dir)  # it may have begun, and ended, since we looked
-            break
-        time.sleep(0.002)  # its starter was killed, the start goes on
+    running = shim.running(record.state_dir)
+    alive = running is not None and shim.is_alive(running.shim, running.shim_started)
+    listens = not alive and observing.listens(record.state_dir)
+    if running is None:
+        running = shim.running(record.state_dir)  # it may have begun, and ended, since we looked
     status = shim.status(record.state_dir)
     if status is not None:
         return Ending(
             status.exit_code, status.oom_kills > 0, running.started_ns if running else record.started_ns,
             status.finished_ns, True, *((running.shim, running.shim_started) if running else (0, 0)),
         )  # fmt: skip
-    if running is not None and (
-        shim.is_alive(running.shim, running.shim_started) or observing.listens(record.state_dir)
-    ):
+    if running is not None and (listens or shim.is_alive(running.shim, running.shim_started)):
+        return None
+    if running is None and listens and not late:
         return None
     end_cgroups(record)
     if running is None:

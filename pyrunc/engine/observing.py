@@ -1,7 +1,7 @@
 """What a container that a row calls running really does, as its shim's files and processes tell.
 
 state_dir has       and the shim                            then it
-(nothing)           listens on `attach`                     is being started
+(nothing)           listens on `attach`                     is being started, maybe by nobody any more
 (nothing)           does not                                never ran: its starter was killed
 running             lives                                   runs
 running             is dead                                 was killed with its shim
@@ -76,6 +76,15 @@ def is_over(row: "Row") -> bool:
     return record.state == "exited" and record.auto_remove and not is_promised(row)
 
 
+def begins(row: "Row") -> bool:
+    """Whether the start of a container goes on, of which its row tells already."""
+    place = row.record.state_dir
+    return (
+        row.record.running and row.boot == boot()
+        and shim.running(place) is None and shim.status(place) is None and listens(place)
+    )  # fmt: skip
+
+
 def look(row: "Row") -> "tuple[ContainerRecord, bool]":
     """The record of *row* in its true state, and whether nobody needs to do anything about it now.
 
@@ -97,7 +106,7 @@ def look(row: "Row") -> "tuple[ContainerRecord, bool]":
         )
         return found, alive
     if running is None:
-        return record._replace(state="created"), False
+        return record._replace(state="created"), listens(record.state_dir)
     return record._replace(
         pid=running.pid, shim_pid=running.shim, started_ns=running.started_ns or record.started_ns
     ), alive

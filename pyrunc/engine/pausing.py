@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def pause(parts: "Parts", container_id: str) -> None:
     """Stop the processes of a container. Raises NotFound, FailedPrecondition in Docker's words."""
-    with parts.lock(container_id):
-        record = _settled(parts, container_id)
+    with finish.Locked(parts, container_id) as found:
+        record = _there(found, container_id)
         container_state.check("pause", record)
         # The row first: who finds it paused can let it go on, whatever happens to us.
         parts.containers.change(record.id, state="paused")
@@ -28,8 +28,8 @@ def pause(parts: "Parts", container_id: str) -> None:
             with suppress(PyruncError, OSError):
                 thaw(record)  # some of it may have been stopped
             parts.containers.change(record.id, state="running")
-            found = finish.settled(parts, container_id)
-            if found is None or not found.running:
+            now = finish.settled(parts, container_id)
+            if now is None or not now.running:
                 raise FailedPrecondition(f"Container {record.id} is not running") from None
             raise
         container_events.say(parts, record, "pause")
@@ -37,8 +37,8 @@ def pause(parts: "Parts", container_id: str) -> None:
 
 def unpause(parts: "Parts", container_id: str) -> None:
     """Let the processes of a container go on. Raises NotFound, FailedPrecondition in Docker's words."""
-    with parts.lock(container_id):
-        record = _settled(parts, container_id)
+    with finish.Locked(parts, container_id) as found:
+        record = _there(found, container_id)
         container_state.check("unpause", record)
         thaw(record)
         parts.containers.change(record.id, state="running")
@@ -85,8 +85,7 @@ def meanwhile(parts: "Parts", record: "ContainerRecord", wanted: bool) -> "Itera
             pass  # it was killed, or unpaused, meanwhile
 
 
-def _settled(parts: "Parts", container_id: str) -> "ContainerRecord":
-    record = finish.settled(parts, container_id)
+def _there(record: "ContainerRecord | None", container_id: str) -> "ContainerRecord":
     if record is None:
         raise NotFound(f"No such container: {container_id}")
     return record

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyrunc.engine.owners import Owners
     from pyrunc.engine.parts import Parts
 
+_BEGUN_S = 1.0  # what a start may still take that is to be killed
 _ATTEMPTS = 10  # to remove one that a restart policy starts again and again
 
 
@@ -21,10 +22,10 @@ def remove(parts: "Parts", owners: "Owners", container_id: str, *, force: bool, 
     """Remove a container; *force* kills it first. Raises NotFound, FailedPrecondition in Docker's words."""
     from pyrunc.engine import container_state, stopping
 
-    record = None
+    row = parts.containers.by_id(container_id)
+    record = None if row is None else row.record
     for attempt in range(_ATTEMPTS):
-        with parts.lock(container_id):
-            found = finish.settled(parts, container_id)
+        with finish.Locked(parts, container_id, patience_s=_BEGUN_S if force else finish.BEGUN_S) as found:
             if found is None:
                 if record is None:
                     raise NotFound(f"No such container: {container_id}")

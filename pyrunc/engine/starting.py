@@ -112,7 +112,7 @@ def _start(
     config = record.config
     rows, columns = record.host_config.get("ConsoleSize") or (0, 0)
     settings = shim.ShimSettings(
-        record.state_dir, log, finish.exit_command(parts, record.id), _environment(),
+        record.state_dir, log, finish.exit_command(parts, record.id), environment(),
         terminal=bool(config.get("Tty")), rows=rows, columns=columns, stdin_open=bool(config.get("OpenStdin")),
         stdin_once=bool(config.get("StdinOnce")), keep_running=keep_running,
     )  # fmt: skip
@@ -155,5 +155,6 @@ def _make_log_directory(path: str) -> None:
         pass
 
 
-def _environment() -> tuple[str, ...]:
+def environment() -> tuple[str, ...]:
+    """That of an exit command, "K=V"."""
     return tuple(f"{name}={os.environ[name]}" for name in ("PATH", "LANG", "TZ") if name in os.environ)

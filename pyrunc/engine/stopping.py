@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SIGKILL, _SIGTERM = 9, 15
 _STOP_S = 10.0  # Docker's
+_KILL_BEGUN_S = 1.0  # what a start may still take that is to be killed
 _KILL_S = 10.0  # what SIGKILL may take; then there is a process that cannot be killed
 _STEP_S = 0.01
 _FOR_EVER_S = 10**6  # an image may ask for more than poll(2) can wait
@@ -72,8 +73,8 @@ def send(
 
     Its record, None if there was nothing to end.
     """
-    with parts.lock(container_id):
-        record = finish.settled(parts, container_id)
+    patience_s = _KILL_BEGUN_S if number == _SIGKILL else finish.BEGUN_S
+    with finish.Locked(parts, container_id, patience_s=patience_s) as record:
         if record is None:
             raise NotFound(f"No such container: {container_id}")
         if not container_state.check(verb, record):
@@ -166,13 +167,25 @@ def wait(
     return 128 + _SIGKILL if code is None else code
 
 
-def current(parts: "Parts", container_id: str) -> "ContainerRecord":
-    """The record of a container in its true state. Raises NotFound."""
+def current(parts: "Parts", container_id: str, *, begun: bool = True) -> "ContainerRecord":
+    """The record of a container in its true state; "created" while it is being started, which is waited for if *begun*.
+
+    Raises NotFound.
+    """
     row = parts.containers.find(container_id)
     record, settled = observing.look(row)
     if settled and record.running == row.record.running:
         return record  # else it has ended, and somebody is at it
-    found = finish.settle(parts, record.id)
+    if not begun and record.state == "created":
+        try:
+            return _there(finish.settle(parts, record.id, timeout_s=0), container_id)
+        except TimedOut:
+            return record  # its starter is at it
+    with finish.Locked(parts, record.id) as found:
+        return _there(found, container_id)
+
+
+def _there(found: "ContainerRecord | None", container_id: str) -> "ContainerRecord":
     if found is None:
         raise NotFound(f"No such container: {container_id}")
     return found

@@ -47,8 +47,7 @@ def update(parts: "Parts", container_id: str, changes: "Mapping[str, Any]") -> N
     unknown = sorted(set(changes) - KEYS)
     if unknown:
         raise InvalidArgument(f"{unknown[0]} cannot be updated")
-    with parts.lock(container_id):
-        record = finish.settled(parts, container_id)
+    with finish.Locked(parts, container_id) as record:
         if record is None:
             raise NotFound(f"No such container: {container_id}")
         container_state.check("update", record)

@@ -6,7 +6,7 @@ Source: OCI runtime-spec config.md, "POSIX-platform Hooks"; texts and environmen
 
 import os
 
-from pyrunc._native import oci_hooks as native
+from pyrunc._native import hook_run as native
 from pyrunc.errors import InvalidSpec
 from pyrunc.records import NamedTuple
 from pyrunc.spec import shape

@@ -30,17 +30,19 @@ def compile_spec(
     spec: Spec,
     rootfs: Rootfs,
     files: Mapping[str, str] | None = None,
-    *,
+    keyring: str | None = None,
     front_door: FrontDoor | None = None,
 ) -> PlanTemplate:
     """Compile *spec* (an OCI runtime document) with the root *rootfs* into a plan template.
 
     *files* (path in the container -> content) are made in memory and mounted read-write over their paths.
+    *keyring* is the name of its session keyring; without one it has none, and with "" it keeps its starter's.
     *front_door* is for pyrunc-oci, which starts it in two parts.
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec config.md and config-linux.md.
     """
     compiler = _Compiler(spec, rootfs, files or {})
+    compiler.keyring = keyring
     compiler.front_door = front_door
     return compiler.compile()
 
@@ -54,6 +56,7 @@ class _Compiler(RootPart, ProcessPart):
         self._join_namespaces()
         self._root()
         self._mounts()
+        self._oom_score()
         self._masks()
         self._before_pivot()
         self._pivot()

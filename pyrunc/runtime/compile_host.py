@@ -9,7 +9,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout, cgroups
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, SYNC, PlanTemplate
+from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, STAGE, SYNC, PlanTemplate
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 CLONE_NEW = {
     "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
-    "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000,
+    "user": 0x10000000, "pid": 0x20000000, "network": 0x40000000, "time": 0x00000080,
 }  # fmt: skip
 MAX_ID = 0xFFFF_FFFE
+_SECS = (1 << 63) // 1_000_000_000 // 2  # KTIME_SEC_MAX / 2, as the kernel has it
 _FLAG = native.FLAGS
 _MOUNTING = frozenset(("mount", "fsmount"))  # without one of them there is no new mount of a file system
 # cgroup_resources' FAIL, SKIP, NEXT
@@ -59,24 +60,29 @@ class HostPart:
         self.files = files
         self.plan = PlanTemplate()
         self.userns_slots: dict[tuple[str, str], int] = {}
+        self.joined_user = native.ABSENT  # of a user namespace by path
         cwd = (spec.get("process") or {}).get("cwd") or "/"
         if not isinstance(cwd, str) or not cwd.startswith("/"):
             raise InvalidSpec(f"process.cwd: must be absolute, not {cwd!r}")
         self.cwd = os.path.normpath("/" + cwd.lstrip("/"))
         self.namespaces = self._namespaces()
         self.new = {kind for kind, path in self.namespaces.items() if not path}
+        self.in_userns = "user" in self.namespaces
 
     def _namespaces(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for i, entry in enumerate(self.linux.get("namespaces") or ()):
             kind = entry.get("type")
-            if kind == "time":
-                raise Unsupported(f"linux.namespaces[{i}]: time namespaces are not supported yet")
             if kind not in CLONE_NEW:
                 raise InvalidSpec(f"linux.namespaces[{i}].type: unknown namespace {kind!r}")
             if kind in found:
                 raise InvalidSpec(f"linux.namespaces[{i}]: {kind} is listed twice")
-            found[kind] = for_supervisor(entry.get("path") or "")
+            path = for_supervisor(entry.get("path") or "")
+            if kind == "time" and not os.path.exists("/proc/self/timens_offsets"):
+                raise Unsupported(f"linux.namespaces[{i}]: time namespaces aren't enabled in the kernel")
+            if kind == "user" and path and _is_own("user", path):
+                continue  # which nobody can enter again
+            found[kind] = path
         if found.get("mount") != "":
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
@@ -85,23 +91,35 @@ class HostPart:
         """A new user namespace: init waits until the supervisor has written its maps, then becomes its root."""
         uid, gid = (self._id_map(key) for key in ("uidMappings", "gidMappings"))
         self.id_maps = (uid, gid)
-        if "user" not in self.namespaces:
+        if not self.in_userns:
             if uid or gid:
-                raise InvalidSpec("linux.uidMappings: needs a user namespace of its own")
+                raise InvalidSpec(
+                    "linux.uidMappings: user namespace mappings specified, but a user namespace is not"
+                )
             return
+        plan = self.plan
         if "user" not in self.new:
-            raise Unsupported("linux.namespaces: joining a user namespace by path is not supported yet")
+            self._joined_user_namespace(self.namespaces["user"])
+            return
         if not uid or not gid:
             raise InvalidSpec("linux.uidMappings, linux.gidMappings: a new user namespace needs both")
-        plan = self.plan
         plan.add("sync", INIT, "namespaces", n0=0)
         plan.add("write_proc", SYNC, "host", s0="uid_map", s1=uid)
         plan.add("write_proc", SYNC, "host", s0="gid_map", s1=gid)
         plan.add("user", INIT, "namespaces", s0="")
 
+    def _joined_user_namespace(self, path: str) -> None:
+        """One by its path, whose maps are what they are; init becomes its root in the end."""
+        found = _maps_of(path)
+        for key, given, real in zip(("uidMappings", "gidMappings"), self.id_maps, found, strict=True):
+            if given and sorted(given.splitlines()) != sorted(real.splitlines()):
+                raise InvalidSpec(f"linux.{key}: differ from those of the user namespace {path}")
+        self.id_maps = found
+        self.joined_user = self.userns_slots[found] = self.plan.slot()
+        self.plan.add("open", HOST, "host", a=self.joined_user, s0=path, n0=os.O_RDONLY)
+
     def _id_map(self, key: str) -> str:
-        rows = self.linux.get(key) or ()
-        return "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in rows)
+        return id_map(self.linux.get(key), f"linux.{key}")
 
     def _userns_slot(self, maps: tuple[str, str]) -> int:
         """A user namespace that idmapped mounts with these maps share, made once."""
@@ -117,6 +135,28 @@ class HostPart:
             "mount_attr", HOST, "host", a=slot, s0=source, b=self._userns_slot(maps), n0=mo.IDMAP,
             flags=_FLAG["recursive"] if recursive else 0,
         )  # fmt: skip
+
+    def _time_offsets(self) -> str:
+        """What is written for a new time namespace, before anybody is in it; "" for none."""
+        given: Mapping[str, Any] = self.linux.get("timeOffsets") or {}
+        if not given:
+            return ""
+        if "time" not in self.namespaces:
+            raise InvalidSpec(
+                "linux.timeOffsets: time namespace offsets specified, but a time namespace is not"
+            )
+        if "time" not in self.new:
+            raise InvalidSpec("linux.timeOffsets: a time namespace that is joined by its path has its own")
+        lines = []
+        for clock, offset in given.items():
+            if clock not in ("monotonic", "boottime"):
+                raise InvalidSpec(f"linux.timeOffsets: unknown clock {clock!r}")
+            secs = checked_number(offset.get("secs") or 0, f"linux.timeOffsets.{clock}.secs", _SECS, -_SECS)
+            nanosecs = checked_number(
+                offset.get("nanosecs") or 0, f"linux.timeOffsets.{clock}.nanosecs", 999_999_999
+            )
+            lines.append(f"{clock} {secs} {nanosecs}\n")
+        return "".join(lines)
 
     def _cgroups(self) -> None:
         """Make the cgroups on the host; init joins them as its first act."""
@@ -183,7 +223,7 @@ class HostPart:
         flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0
         if directory.seed_cpuset:
             flags |= _FLAG["cpuset"]
-            if directory.writes or "user" in self.new:
+            if directory.writes or self.in_userns:
                 # Before its writes, one of which may stand alone; and a user namespace's root could not do it later.
                 flags |= _FLAG["seed_cpuset"]
         return flags
@@ -207,15 +247,27 @@ class HostPart:
 
     def _join_namespaces(self) -> None:
         plan = self.plan
+        offsets = self._time_offsets()
         for kind in self.new:
-            if kind != "cgroup":
+            if kind != "cgroup" and not (kind == "time" and offsets):
                 plan.clone_flags |= CLONE_NEW[kind]
-        for kind, path in self.namespaces.items():
-            if path:
-                slot = plan.slot()
-                plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
-                where = (HOST, "host") if kind == "pid" else (INIT, "namespaces")
-                plan.add("setns", *where, a=slot, s0=path, n0=CLONE_NEW[kind])
+        joined = [(kind, path) for kind, path in self.namespaces.items() if path and kind != "user"]
+        # What is joined may be the host's: that is not for who is in a user namespace already, new or not.
+        staged = offsets or self.joined_user != native.ABSENT or (self.in_userns and joined)
+        for kind, path in joined:
+            slot = plan.slot()
+            plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
+            where = STAGE if staged else HOST if kind == "pid" else INIT
+            plan.add(
+                "setns", where, "namespaces" if where == INIT else "host", a=slot, s0=path, n0=CLONE_NEW[kind]
+            )
+        if offsets:
+            plan.add("unshare", STAGE, "host", n0=CLONE_NEW["time"])
+            plan.add("write_proc", STAGE, "host", s0="timens_offsets", s1=offsets)
+        if self.joined_user != native.ABSENT:
+            path = self.namespaces["user"]
+            plan.add("setns", STAGE, "host", a=self.joined_user, s0=path, n0=CLONE_NEW["user"])
+            plan.add("user", INIT, "namespaces", s0="")
         if "cgroup" in self.new:
             # After the cgroups were joined: the other order would show the host's path inside.
             plan.add("unshare", INIT, "namespaces", n0=CLONE_NEW["cgroup"])
@@ -225,6 +277,52 @@ class HostPart:
             plan.add("hostname", INIT, "namespaces", s0=self.spec.get("hostname") or SHORT_ID)
             if self.spec.get("domainname"):
                 plan.add("domainname", INIT, "namespaces", s0=self.spec["domainname"])
+
+
+def id_map(listed: Any, field: str) -> str:
+    """The mappings of a document as the kernel's uid_map and gid_map want them."""
+    lines = []
+    for i, row in enumerate(listed or ()):
+        numbers = (
+            checked_number(row.get(key), f"{field}[{i}].{key}", MAX_ID)
+            for key in ("containerID", "hostID", "size")
+        )
+        lines.append("{} {} {}\n".format(*numbers))
+    return "".join(lines)
+
+
+def map_rows(text: str) -> list[list[int]]:
+    """Rows of (inside, outside, size) of an id map."""
+    return [[int(number) for number in line.split()] for line in text.splitlines()]
+
+
+def _maps_of(path: str) -> tuple[str, str]:
+    """The id maps of the user namespace at *path*, by the host's ids."""
+    from pyrunc._native import namespaces
+
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            uid, gid = namespaces.id_maps(fd)
+        finally:
+            os.close(fd)
+    except OSError as exc:
+        raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
+    if not uid or not gid:
+        raise InvalidSpec(f"linux.namespaces: {path}: a user namespace without id mappings")
+    return _squeezed(uid), _squeezed(gid)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(" ".join(line.split()) + "\n" for line in text.splitlines())
+
+
+def _is_own(kind: str, path: str) -> bool:
+    """Whether *path* is this process's own namespace."""
+    try:
+        return os.path.samefile(path, f"/proc/self/ns/{kind}")
+    except OSError:
+        return False
 
 
 def for_supervisor(path: str) -> str:

@@ -8,7 +8,7 @@ from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime.compile_host import MAX_ID, checked_number
 from pyrunc.runtime.front_door import FrontDoorPart
-from pyrunc.runtime.plan import INIT
+from pyrunc.runtime.plan import HOST, INIT, SYNC
 from pyrunc.spec import capabilities, rlimits
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_GROUPS = 256
+_OOM_SCORE = "self/oom_score_adj"
 
 
 class ProcessPart(FrontDoorPart):
@@ -26,27 +27,46 @@ class ProcessPart(FrontDoorPart):
     """
 
     peer: int  # the slot of the program's side of its terminal
+    procfs: int  # the slot of the container's procfs, or -1
     stdio: list[int]  # the slots of descriptors 0, 1 and 2 of the request
+    keyring: str | None  # the name of its session keyring; None: without one, "": it keeps its starter's
+
+    def _oom_score(self) -> None:
+        """How much the kernel prefers the container when memory is out; before init becomes anybody else.
+
+        Lowering it takes CAP_SYS_RESOURCE on the host, which nobody in a user namespace has.
+        """
+        score = (self.spec.get("process") or {}).get("oomScoreAdj")
+        if score is None:
+            return
+        text = str(checked_number(score, "process.oomScoreAdj", 1000, -1000))
+        if "user" in self.new:
+            self.plan.add("write_proc", SYNC, "host", s0="oom_score_adj", s1=text)
+        else:
+            self.plan.add("write_procfs", INIT, "masks", a=self._own_proc(), s0=_OOM_SCORE, s1=text)
+
+    def _own_proc(self) -> int:
+        """A procfs in which init is `self`: the container's, or the host's where it has none."""
+        if self.procfs >= 0:
+            return self.procfs
+        slot = self.plan.slot()
+        self.plan.add("open", HOST, "host", a=slot, s0="/proc", n0=os.O_PATH | os.O_DIRECTORY)
+        self.procfs = slot
+        return slot
 
     def _process(self) -> None:
         plan = self.plan
         process: Mapping[str, Any] = self.spec.get("process") or {}
         if self.peer == ABSENT:
-            plan.add("session", INIT, "process")
+            self._session(0)
             for number, slot in enumerate(self.stdio):
                 plan.add("stdio", INIT, "process", a=slot, n0=number)
         else:
             for number in range(3):
                 plan.add("stdio", INIT, "process", a=self.peer, n0=number)
-            plan.add("session", INIT, "process", flags=FLAGS["tty"])
-        for i, limit in enumerate(process.get("rlimits") or ()):
-            if limit.get("type") not in rlimits.NAMES:
-                raise InvalidSpec(f"process.rlimits[{i}].type: unknown limit {limit.get('type')!r}")
-            soft, hard = (
-                checked_number(limit.get(key), f"process.rlimits[{i}].{key}", (1 << 64) - 1)
-                for key in ("soft", "hard")
-            )
-            plan.add("rlimit", INIT, "process", n0=rlimits.NAMES.index(limit["type"]), n1=soft, n2=hard)
+            self._session(FLAGS["tty"])
+        self._rlimits(process.get("rlimits") or ())
+        self._attributes_of(process)
         plan.add("chdir", INIT, "process", s0=self.cwd)
         user: Mapping[str, Any] = process.get("user") or {}
         uid, gid = (
@@ -91,6 +111,60 @@ class ProcessPart(FrontDoorPart):
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("execve", INIT, "program", s0="")
+
+    def _session(self, flags: int) -> None:
+        if self.keyring is None:
+            self.plan.add("session", INIT, "process", flags=flags)
+        else:
+            kept = not self.keyring
+            self.plan.add("session", INIT, "process", flags=flags, s0=self.keyring or None, n0=kept)
+
+    def _rlimits(self, limits: Sequence[Mapping[str, Any]]) -> None:
+        seen = set()
+        for i, limit in enumerate(limits):
+            field = f"process.rlimits[{i}]"
+            name = limit.get("type")
+            if name not in rlimits.NAMES:
+                raise InvalidSpec(f"{field}.type: unknown limit {name!r}")
+            if name in seen:
+                raise InvalidSpec(f"{field}.type: {name} is listed twice")
+            seen.add(name)
+            soft, hard = (
+                checked_number(limit.get(key), f"{field}.{key}", (1 << 64) - 1) for key in ("soft", "hard")
+            )
+            self.plan.add("rlimit", INIT, "process", n0=rlimits.NAMES.index(name), n1=soft, n2=hard)
+
+    def _attributes_of(self, process: Mapping[str, Any]) -> None:
+        """What few documents have: scheduling, memory policy, execution domain, labels of a security module."""
+        plan = self.plan
+        own = [process.get(key) for key in ("scheduler", "ioPriority", "execCPUAffinity")]
+        shared = [self.linux.get(key) for key in ("personality", "memoryPolicy")]
+        if any(own) or any(shared):
+            from pyrunc.runtime import process_settings as settings
+
+            scheduler, io_priority, affinity = own
+            personality, memory_policy = shared
+            if affinity:
+                settings.exec_affinity(
+                    affinity
+                )  # for the programs that join the container, not for its first
+            if scheduler:
+                attr = settings.scheduler(scheduler)
+                plan.add("scheduler", INIT, "process", n0=plan.blob(attr), n1=len(attr) // 8)
+            if io_priority:
+                plan.add("io_priority", INIT, "process", n0=settings.io_priority(io_priority))
+            if personality:
+                plan.add("personality", INIT, "process", n0=settings.personality(personality))
+            if memory_policy:
+                mode, nodes = settings.memory_policy(memory_policy)
+                place = plan.blob(nodes) if nodes else 0
+                plan.add("memory_policy", INIT, "process", n0=mode, n1=place, n2=len(nodes) // 8)
+        if process.get("apparmorProfile") or process.get("selinuxLabel") or self.linux.get("mountLabel"):
+            from pyrunc.runtime import process_labels as labels
+
+            labels.check_mount_label(self.linux.get("mountLabel"))
+            for file, value in labels.exec_writes(process):
+                plan.add("write_procfs", INIT, "process", a=self._own_proc(), s0=file, s1=value)
 
     def _caps(self, caps: Mapping[str, Sequence[str]], which: str) -> int:
         return capabilities.mask(caps.get(which) or (), f"process.capabilities.{which}")

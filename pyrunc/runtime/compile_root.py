@@ -10,7 +10,7 @@ from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import MAX_ID, checked_number, for_supervisor
+from pyrunc.runtime.compile_host import MAX_ID, checked_number, for_supervisor, map_rows
 from pyrunc.runtime.compile_special import SpecialPart, refuse_special
 from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
@@ -56,7 +56,7 @@ class RootPart(SpecialPart):
         # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
         self.place = _SCRATCH
         layers = self.rootfs.layers
-        if self.rootfs.upper or ("user" in self.new and len(layers) > 1):
+        if self.rootfs.upper or (self.in_userns and len(layers) > 1):
             self._root_of_many()
             return
         if not self.rootfs.scratch:
@@ -71,7 +71,7 @@ class RootPart(SpecialPart):
         self._scratch()
         plan.add("mkdir", INIT, "root", s0="/upper", n0=0o755)
         plan.add("mkdir", INIT, "root", s0="/work", n0=0o755)
-        if "user" in self.new:
+        if self.in_userns:
             # Attached by descriptor, since the namespace's root may not be able to walk to it; and
             # the layer is idmapped, not the overlay, which refuses it.
             slot = plan.slot()
@@ -91,7 +91,7 @@ class RootPart(SpecialPart):
         rootfs = self.rootfs
         if self.files:
             self._scratch()
-        if "user" in self.new:
+        if self.in_userns:
             self._overlay_of_host()
             return
         base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
@@ -130,11 +130,7 @@ class RootPart(SpecialPart):
     def _shown_root(self) -> int:
         """What the host sees the layers' root as: uid << 32 | gid."""
         uid, gid = (
-            next(
-                (int(m["hostID"]) for m in self.linux[key] if not int(m["containerID"])),
-                int(self.linux[key][0]["hostID"]),
-            )
-            for key in ("uidMappings", "gidMappings")
+            next((row[1] for row in rows if row[0] == 0), rows[0][1]) for rows in map(map_rows, self.id_maps)
         )
         return uid << 32 | gid
 
@@ -286,8 +282,7 @@ class RootPart(SpecialPart):
         self.plan.add("attach", INIT, "mounts", a=slot, s0=destination, flags=flags)
 
     def _maps_gid(self, gid: int) -> bool:
-        rows = self.linux.get("gidMappings") or ()
-        return any(row["containerID"] <= gid < row["containerID"] + row["size"] for row in rows)
+        return any(inside <= gid < inside + size for inside, _, size in map_rows(self.id_maps[1]))
 
     def _attributes(self, section: int, slot: int, options: mo.MountOptions, propagation: int) -> None:
         plan = self.plan
@@ -320,7 +315,7 @@ class RootPart(SpecialPart):
             return
         slot = plan.slot()
         data = options.data
-        if kind == "devpts" and "user" in self.new and not self._maps_gid(5):
+        if kind == "devpts" and self.in_userns and not self._maps_gid(5):
             # The group of terminals does not exist in this user namespace; devpts would refuse it.
             data = tuple(pair for pair in data if pair[0] != "gid")
         # As runc has it, a tmpfs without a mode has that of the directory that it covers: over /root, 0700.
@@ -388,7 +383,7 @@ class RootPart(SpecialPart):
         """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""
         plan = self.plan
         # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
-        for path, major, minor in _DEVICES if "user" not in self.new else ():
+        for path, major, minor in _DEVICES if not self.in_userns else ():
             plan.add(
                 "mknod",
                 INIT,
@@ -406,7 +401,7 @@ class RootPart(SpecialPart):
 
     def _devices(self) -> None:
         ours = {path for path, _, _ in _DEVICES}
-        if "user" in self.new and self.dev_is_ours:
+        if self.in_userns and self.dev_is_ours:
             for path, major, minor in _DEVICES:
                 self._bind_device(path, path, os.makedev(major, minor))
         for i, device in enumerate(self.linux.get("devices") or ()):
@@ -434,7 +429,7 @@ class RootPart(SpecialPart):
             for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
         )
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
-        if "user" in self.new:
+        if self.in_userns:
             self._bind_device(path, path, rdev)
             return
         uid, gid = (checked_number(device.get(key) or 0, f"{field}.{key}", MAX_ID) for key in ("uid", "gid"))
@@ -443,10 +438,9 @@ class RootPart(SpecialPart):
         self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
 
     def _proc_writes(self) -> None:
-        """Kernel parameters and the OOM score, through the procfs that init itself has made."""
+        """Kernel parameters, through the procfs that init itself has made."""
         sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
-        score = (self.spec.get("process") or {}).get("oomScoreAdj")
-        if not sysctl and score is None:
+        if not sysctl:
             return
         if self.procfs < 0:
             raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
@@ -454,9 +448,6 @@ class RootPart(SpecialPart):
             self._check_sysctl(key)
             path = "sys/" + key.replace(".", "/")
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
-        if score is not None:
-            text = str(checked_number(score, "process.oomScoreAdj", 1000, -1000))
-            self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0="self/oom_score_adj", s1=text)
 
     def _check_sysctl(self, key: str) -> None:
         """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""

@@ -8,7 +8,7 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidArgument, InvalidSpec, NotFound, Unsupported
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor
+from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor, id_map
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -104,7 +104,7 @@ class SpecialPart(HostPart):
         self, section: int, slot: int, shown: str, entry: Mapping[str, Any], options: mo.MountOptions, field: str
     ) -> None:  # fmt: skip
         """Show owners through the maps of X-mount.idmap, idmap, ridmap, or the entry's own."""
-        listed = bool(entry.get("uidMappings"))
+        listed = bool(entry.get("uidMappings") or entry.get("gidMappings"))
         if not options.mapped and not options.idmap and not listed:
             return
         if options.mapped and listed:
@@ -122,12 +122,11 @@ class SpecialPart(HostPart):
 
     def _mount_maps(self, entry: Mapping[str, Any], field: str) -> tuple[str, str]:
         """The maps of an idmapped mount: its own, else the container's."""
-        if entry.get("uidMappings") and entry.get("gidMappings"):
-            uid, gid = (
-                "".join(f"{int(m['containerID'])} {int(m['hostID'])} {int(m['size'])}\n" for m in entry[key])
-                for key in ("uidMappings", "gidMappings")
-            )
+        uid, gid = (id_map(entry.get(key), f"{field}.{key}") for key in ("uidMappings", "gidMappings"))
+        if uid and gid:
             return uid, gid
+        if uid or gid:
+            raise InvalidSpec(f"{field}.uidMappings, {field}.gidMappings: an idmapped mount needs both")
         if not self.id_maps[0]:
             raise InvalidSpec(f"{field}.options: an idmapped mount needs uidMappings and gidMappings")
         return self.id_maps

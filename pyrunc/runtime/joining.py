@@ -304,10 +304,12 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     for step in container.steps:
         if step.op in ("unshare", "setns"):
             namespaces |= step.n0
-        elif step.op == "write_procfs" and step.s0 == "self/oom_score_adj":
-            slot = plan.slot()
-            plan.add("open", HOST, "host", a=slot, s0="/proc", n0=os.O_PATH | os.O_DIRECTORY)
-            plan.add("write_procfs", INIT, "namespaces", a=slot, s0=step.s0, s1=step.s1)
+    own = {_of_itself(step): step.s1 for step in container.steps if _of_itself(step)}
+    if own:
+        proc = plan.slot()
+        plan.add("open", HOST, "host", a=proc, s0="/proc", n0=os.O_PATH | os.O_DIRECTORY)
+        for file, value in own.items():
+            plan.add("write_procfs", INIT, "namespaces", a=proc, s0=file, s1=value)
     plan.add("setns", INIT, "namespaces", a=target, n0=namespaces)
     if namespaces & CLONE_NEW["user"]:
         plan.add("user", INIT, "namespaces", s0="")
@@ -329,7 +331,7 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     bounding = next(step.n0 for step in process if step.op == "bounding")
     every = capabilities.mask(capabilities_of({"privileged": True}), "privileged") if privileged else 0
     for step in process:
-        if step.op in ("session", "stdio", "execve") or step in late:
+        if step.op in ("session", "stdio", "execve", "write_procfs") or step in late:
             continue
         if step.op == "chdir" and cwd:
             step = step._replace(s0=cwd)  # noqa: PLW2901
@@ -352,9 +354,20 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     return plan
 
 
+def _of_itself(step: Step) -> str:
+    """The file of /proc that a step writes of the process itself, its OOM score and labels, or ""."""
+    path = step.s0 or ""
+    if step.op == "write_proc" and path == "oom_score_adj":
+        return f"self/{path}"
+    return path if step.op == "write_procfs" and path.startswith("self/") else ""
+
+
 def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:
-    if step.op == "seccomp":
+    if step.op in ("seccomp", "scheduler"):
         step = step._replace(n0=plan.blob(container.blob_of(step)))
+    elif step.op == "memory_policy" and step.n2:
+        nodes = container.blob_of(step._replace(n0=step.n1, n1=step.n2))
+        step = step._replace(n1=plan.blob(nodes))
     plan.steps.append(step)
 
 

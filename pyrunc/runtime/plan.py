@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 HOST = native.HOST
 INIT = native.INIT
 SYNC = native.SYNC
+STAGE = native.STAGE
 
 # Placeholders of the final length: an id has 64 digits, a host name by default 12.
 ID = "\x02" * 64
@@ -172,7 +173,7 @@ class Oci(NamedTuple):
 
 
 def _section(number: int) -> str:
-    return {HOST: "host", INIT: "init"}.get(number) or f"sync{number - SYNC}"
+    return {HOST: "host", INIT: "init", STAGE: "stage"}.get(number) or f"sync{number - SYNC}"
 
 
 class PlanTemplate:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import ClassVar, Protocol
 
-    from pyrunc.runtime.sandbox import ExecProcess
     from pyrunc.runtime.terminal import DetachScanner
 else:
     Protocol = object
@@ -140,106 +139,6 @@ class AttachStream:
     def detach(self) -> None:
         """See Stream."""
         self._client.detach()
-
-
-class ExecStream:
-    """A program in a running container that this process has started: on a terminal, or with pipes.
-
-    *pipes* are our ends of its input, output and errors, which this object closes; -1 is none.
-    """
-
-    def __init__(self, process: ExecProcess, pipes: tuple[int, int, int] = (-1, -1, -1)) -> None:
-        self._process = process
-        self._terminal = process.terminal
-        if self._terminal >= 0:
-            pipes = (self._terminal, self._terminal, -1)
-        self._input = pipes[0]
-        self._outputs = {fd: kind for kind, fd in ((STDOUT, pipes[1]), (STDERR, pipes[2])) if fd >= 0}
-        self._over = False
-        for fd in {self._input, *self._outputs} - {-1}:
-            os.set_blocking(fd, False)
-
-    @property
-    def closed(self) -> bool:
-        """See Stream."""
-        return self._over
-
-    def watched(self, sending: bool) -> Iterable[tuple[int, int]]:
-        """See Stream."""
-        events = dict.fromkeys(self._outputs, select.POLLIN)
-        if sending and self._input >= 0:
-            events[self._input] = events.get(self._input, 0) | select.POLLOUT
-        events[self._process.fileno()] = select.POLLIN
-        return events.items()
-
-    def receive(self, ready: set[int]) -> list[tuple[int, bytes]]:
-        """See Stream."""
-        # In this order: what it wrote before its end is there by then.
-        ended = self._process.fileno() in ready and self._process.exit_code is not None
-        found: list[tuple[int, bytes]] = []
-        for fd in [fd for fd in self._outputs if ended or fd in ready]:
-            found += self._read(fd, to_the_end=ended)
-        self._over = ended
-        return found
-
-    def _read(self, fd: int, *, to_the_end: bool) -> list[tuple[int, bytes]]:
-        kind = self._outputs[fd]
-        found: list[tuple[int, bytes]] = []
-        while True:
-            try:
-                data = os.read(fd, _CHUNK)
-            except BlockingIOError:
-                # A terminal's last words are only there when it is asked for them.
-                if not to_the_end or not select.select([fd], [], [], 0)[0]:
-                    return found
-                continue
-            except OSError as exc:
-                if exc.errno != errno.EIO:
-                    raise
-                data = b""
-            if not data:
-                del self._outputs[fd]
-                if fd != self._terminal:
-                    os.close(fd)
-                return found
-            found.append((kind, data))
-            if not to_the_end:
-                return found
-
-    def send(self, data: bytes) -> int:
-        """See Stream. What nobody can read any more is taken, and forgotten."""
-        if self._input < 0:
-            return len(data)
-        try:
-            return os.write(self._input, data)
-        except BlockingIOError:
-            return 0
-        except OSError as exc:
-            if exc.errno not in (errno.EPIPE, errno.EIO):
-                raise
-            self.close_stdin()
-            return len(data)
-
-    def close_stdin(self) -> None:
-        """See Stream. A terminal has no end of input but the keys for it."""
-        fd, self._input = self._input, -1
-        if fd >= 0 and fd != self._terminal:
-            os.close(fd)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """See Stream."""
-        if self._terminal >= 0:
-            self._process.resize(rows, columns)
-
-    def detach(self) -> None:
-        """See Stream. A program that this process has started ends with it, so nothing is left to be done."""
-
-    def close(self) -> None:
-        """Close what is left of the pipes."""
-        self.close_stdin()
-        for fd in [fd for fd in self._outputs if fd != self._terminal]:
-            os.close(fd)
-        self._outputs.clear()
 
 
 class Pump:

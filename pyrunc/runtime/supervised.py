@@ -28,6 +28,10 @@ _EXDEV, _ENODEV, _ENOSPC = 18, 19, 28
 _SIGKILL, _SIGSYS = 9, 31
 _GIVEN_UP_MS = 1000
 _INFINITY = (1 << 64) - 1
+_ATTRIBUTES = {
+    "scheduler": "scheduler", "io_priority": "I/O priority", "personality": "personality",
+    "memory_policy": "memory policy", "affinity": "CPU affinity",
+}  # fmt: skip
 _NONE = PlanTemplate()
 
 
@@ -223,8 +227,12 @@ class Supervised(held.Holder):
             name = RLIMITS[step.n0].removeprefix("RLIMIT_").lower()
             soft, hard = ("unlimited" if number == _INFINITY else number for number in (step.n1, step.n2))
             return f"cannot set rlimit {name} to {soft}:{hard}", errors.LimitRefused
-        if step.op == "write_procfs" and path == "self/oom_score_adj":
+        if step.op in ("write_proc", "write_procfs") and path.endswith("oom_score_adj"):
             return f"cannot set oom_score_adj to {step.s1}", errors.LimitRefused
+        if step.op == "write_procfs" and path.startswith("self/attr/"):
+            return f"cannot set the label {(step.s1 or '').removeprefix('exec ')}", errors.StartError
+        if step.op in _ATTRIBUTES:
+            return f"cannot set the {_ATTRIBUTES[step.op]} of the process", errors.StartError
         if step.op == "write_procfs":
             return (
                 f"cannot set sysctl {path.removeprefix('sys/').replace('/', '.')} to {step.s1}",

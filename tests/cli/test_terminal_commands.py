@@ -227,6 +227,56 @@ def test_exec_detached_goes_on_alone(store: Store) -> None:
     assert store.command("exec", "one", "true").returncode == 1
 
 
+@pytest.mark.parametrize("how", ["keys", "killed", "interrupted"])
+def test_what_exec_has_started_goes_on_without_it(store: Store, how: str) -> None:
+    store.ok("run", "-d", "--name", "one", "beta", "sleep", "600")
+    script = "echo begun; while [ ! -e /go ]; do busybox sleep 0.05; done; echo on > /went; exit 7"
+    for name, value in store.environment.items():
+        os.environ[name] = value
+    try:
+        if how == "keys":
+            person = Person([*_PYRUNC, "exec", "-it", "one", "sh", "-c", script])
+            try:
+                person.sees(b"begun")
+                person.type(b"\x10\x11")
+                person.sees(b"read escape sequence")
+            finally:
+                person.close()
+        else:
+            command = [sys.executable, *_PYRUNC, "exec", "one", "sh", "-c", script]
+            client = subprocess.Popen(command, stdout=subprocess.PIPE)
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"begun\n"
+            client.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
+            client.communicate(timeout=30)
+    finally:
+        for name in store.environment:
+            os.environ.pop(name, None)
+    assert "begun" in store.ok("exec", "one", "busybox", "ps", "-o", "args")
+    store.ok("exec", "one", "busybox", "touch", "/go")
+    assert wait_until(lambda: store.command("exec", "one", "busybox", "cat", "/went").stdout == b"on\n", 30)
+    assert wait_until(lambda: exec_ends(store).count("7") == 1, 30)
+
+
+def exec_ends(store: Store) -> list[str]:
+    """The exit codes of all that exec has started and that has ended."""
+    now = str(int(time.time()) + 1)
+    form = "{{.Actor.Attributes.exitCode}}"
+    return store.ok(
+        "events", "--since", "0", "--until", now, "--filter", "event=exec_die", "--format", form
+    ).split()
+
+
+def test_the_end_of_each_exec_is_an_event(store: Store) -> None:
+    store.ok("run", "-d", "--name", "one", "beta", "sleep", "600")
+    assert store.command("exec", "one", "sh", "-c", "exit 3").returncode == 3
+    store.ok("exec", "-d", "one", "sh", "-c", "busybox sleep 0.2; exit 4")
+    assert wait_until(lambda: sorted(exec_ends(store)) == ["3", "4"], 30)
+    store.ok("exec", "-d", "one", "sleep", "600")
+    store.ok("kill", "one")
+    assert wait_until(lambda: sorted(exec_ends(store)) == ["137", "3", "4"], 30)
+
+
 def test_signals_go_to_the_container_that_is_attached_to(store: Store) -> None:
     store.ok(
         "run", "-d", "--name", "one", "beta", "sh", "-c",

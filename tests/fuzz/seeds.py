@@ -13,7 +13,7 @@ from typing import Any
 from pyrunc._native import plan as native
 from pyrunc.runtime.compile import Rootfs, compile_spec
 from pyrunc.runtime.joining import Join, compile_join
-from pyrunc.runtime.plan import HOST, INIT, SYNC, Oci, OciHook, PlanTemplate, Shim
+from pyrunc.runtime.plan import HOST, INIT, STAGE, SYNC, Oci, OciHook, PlanTemplate, Shim
 from pyrunc.spec import defaults
 
 DIRECTORY = Path(__file__).parent / "seeds"
@@ -69,6 +69,11 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("capabilities", INIT, {"n0": 1, "n1": 3, "n2": 1}),
     ("ambient", INIT, {"n0": 1}),
     ("umask", INIT, {"n0": 0o22}),
+    ("scheduler", INIT, {"n0": 40, "n1": 6}),
+    ("io_priority", INIT, {"n0": 3 << 13}),
+    ("personality", INIT, {"n0": 8}),
+    ("memory_policy", INIT, {"n0": 2, "n1": 88, "n2": 1}),
+    ("affinity", INIT, {"n0": 88, "n1": 1}),
     ("chdir", INIT, {"s0": "/"}),
     ("seccomp", INIT, {"n0": 24, "n1": 2, "n2": 0}),
     ("lookup", INIT, {"s0": "", "s1": "4,24", "n0": 1000 << 32 | 1000}),
@@ -76,6 +81,9 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("hook", INIT, {"n0": 1}),
     ("execve", INIT, {"s0": ""}),
     ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
+    ("setns", STAGE, {"a": 6, "n0": 0x10000000}),
+    ("unshare", STAGE, {"n0": 0x80}),
+    ("write_proc", STAGE, {"s0": "timens_offsets", "s1": "boottime 1 0"}),
 )  # fmt: skip
 
 
@@ -88,6 +96,8 @@ def every_step() -> PlanTemplate:
         template.slot()
     template.blob(bytes(range(24)))
     template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
+    template.blob(struct.pack("=IIQiIQQQ", 48, 3, 0, 5, 0, 0, 0, 0))
+    template.blob(bytes([1, *bytes(7)]))
     for op, section, operands in EVERY_STEP:
         template.add(op, section, "process", **operands)
     template.clone_flags = 0x20020000

@@ -133,4 +133,4 @@ CHECKS = {
 def test_a_missing_check_is_found(tmp_path: Path, what: str) -> None:
     program = build(tmp_path, *CHECKS[what])
     with pytest.raises(AssertionError, match="seed 1"):
-        run(program, 300_000, 1)
+        run(program, 900_000, 1)

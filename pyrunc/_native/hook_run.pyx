@@ -2,7 +2,8 @@
 """Hooks of OCI runtime documents for the verbs that Python serves; the front door compiles the same code."""
 
 from pyrunc._native.linux cimport *
-from pyrunc._native.oci_hooks cimport *
+from pyrunc._native.hook_run cimport *
+from pyrunc._native.oci_system cimport environ
 
 
 def run(bytes path, argv, env, unsigned int timeout_s, bytes state):
@@ -10,7 +11,7 @@ def run(bytes path, argv, env, unsigned int timeout_s, bytes state):
 
     *argv* and *env* are sequences of bytes without NUL; an *env* of None is this process's own. *timeout_s* in seconds, 0 for none.
     """
-    cdef oci_hook hook
+    cdef hook_program hook
     cdef hook_end end
     cdef iovec_t piece
     cdef bytes words = b"".join([word + b"\0" for word in argv])

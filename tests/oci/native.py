@@ -1,0 +1,117 @@
+"""A front door without any Python behind it, and containers that consist of a process and its state.json."""
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyrunc.runtime import spawner
+
+PYTHON = 77
+"""The exit code of a command that the front door left to Python."""
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+MEMORY = Path("/sys/fs/cgroup/memory")
+READY, FAILED = 1, 2
+
+
+def install(directory: Path) -> Path:
+    """Install a front door in *directory* whose Python only says what it was asked."""
+    path = directory / "bin/pyrunc-oci"
+    path.parent.mkdir(parents=True)
+    shutil.copy2(spawner.init_path(), path)
+    python = path.parent / "python3"
+    # After -I -S -c, the program, the front door and the directory.
+    python.write_text(f'#!/bin/sh\nshift 6\necho "$@"\nexit {PYTHON}\n')
+    python.chmod(0o755)
+    return path
+
+
+def call(front_door: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/nonexistent", "PYRUNC_OCI_PLANNER": "0"}
+    return subprocess.run(
+        [front_door, *words], check=False, capture_output=True, text=True, env=environment, timeout=30
+    )
+
+
+def started(pid: int) -> int:
+    """When a process was born, in ticks since boot."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def progress(kind: int, step: int = 0, error: int = 0, op: int = 0) -> bytes:
+    """A record of init's, as channel.pxd has it."""
+    return struct.pack("=IIiI", kind, step, error, op) + bytes(8 * 16)
+
+
+class Made:
+    """A container that was made by hand below *root*."""
+
+    def __init__(self, root: Path, container_id: str, pid: int, **own: Any) -> None:
+        self.id = container_id
+        self.directory = root / container_id
+        self.directory.mkdir(parents=True, mode=0o711)
+        self.own: dict[str, Any] = {
+            "version": 1,
+            "start_time": started(pid),
+            "native": True,
+            "own_pids": True,
+            "cgroups": [],
+            "freezer": "",
+            "kill": "",
+            **own,
+            "spec": {"annotations": {"x": '\n  "pid": 1,'}},
+        }
+        self.shown = {
+            "ociVersion": "1.2.0",
+            "id": container_id,
+            "pid": pid,
+            "status": "created",
+            "bundle": "/b",
+            "rootfs": "/b/rootfs",
+            "created": "2026-11-25T22:00:00.123456789Z",
+            "annotations": {"pid": "7", 'status": "created",\n': "<&>"},
+            "owner": "",
+        }
+        self.write()
+
+    def write(self) -> None:
+        text = json.dumps(self.shown, indent=2)
+        own = json.dumps(self.own, separators=(",", ":"))
+        (self.directory / "state.json").write_text(f'{text[:-2]},\n  "pyrunc": {own}\n}}\n')
+
+    def expected(self, status: str) -> str:
+        pid = 0 if status == "stopped" else self.shown["pid"]
+        return json.dumps({**self.shown, "pid": pid, "status": status}, indent=2)
+
+    @contextmanager
+    def waiting(self) -> Iterator[socket.socket]:
+        """Have its init wait at the socket `start`."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            here = os.open(self.directory, os.O_PATH)
+            listener.bind(f"/proc/self/fd/{here}/start")
+            os.close(here)
+            listener.listen(1)
+            yield listener
+
+
+@contextmanager
+def program(*cgroups: Path, command: str = "echo && exec sleep 1000") -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is in *cgroups* before it runs *command*, which writes a line; killed at the end."""
+    joins = "".join(f"echo 0 > {cgroup}/cgroup.procs; " for cgroup in cgroups)
+    child = subprocess.Popen(["sh", "-c", f"set -e; {joins} {command}"], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()

@@ -1,0 +1,305 @@
+"""state, kill, start and delete without Python: what is plain is done, and nothing else."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.oci.native import FAILED, FREEZER, MEMORY, PYTHON, READY, Made, call, install, program, progress
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
+
+
+@pytest.fixture
+def front_door(tmp_path: Path) -> Path:
+    return install(tmp_path / "installed")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    # Longer than the path of a socket may be.
+    return tmp_path / ("r" * 100) / "root"
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path) -> Iterator[list[Path]]:
+    """A cgroup of the freezer and one of memory."""
+    if not FREEZER.is_dir():
+        pytest.skip("needs the freezer of cgroup v1")
+    made = [top / f"pyrunc-test-{os.getpid()}-{tmp_path.name}" for top in (FREEZER, MEMORY)]
+    for path in made:
+        path.mkdir()
+    yield made
+    for path in made:
+        for below in [*path.glob("*/"), path] if path.exists() else []:
+            for pid in (below / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            for _ in range(100):
+                try:
+                    below.rmdir()
+                    break
+                except OSError:
+                    time.sleep(0.02)
+
+
+def listed(cgroups: list[Path]) -> list[dict[str, object]]:
+    return [
+        {"path": str(path), "version": 1, "controllers": [name]}
+        for path, name in zip(cgroups, ("freezer", "memory"), strict=True)
+    ]
+
+
+def state(front_door: Path, root: Path, container: Made) -> str:
+    done = call(
+        front_door, "--root", root, "--log", "/nonexistent/log", "--log-format=json", "state", container.id
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout
+
+
+def test_state_is_what_is_true_now_and_the_file_says_the_rest(
+    front_door: Path, root: Path, cgroups: list[Path]
+) -> None:
+    with program(*cgroups) as child:
+        made = Made(root, "c+1.a_b-", child.pid, freezer=str(cgroups[0]))
+        assert state(front_door, root, made) == made.expected("running")
+        (cgroups[0] / "freezer.state").write_text("FROZEN")
+        assert state(front_door, root, made) == made.expected("paused")
+        (cgroups[0] / "freezer.state").write_text("THAWED")
+        with made.waiting():
+            assert state(front_door, root, made) == made.expected("created")
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            assert state(front_door, root, made) == made.expected("stopped"), "a zombie is no container"
+
+
+def test_a_process_of_another_birth_is_not_the_containers(front_door: Path, root: Path) -> None:
+    with program() as child:
+        made = Made(root, "x", child.pid)
+        made.own["start_time"] += 1
+        made.write()
+        assert state(front_door, root, made) == made.expected("stopped")
+        assert call(front_door, "--root", root, "kill", "x", "9").returncode == PYTHON
+        assert child.poll() is None
+        assert call(front_door, "--root", root, "delete", "x").returncode == 0
+        assert child.poll() is None
+        assert not made.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ([], signal.SIGTERM),
+        (["9"], signal.SIGKILL),
+        (["KILL"], signal.SIGKILL),
+        (["sigusr1"], signal.SIGUSR1),
+        (["SigHup"], signal.SIGHUP),
+        (["12"], signal.SIGUSR2),
+    ],
+)
+def test_kill_sends_the_signal_that_is_named(
+    front_door: Path, root: Path, words: list[str], number: signal.Signals
+) -> None:
+    with program() as child:
+        Made(root, "x", child.pid)
+        done = call(front_door, "--root", root, "kill", "x", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert child.wait(10) == -number
+
+
+@pytest.mark.parametrize(
+    "words", [["0"], ["65"], ["SIGNOPE"], ["TERM", "x"], [""], ["9x"], ["-9"], ["RTMIN"]]
+)
+def test_kill_leaves_what_it_does_not_know_to_python(front_door: Path, root: Path, words: list[str]) -> None:
+    with program() as child:
+        Made(root, "x", child.pid)
+        done = call(front_door, "--root", root, "kill", "x", *words)
+        assert (done.returncode, done.stdout.strip()) == (
+            PYTHON,
+            " ".join([f"--root {root} kill x", *words]).strip(),
+        )
+        assert child.poll() is None
+
+
+def test_kill_of_a_frozen_container_ends_it(front_door: Path, root: Path, cgroups: list[Path]) -> None:
+    with program(*cgroups) as child:
+        Made(root, "x", child.pid, freezer=str(cgroups[0]))
+        (cgroups[0] / "freezer.state").write_text("FROZEN")
+        assert call(front_door, "--root", root, "kill", "x", "9").returncode == 0
+        assert child.wait(10) == -signal.SIGKILL
+
+
+def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
+    front_door: Path, root: Path, cgroups: list[Path]
+) -> None:
+    with program(*cgroups, command="sleep 1001 & echo && exec sleep 1000") as child:
+        Made(root, "x", child.pid, own_pids=False, kill=str(cgroups[0]))
+        assert len((cgroups[0] / "cgroup.procs").read_text().split()) == 2
+        assert call(front_door, "--root", root, "kill", "--all", "x", "KILL").returncode == 0
+        assert child.wait(10) == -signal.SIGKILL
+        assert (cgroups[0] / "cgroup.procs").read_text() == ""
+
+
+def test_delete_removes_cgroups_directory_and_whoever_is_left(
+    front_door: Path, root: Path, cgroups: list[Path]
+) -> None:
+    with program(*cgroups, command="sleep 1001 & echo && exec sleep 1000") as child:
+        made = Made(
+            root,
+            "x",
+            child.pid,
+            own_pids=False,
+            cgroups=listed(cgroups),
+            freezer=str(cgroups[0]),
+            kill=str(cgroups[0]),
+        )
+        (cgroups[0] / "below").mkdir()
+        (made.directory / "notify").write_text("")
+        assert call(front_door, "--root", root, "delete", "x").returncode == PYTHON, "it runs"
+        assert child.poll() is None
+        (cgroups[0] / "freezer.state").write_text("FROZEN")
+        done = call(front_door, "--root", root, "delete", "--force", "x")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert child.poll() == -signal.SIGKILL
+    assert not made.directory.exists()
+    assert not any(path.exists() for path in cgroups)
+    assert os.listdir(root) == []
+
+
+def test_delete_finds_who_joined_the_cgroup_of_a_stopped_container(
+    front_door: Path, root: Path, cgroups: list[Path]
+) -> None:
+    with program(*cgroups) as other, program(*cgroups) as child:
+        Made(root, "x", child.pid, cgroups=listed(cgroups), kill=str(cgroups[0]))
+        child.kill()
+        child.wait()
+        reaper = threading.Thread(target=other.wait)
+        reaper.start()
+        assert call(front_door, "--root", root, "delete", "x").returncode == 0
+        reaper.join()
+        assert other.returncode == -signal.SIGKILL
+    assert not any(path.exists() for path in cgroups)
+
+
+def test_delete_by_force_of_what_is_not_there_is_no_error(front_door: Path, root: Path) -> None:
+    root.mkdir(parents=True)
+    assert call(front_door, "--root", root, "delete", "--force", "x").returncode == 0
+    assert call(front_door, "--root", root, "delete", "x").returncode == PYTHON
+
+
+def test_delete_follows_no_link_out_of_the_root(front_door: Path, root: Path, tmp_path: Path) -> None:
+    with program() as child:
+        made = Made(tmp_path / "elsewhere", "x", child.pid)
+        child.kill()
+        child.wait()
+        root.mkdir(parents=True)
+        (root / "x").symlink_to(made.directory)
+        assert call(front_door, "--root", root, "delete", "--force", "x").returncode == PYTHON
+        assert made.directory.exists()
+
+
+def start(front_door: Path, root: Path, made: Made, *records: bytes) -> "subprocess.CompletedProcess[str]":
+    """Start *made*, whose init answers with *records*."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for record in records:
+                connection.sendall(record)
+
+    with made.waiting() as listener:
+        init = threading.Thread(target=serve)
+        init.start()
+        done = call(front_door, "--root", root, "start", made.id)
+        init.join()
+    return done
+
+
+def test_start_lets_init_go_and_hears_that_it_did(front_door: Path, root: Path) -> None:
+    with program() as child:
+        made = Made(root, "x", child.pid)
+        done = start(front_door, root, made, progress(READY))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert state(front_door, root, made) == made.expected("running")
+        assert call(front_door, "--root", root, "start", "x").returncode == PYTHON, "it runs already"
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ((progress(FAILED, 31, -13, 7),), "31 13 7"),
+        ((), "4294967295 0 0"),
+        ((progress(READY), progress(FAILED, 5, -8)), "5 8 0"),
+    ],
+)
+def test_start_has_python_tell_why_it_failed(
+    front_door: Path, root: Path, records: tuple[bytes, ...], words: str
+) -> None:
+    with program() as child:
+        made = Made(root, "x", child.pid)
+        done = start(front_door, root, made, *records)
+        assert (done.returncode, done.stdout) == (PYTHON, f":failed start {root} x {words}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--debug", "state", "x"],
+        ["--root", "", "state", "x"],
+        ["state"],
+        ["state", "x", "y"],
+        ["state", "--help"],
+        ["state", ".."],
+        ["state", "a/b"],
+        ["kill", "--nope", "x"],
+        ["delete", "x", "--force"],
+        ["--root"],
+        ["--root=", "state", "x"],
+        [],
+        ["--", "state", "x"],
+        ["statex", "x"],
+    ],
+)
+def test_a_line_that_is_not_plain_is_pythons(front_door: Path, tmp_path: Path, words: list[str]) -> None:
+    with program() as child:
+        Made(tmp_path / "root", "x", child.pid)
+        line = [*(["--root", str(tmp_path / "root")] if words and words[0][0] != "-" else []), *words]
+        done = call(front_door, *line)
+        assert (done.returncode, done.stdout) == (PYTHON, " ".join(line) + "\n")
+        assert child.poll() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"native":true', '"native":false'),
+        ('"version":1,', '"version":2,'),
+        ('"kill":""', '"kill":"a\\u0020b"'),
+        ('"status": "created"', '"status": "creating"'),
+        ('"status": "created"', '"status":"created"'),
+        ('"pid": ', '"pid": -'),
+        ('"pid": ', '"pid": 99999999999999999999'),
+        ('"cgroups":[]', '"cgroups":[{"path":"relative","version":1,"controllers":[]}]'),
+        ('"cgroups":[]', '"cgroups":[{"path":"/x"'),
+        ('"owner": ""', '"owner": "\0"'),
+        ('  "pyrunc"', '  "pyrun"'),
+    ],
+)
+def test_a_state_that_is_not_as_expected_is_pythons(
+    front_door: Path, root: Path, change: tuple[str, str]
+) -> None:
+    with program() as child:
+        made = Made(root, "x", child.pid)
+        file = made.directory / "state.json"
+        text = file.read_text()
+        assert change[0] in text
+        file.write_text(text.replace(*change))
+        for words in (["state"], ["kill"], ["start"], ["delete", "--force"]):
+            assert call(front_door, "--root", root, *words, "x").returncode == PYTHON
+        assert child.poll() is None
+        assert file.exists()

@@ -1,0 +1,275 @@
+"""The process of an OCI document as a program inside sees it, and what is refused, by field."""
+
+import ctypes
+import os
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrunc import Sandbox
+from pyrunc.errors import InvalidSpec, LimitRefused, StartError, Unsupported
+from pyrunc.runtime import process_labels
+from pyrunc.runtime import process_settings as settings
+from pyrunc.runtime.compile import compile_spec
+from tests.spec_run import bundle_spec, run_spec
+
+pytestmark = pytest.mark.usefixtures("host_unchanged")
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+NUMA = os.path.exists("/proc/self/numa_maps")
+
+
+def process(**changes: Any) -> dict[str, Any]:
+    """A document whose process has *changes*."""
+    spec = bundle_spec()
+    spec["process"].update(changes)
+    return spec
+
+
+def held(name: str) -> bool:
+    """Whether this process has the capability *name*."""
+    from pyrunc.spec import capabilities
+
+    status = Path("/proc/self/status").read_text()
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    return bool(effective >> capabilities.NUMBER[name] & 1)
+
+
+# --- scheduler, I/O priority, personality, memory policy
+
+
+@pytest.mark.parametrize(("scheduler", "policy", "nice"), [
+    ({"policy": "SCHED_BATCH", "nice": 5}, 3, 5), ({"policy": "SCHED_IDLE"}, 5, None),
+    ({"policy": "SCHED_OTHER", "nice": -5}, 0, -5),
+])  # fmt: skip
+def test_the_program_is_scheduled_as_the_document_says(
+    rootfs: Path, scheduler: dict[str, Any], policy: int, nice: int | None
+) -> None:
+    spec = process(scheduler=scheduler)
+    # Fields 19 and 41 of stat are nice and policy.
+    fields = run_spec(rootfs, spec, "cat /proc/self/stat").rpartition(")")[2].split()
+    kept = os.getpriority(os.PRIO_PROCESS, 0)  # which the idle do without
+    assert (int(fields[38]), int(fields[16])) == (policy, kept if nice is None else nice)
+
+
+def _attributes_of(rootfs: Path, scheduler: dict[str, Any]) -> tuple[int, ...]:
+    """What sched_getattr(2) says of a container's first process."""
+    spec = process(scheduler=scheduler)
+    spec["linux"]["resources"] = {"cpu": {"realtimePeriod": 1_000_000, "realtimeRuntime": 10_000}}
+    spec["linux"]["cgroupsPath"] = "/pyrunc-test-realtime"
+    spec["root"]["path"] = str(rootfs)
+    with Sandbox.from_spec(spec, rootfs.parent) as box, box.start(["/bin/sleep", "100"]) as running:
+        attr = ctypes.create_string_buffer(48)
+        number = {"x86_64": 315, "aarch64": 275}[os.uname().machine]
+        assert LIBC.syscall(number, running.pid, attr, 48, 0) == 0, os.strerror(ctypes.get_errno())
+        return struct.unpack("=IIQiIQQQ", attr.raw)
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"), reason="needs real-time groups of cgroup v1"
+)
+def test_real_time_policies_within_the_budget_of_their_cgroup(rootfs: Path) -> None:
+    _, policy, flags, _, priority, *_ = _attributes_of(rootfs, {"policy": "SCHED_FIFO", "priority": 10})
+    assert (policy, flags, priority) == (1, 0, 10)
+    round_robin = {"policy": "SCHED_RR", "priority": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}
+    _, policy, flags, _, priority, *_ = _attributes_of(rootfs, round_robin)
+    assert (policy, flags, priority) == (2, 1, 7)
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/sys/fs/cgroup/cpu/cpu.rt_runtime_us"), reason="needs real-time groups of cgroup v1"
+)
+def test_a_deadline_with_its_three_times(rootfs: Path) -> None:
+    wanted = {"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 50_000_000, "period": 100_000_000}
+    _, policy, _, _, _, *times = _attributes_of(rootfs, wanted)
+    assert (policy, times) == (6, [1_000_000, 50_000_000, 100_000_000])
+
+
+@pytest.mark.parametrize(("priority", "shown"), [
+    ({"class": "IOPRIO_CLASS_IDLE"}, "idle"), ({"class": "IOPRIO_CLASS_BE", "priority": 6}, "best-effort: prio 6"),
+    ({"class": "IOPRIO_CLASS_RT", "priority": 1}, "realtime: prio 1"),
+])  # fmt: skip
+def test_the_io_priority(rootfs: Path, priority: dict[str, Any], shown: str) -> None:
+    assert run_spec(rootfs, process(ioPriority=priority), "ionice -p $$").strip() == shown
+
+
+def test_the_personality_is_what_uname_tells(rootfs: Path) -> None:
+    narrow = {"x86_64": "i686", "aarch64": "armv8l"}.get(os.uname().machine)
+    if narrow is None:
+        pytest.skip("no other personality is known here")
+    assert run_spec(rootfs, bundle_spec(personality={"domain": "LINUX32"}), "uname -m").strip() == narrow
+    assert (
+        run_spec(rootfs, bundle_spec(personality={"domain": "LINUX"}), "uname -m").strip()
+        == os.uname().machine
+    )
+
+
+@pytest.mark.skipif(not NUMA, reason="needs a kernel with NUMA")
+@pytest.mark.parametrize(("policy", "shown"), [
+    ({"mode": "MPOL_BIND", "nodes": "0"}, "bind:0"), ({"mode": "MPOL_INTERLEAVE", "nodes": "0"}, "interleave:0"),
+    ({"mode": "MPOL_PREFERRED", "nodes": "0"}, "prefer:0"), ({"mode": "MPOL_LOCAL"}, "local"),
+    ({"mode": "MPOL_PREFERRED_MANY", "nodes": "0"}, "prefer (many):0"), ({"mode": "MPOL_DEFAULT"}, "default"),
+    ({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}, "bind=static:0"),
+    ({"mode": "MPOL_INTERLEAVE", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}, "interleave=relative:0"),
+])  # fmt: skip
+def test_the_memory_policy(rootfs: Path, policy: dict[str, Any], shown: str) -> None:
+    maps = run_spec(rootfs, bundle_spec(memoryPolicy=policy), "grep stack /proc/self/numa_maps")
+    assert maps.split(" ", 1)[1].startswith(f"{shown} ")
+
+
+def test_a_node_that_there_is_not_is_named(rootfs: Path) -> None:
+    spec = bundle_spec(memoryPolicy={"mode": "MPOL_BIND", "nodes": "900"})
+    with pytest.raises(StartError, match="cannot set the memory policy of the process: invalid argument"):
+        run_spec(rootfs, spec, "true")
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({}, "process.scheduler.policy: is required"),
+    ({"policy": "SCHED_FISH"}, "process.scheduler.policy: unknown value 'SCHED_FISH'"),
+    ({"policy": "SCHED_OTHER", "nice": 20}, r"process.scheduler.nice: must be an integer from -20 to 19, not 20"),
+    ({"policy": "SCHED_OTHER", "priority": 1}, "process.scheduler.priority: can only be specified for SCHED_FIFO or"),
+    ({"policy": "SCHED_RR", "priority": -1}, "process.scheduler.priority: must be positive"),
+    ({"policy": "SCHED_RR", "period": 1}, "can only be specified for SCHED_DEADLINE"),
+    ({"policy": "SCHED_OTHER", "flags": ["X"]}, r"process.scheduler.flags\[0\]: unknown flag 'X'"),
+])  # fmt: skip
+def test_what_a_scheduler_cannot_be(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpec, match=words):
+        settings.scheduler(values)
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"policy": "SCHED_ISO"}, "SCHED_ISO is a reserved name"),
+    ({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_UTIL_CLAMP_MIN"]}, "SCHED_FLAG_UTIL_CLAMP_MIN needs a value"),
+])  # fmt: skip
+def test_what_of_a_scheduler_no_kernel_can_do(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(Unsupported, match=words):
+        settings.scheduler(values)
+
+
+@pytest.mark.parametrize(("call", "values", "words"), [
+    (settings.io_priority, {}, "process.ioPriority.class: is required"),
+    (settings.io_priority, {"class": "IOPRIO_CLASS_X"}, "process.ioPriority.class: unknown value"),
+    (settings.io_priority, {"class": "IOPRIO_CLASS_BE", "priority": 8}, "process.ioPriority.priority: .* 0 to 7"),
+    (settings.personality, {"domain": "LINUX64"}, "linux.personality.domain: unknown value 'LINUX64'"),
+    (settings.memory_policy, {"mode": "MPOL_X"}, "linux.memoryPolicy.mode: unknown value"),
+    (settings.memory_policy, {"mode": "MPOL_BIND"}, "linux.memoryPolicy.nodes: MPOL_BIND needs at least one node"),
+    (settings.memory_policy, {"mode": "MPOL_LOCAL", "nodes": "0"}, "linux.memoryPolicy.nodes: must be empty for"),
+    (settings.memory_policy, {"mode": "MPOL_BIND", "nodes": "1-"}, "linux.memoryPolicy.nodes: must be a list as"),
+    (settings.memory_policy, {"mode": "MPOL_BIND", "nodes": "5-2"}, "linux.memoryPolicy.nodes: '5-2' is a range"),
+    (settings.memory_policy, {"mode": "MPOL_BIND", "nodes": "999999"}, "linux.memoryPolicy.nodes: 999999 is more"),
+    (settings.memory_policy, {"mode": "MPOL_BIND", "nodes": "0", "flags": ["X"]}, r"memoryPolicy.flags\[0\]: unknown"),
+    (settings.exec_affinity, {"initial": "0", "final": "a"}, "process.execCPUAffinity.final: must be a list"),
+])  # fmt: skip
+def test_what_other_settings_cannot_be(call: Any, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpec, match=words):
+        call(values)
+
+
+def test_personality_flags_are_refused() -> None:
+    with pytest.raises(Unsupported, match=r"linux.personality.flags: no flag is defined"):
+        settings.personality({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]})
+
+
+def test_cpus_and_nodes_as_masks() -> None:
+    assert settings.exec_affinity({"initial": "0, 2-3", "final": "64"}) == (
+        (0b1101).to_bytes(8, "little"), (1 << 64).to_bytes(16, "little"),
+    )  # fmt: skip
+    assert settings.exec_affinity({}) == (b"", b"")
+
+
+def test_the_first_program_does_not_get_the_affinity_of_those_that_join(rootfs: Path) -> None:
+    spec = process(execCPUAffinity={"initial": "0", "final": "0"})
+    allowed = run_spec(rootfs, spec, "grep Cpus_allowed_list /proc/self/status").split()[1]
+    assert allowed == Path("/proc/self/status").read_text().partition("Cpus_allowed_list:")[2].split()[0]
+
+
+# --- limits, OOM score, groups, umask
+
+
+def test_a_limit_that_is_listed_twice_is_refused(rootfs: Path) -> None:
+    limit = {"type": "RLIMIT_NOFILE", "soft": 512, "hard": 1024}
+    with pytest.raises(InvalidSpec, match=r"process.rlimits\[1\].type: RLIMIT_NOFILE is listed twice"):
+        run_spec(rootfs, process(rlimits=[limit, limit]), "true")
+
+
+def test_the_oom_score_without_a_procfs_of_its_own(rootfs: Path) -> None:
+    spec = process(oomScoreAdj=321)
+    spec["mounts"] = [mount for mount in spec["mounts"] if mount["destination"] != "/proc"]
+    for key in ("maskedPaths", "readonlyPaths"):
+        del spec["linux"][key]
+    spec["root"]["path"] = str(rootfs)
+    with Sandbox.from_spec(spec, rootfs.parent) as box, box.start(["/bin/sleep", "100"]) as running:
+        assert Path(f"/proc/{running.pid}/oom_score_adj").read_text().strip() == "321"
+
+
+def test_the_oom_score_in_a_user_namespace_is_set_for_it_by_the_host(rootfs: Path) -> None:
+    spec = process(oomScoreAdj=123)
+    spec["linux"]["namespaces"].append({"type": "user"})
+    row = {"containerID": 0, "hostID": 100000, "size": 65536}
+    spec["linux"].update(uidMappings=[row], gidMappings=[row])
+    assert run_spec(rootfs, spec, "cat /proc/self/oom_score_adj").strip() == "123"
+
+
+@pytest.mark.parametrize("userns", [False, True])
+def test_an_oom_score_that_may_not_be_lowered_is_named(rootfs: Path, userns: bool) -> None:
+    if held("CAP_SYS_RESOURCE"):
+        pytest.skip("this process may lower it")
+    spec = process(oomScoreAdj=-500)
+    if userns:
+        spec["linux"]["namespaces"].append({"type": "user"})
+        row = {"containerID": 0, "hostID": 100000, "size": 65536}
+        spec["linux"].update(uidMappings=[row], gidMappings=[row])
+    with pytest.raises(LimitRefused, match="cannot set oom_score_adj to -500: permission denied"):
+        run_spec(rootfs, spec, "true")
+
+
+# --- labels
+
+
+@pytest.mark.skipif(process_labels.apparmor_enabled(), reason="this kernel has AppArmor")
+def test_a_profile_without_apparmor_is_refused(rootfs: Path) -> None:
+    with pytest.raises(Unsupported, match=r"process.apparmorProfile: apparmor failed to apply profile 'x'"):
+        run_spec(rootfs, process(apparmorProfile="x"), "true")
+
+
+@pytest.mark.skipif(process_labels.selinux_enabled(), reason="this kernel has SELinux")
+def test_labels_without_selinux_are_refused(rootfs: Path) -> None:
+    words = "label is specified in config, but selinux is disabled or not supported"
+    with pytest.raises(Unsupported, match=f"process.selinuxLabel: selinux {words}"):
+        run_spec(rootfs, process(selinuxLabel="a:b:c:d"), "true")
+    with pytest.raises(Unsupported, match=f"linux.mountLabel: mount {words}"):
+        run_spec(rootfs, bundle_spec(mountLabel="a:b:c:d"), "true")
+
+
+def test_a_label_of_two_lines_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match=r"process.selinuxLabel: must be one line"):
+        process_labels.exec_writes({"selinuxLabel": "a\nb"})
+
+
+# --- the session keyring
+
+
+def keys(rootfs: Path, name: str | None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a program sees in /proc/keys, where the plan's keyring is *name*."""
+    monkeypatch.setattr(
+        "pyrunc.runtime.launcher.compile_spec",
+        lambda spec, root, files: compile_spec(spec, root, files, name),
+    )
+    spec = process()
+    spec["linux"]["maskedPaths"].remove("/proc/keys")
+    return run_spec(rootfs, spec, "cat /proc/keys")
+
+
+def test_the_session_keyring_has_the_name_and_the_rights_that_runc_gives(
+    rootfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is its starter's has no new one at all."""
+    named = keys(rootfs, "_ses.pyrunc-test", monkeypatch)
+    assert re.search(r" 3f1b0000 +0 +0 keyring +_ses.pyrunc-test: empty", named)
+    assert re.search(r" 3f030000 +0 +0 keyring +_ses: empty", keys(rootfs, None, monkeypatch))
+    mine = Path("/proc/keys").read_text()
+    for line in keys(rootfs, "", monkeypatch).splitlines():
+        assert line.split()[0] in mine
