@@ -62,7 +62,7 @@ cdef enum Op:
                                     # s0 host directory, covered unseen; n1: volatile; n2: made as uid << 32 | gid -> slot a
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
     # host or init
-    OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev must match;
+    OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev and n1 type (0: S_IFCHR) must match;
                                     # s1, if given: a directory in it, which neither a symlink nor ".." leads out of
     OP_NEW_MOUNT                    # s0 type, s1 options (n0 pairs), n1 mount attributes -> slot a
     OP_MOUNT_ATTR                   # slot a, n0 set, n1 clear, n2 propagation, F_RECURSIVE, slot b: user namespace
@@ -130,8 +130,9 @@ cdef enum:
     F_MISSING = 1024                # a file that the kernel lacks is no error
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
-    F_EXISTING = 512                # an existing cgroup is joined and not removed
-    F_ALL = 8191
+    F_EXISTING = 512                # an existing cgroup is joined and not removed; an existing node that is the same is no error
+    F_PROC = 8192                   # what is in procfs may be covered
+    F_ALL = 16383
 
     NEEDS_SLOT_A = 1
     NEEDS_SLOT_B = 2

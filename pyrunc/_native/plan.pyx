@@ -21,7 +21,7 @@ FLAGS = {
     "recursive": F_RECURSIVE, "create": F_CREATE, "file": F_FILE, "real": F_REAL,
     "optional": F_OPTIONAL, "tty": F_TTY, "chardev": F_CHARDEV,
     "seed_cpuset": F_SEED_CPUSET, "cpuset": F_CPUSET, "existing": F_EXISTING,
-    "missing": F_MISSING, "alternative": F_ALTERNATIVE, "keep_parents": F_KEEP_PARENTS,
+    "missing": F_MISSING, "alternative": F_ALTERNATIVE, "keep_parents": F_KEEP_PARENTS, "proc": F_PROC,
 }
 
 MAGIC = PLAN_MAGIC

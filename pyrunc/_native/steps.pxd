@@ -183,7 +183,7 @@ cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
         home = c_at_home(w.homes, text(w, step.s0), &path)
         fd = c_open_tree(home, path, flags)
     if fd >= 0 and step.flags & F_CHARDEV:
-        if fstat(fd, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != step.n0:
+        if fstat(fd, &status) < 0 or status.st_rdev != step.n0 or status.st_mode & S_IFMT != (step.n1 if step.n1 else <uint64_t>S_IFCHR):
             close(fd)
             return -ENODEV
     return put_slot(w, step.slot_a, fd)

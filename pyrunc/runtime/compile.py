@@ -30,6 +30,7 @@ def compile_spec(
     spec: Spec,
     rootfs: Rootfs,
     files: Mapping[str, str] | None = None,
+    *,
     keyring: str | None = None,
     front_door: FrontDoor | None = None,
 ) -> PlanTemplate:

@@ -7,9 +7,9 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.records import NamedTuple
-from pyrunc.runtime import cgroup_layout, cgroups
+from pyrunc.runtime import cgroup_layout, cgroups, sysctls
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.plan import HOST, ID, INIT, SHORT_ID, STAGE, SYNC, PlanTemplate
+from pyrunc.runtime.plan import HOST, ID, INIT, STAGE, SYNC, PlanTemplate
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class HostPart:
             path = for_supervisor(entry.get("path") or "")
             if kind == "time" and not os.path.exists("/proc/self/timens_offsets"):
                 raise Unsupported(f"linux.namespaces[{i}]: time namespaces aren't enabled in the kernel")
-            if kind == "user" and path and _is_own("user", path):
+            if kind == "user" and path and sysctls.is_own("user", path):
                 continue  # which nobody can enter again
             found[kind] = path
         if found.get("mount") != "":
@@ -273,10 +273,11 @@ class HostPart:
             plan.add("unshare", INIT, "namespaces", n0=CLONE_NEW["cgroup"])
         if "network" in self.new:
             plan.add("loopback_up", INIT, "namespaces")
-        if "uts" in self.new:
-            plan.add("hostname", INIT, "namespaces", s0=self.spec.get("hostname") or SHORT_ID)
-            if self.spec.get("domainname"):
-                plan.add("domainname", INIT, "namespaces", s0=self.spec["domainname"])
+        for name in ("hostname", "domainname"):
+            if self.spec.get(name):
+                if not sysctls.separate("uts", self.namespaces):
+                    raise InvalidSpec(f"{name}: unable to set {name} without a private UTS namespace")
+                plan.add(name, INIT, "namespaces", s0=self.spec[name])
 
 
 def id_map(listed: Any, field: str) -> str:
@@ -315,14 +316,6 @@ def _maps_of(path: str) -> tuple[str, str]:
 
 def _squeezed(text: str) -> str:
     return "".join(" ".join(line.split()) + "\n" for line in text.splitlines())
-
-
-def _is_own(kind: str, path: str) -> bool:
-    """Whether *path* is this process's own namespace."""
-    try:
-        return os.path.samefile(path, f"/proc/self/ns/{kind}")
-    except OSError:
-        return False
 
 
 def for_supervisor(path: str) -> str:

@@ -280,7 +280,9 @@ class Supervised(held.Holder):
             }.get(error, "")  # fmt: skip
             return f"cannot make a terminal{why}", errors.StartError
         if step.op == "attach":
-            return f"cannot attach a mount at {path}", errors.StartError
+            from pyrunc.runtime import mount_words
+
+            return mount_words.attach(self.template.steps, step, error), errors.StartError
         return f"{step.op} {path.replace(chr(0), ' ')}".strip(), errors.StartError
 
     def _not_executed(self, error: int) -> errors.StartError:

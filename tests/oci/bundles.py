@@ -38,7 +38,7 @@ def document(rootfs: Path, args: list[str], **process: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Front:
+class Runtime:
     """The front door with the root directory *root*; *prefix* keeps ids, and with them cgroups, apart."""
 
     def __init__(self, root: Path, rootfs: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.oci.bundles import Front, cgroups
+from tests.oci import bundles
 from tests.oci.runtime import SUBJECT, Runtime, program, remove_cgroups
 
 APPLETS = (
@@ -87,9 +87,9 @@ def runtime(make_runtime: Callable[[str], Runtime]) -> Runtime:
 
 
 @pytest.fixture
-def oci(tmp_path: Path, rootfs: Path) -> Iterator[Front]:
+def oci(tmp_path: Path, rootfs: Path) -> Iterator[bundles.Runtime]:
     """The front door, with a root directory and an id of the test's own."""
-    found = Front(tmp_path / "state", rootfs)
+    found = bundles.Runtime(tmp_path / "state", rootfs)
     yield found
     found.end()
-    assert not cgroups(found.id)
+    assert not bundles.cgroups(found.id)

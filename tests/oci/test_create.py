@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.oci.bundles import Front, cgroups, document
+from tests.oci.bundles import Runtime, cgroups, document
 
 
-def test_a_container_is_created_started_killed_and_deleted(oci: Front, tmp_path: Path) -> None:
+def test_a_container_is_created_started_killed_and_deleted(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     pid_file = tmp_path / "pid"
     oci.call("create", "--bundle", bundle, "--pid-file", pid_file, oci.id)
@@ -35,7 +35,7 @@ def test_a_container_is_created_started_killed_and_deleted(oci: Front, tmp_path:
     assert not cgroups(oci.id)
 
 
-def test_the_state_is_as_runc_prints_it_and_its_file_says_the_rest(oci: Front, tmp_path: Path) -> None:
+def test_the_state_is_as_runc_prints_it_and_its_file_says_the_rest(oci: Runtime, tmp_path: Path) -> None:
     spec = document(oci.rootfs, ["sleep", "100"])
     spec["annotations"] = {"b": "<&>", "a": 'quoted " \u2028'}
     bundle = oci.write(tmp_path / "b", spec)
@@ -59,14 +59,14 @@ def test_the_state_is_as_runc_prints_it_and_its_file_says_the_rest(oci: Front, t
     assert {Path(found["path"]) for found in own["cgroups"]} == set(cgroups(oci.id))
 
 
-def test_run_gives_the_exit_code_and_leaves_nothing(oci: Front, tmp_path: Path) -> None:
+def test_run_gives_the_exit_code_and_leaves_nothing(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sh", "-c", "echo out; echo err >&2; cat; exit 7"])
     done = oci.call("run", "-b", bundle, oci.id, code=7, stdin=None, input="in\n")
     assert (done.stdout, done.stderr) == ("out\nin\n", "err\n")
     assert not oci.directory.exists()
 
 
-def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Front, tmp_path: Path) -> None:
+def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     with subprocess.Popen(oci.command("run", "-b", bundle, oci.id), cwd="/") as run:
         while not (oci.directory / "state.json").exists() or oci.saved()["status"] != "created":
@@ -76,7 +76,7 @@ def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Front, tm
         assert run.wait(10) == 128 + 9
 
 
-def test_run_passes_signals_on(oci: Front, tmp_path: Path) -> None:
+def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
     script = "trap 'echo got TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
     bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script])
     with subprocess.Popen(
@@ -90,7 +90,7 @@ def test_run_passes_signals_on(oci: Front, tmp_path: Path) -> None:
     assert not oci.directory.exists()
 
 
-def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: Front, tmp_path: Path) -> None:
+def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     oci.call("run", "-d", "-b", bundle, oci.id, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert oci.state()["status"] == "running"
@@ -100,12 +100,12 @@ def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: F
     assert oci.state()["status"] == "stopped"
 
 
-def test_the_bundle_is_the_working_directory_where_none_is_named(oci: Front, tmp_path: Path) -> None:
+def test_the_bundle_is_the_working_directory_where_none_is_named(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
     oci.call("run", oci.id, cwd=bundle)
 
 
-def test_init_waits_with_nothing_open_but_what_the_program_gets(oci: Front, tmp_path: Path) -> None:
+def test_init_waits_with_nothing_open_but_what_the_program_gets(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     secret = os.memfd_create("secret", 0)
     oci.call("create", "-b", bundle, oci.id, pass_fds=(secret,))
@@ -116,7 +116,7 @@ def test_init_waits_with_nothing_open_but_what_the_program_gets(oci: Front, tmp_
     assert all(name.startswith("socket:") for name in found)
 
 
-def test_preserved_descriptors_and_no_others_reach_the_program(oci: Front, tmp_path: Path) -> None:
+def test_preserved_descriptors_and_no_others_reach_the_program(oci: Runtime, tmp_path: Path) -> None:
     script = "cat <&3; cat <&4; ls /proc/self/fd | sort -n | tr '\\n' ' '"
     bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script])
     third, fourth, fifth = (os.memfd_create(name, 0) for name in ("a", "b", "c"))
@@ -131,7 +131,7 @@ def test_preserved_descriptors_and_no_others_reach_the_program(oci: Front, tmp_p
     assert done.stdout == "threefour0 1 2 3 4 5 ", done.stderr  # 5 is the directory that ls reads
 
 
-def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Front, tmp_path: Path) -> None:
+def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     oci.call("create", "-b", bundle, oci.id)
     before = oci.state()
@@ -140,7 +140,7 @@ def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Front, 
     assert oci.state() == before
 
 
-def test_nobody_but_the_owner_can_start_it_and_only_once(oci: Front, tmp_path: Path) -> None:
+def test_nobody_but_the_owner_can_start_it_and_only_once(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     oci.call("create", "-b", bundle, oci.id)
     assert (oci.directory / "start").stat().st_mode & 0o777 == 0o600

@@ -38,9 +38,9 @@ def spec_of(**paths: str) -> Spec:
 
 
 def without_kernels(spec: Spec) -> Spec:
-    """Without the file systems that the owner of the network and of the queues must mount."""
+    """Without the file systems and the name that are for the owner of the network, the queues and the names."""
     kept = [mount for mount in spec["mounts"] if mount["type"] not in ("sysfs", "mqueue", "cgroup")]
-    return {**spec, "mounts": kept}
+    return {**{key: value for key, value in spec.items() if key != "hostname"}, "mounts": kept}
 
 
 @contextmanager
