@@ -75,6 +75,7 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
     """Walk the host section: cgroups, and what is opened on the host."""
     cdef walk *w = &r.w
     cdef const plan_step *step
+    cdef plan_step left
     cdef bint made
     cdef uint32_t i
     cdef int rc
@@ -87,6 +88,12 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
             continue
         made = False
         rc = host_step(w, step, &made, 0)
+        if rc == -EEXIST and step.op == OP_CGROUP_MKDIR:
+            # What somebody has left there, or made for it: like one of our own, it goes with the container.
+            left = step[0]
+            left.flags |= <uint32_t>F_EXISTING
+            rc = host_step(w, &left, &made, 0)
+            made = True
         if made:
             r.last_made = i + 1
         if rc < 0 and not step.flags & F_OPTIONAL:
@@ -144,6 +151,10 @@ cdef inline int tell_created(oci_run *r) noexcept nogil:
         if rc < 0:
             return fail(r, b"pid-file", rc)
         r.pid_written = True
+    if r.plan.pidfd_socket != <uint32_t>NONE:
+        rc = send_descriptor(text(&r.w, r.plan.pidfd_socket), b"pidfd", r.pidfd)
+        if rc < 0:
+            return fail(r, b"pidfd-socket", rc)
     if send(r.w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0:
         return fail(r, b"died", 0)
     return 0
@@ -253,10 +264,12 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
     """Undo what was done, and become Python to say why; an exit code if there is no Python."""
     cdef const char *words[8]
     cdef char numbers[6][NUMBER_ROOM]
-    if r.pid > 0:
+    if r.pid > 0 and not r.reaped:
         syscall(NR_pidfd_send_signal, r.pidfd, SIGKILL, NULL, 0)
         kill_container(&r.w, r.pidfd)
         reap(r)
+    if r.where != NULL and strcmp(r.where, b"died") == 0 and oom_kills(&r.w) > 0:
+        r.where = b"oom"
     if r.directory >= 0:
         end_container(r)
         if r.pid_written:
@@ -286,10 +299,19 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
 
 cdef inline int watch_signals(oci_run *r) noexcept nogil:
     """Where the program's end is waited for: signals are passed on to it, and its orphans adopted."""
+    cdef bint opened = False
+    cdef int tty
     if not r.plan.flags & OCI_RUN or r.plan.flags & OCI_DETACH:
         return 0
     if not r.plan.flags & OCI_NO_SUBREAPER:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if r.plan.flags & OCI_TERMINAL:
+        # Before there is a program that would be without it.
+        tty = caller_terminal(&opened)
+        if tty < 0:
+            return fail(r, b"tty", tty)
+        if opened:
+            close(tty)
     r.signals = hold_signals()
     return fail(r, b"clone", r.signals) if r.signals < 0 else 0
 
@@ -321,6 +343,21 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
+cdef inline int keep_preserved(oci_run *r) noexcept nogil:
+    """See that the descriptors are open that the program gets, and that the plan's is none of them."""
+    cdef uint32_t i
+    cdef int moved = <int>_rc(fcntl(r.plan_fd, F_DUPFD_CLOEXEC, first_closed(&r.w)))
+    if moved < 0:
+        return fail(r, b"preserve", moved)
+    close(r.plan_fd)
+    r.plan_fd = moved
+    for i in range(r.plan.preserve_fds):
+        if fcntl(3 + i, F_GETFD) < 0:
+            r.status = 3 + i
+            return fail(r, b"preserve", -EBADF)
+    return 0
+
+
 cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
     """Do what the sealed plan on the descriptor *plan_fd* says; the exit code of the command."""
     cdef oci_run r
@@ -339,9 +376,11 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
         return give_up(&r)
     for i in range(3):
         r.w.slots[i] = <int>i
-    keep[0] = plan_fd
+    rc = keep_preserved(&r)
+    if rc < 0:
+        return give_up(&r)
+    keep[0] = r.plan_fd
     close_above(&r.w, keep, 1)
-    fcntl(plan_fd, F_SETFD, FD_CLOEXEC)
     rc = create_container(&r)
     if rc < 0:
         return give_up(&r)
@@ -351,8 +390,11 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
     flock(r.directory, LOCK_UN)
     rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
     r.reaped = True
+    if rc < 0:
+        fail(&r, b"tty", rc)
+        return give_up(&r)
     end_container(&r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
         run_kind(&r, HOOK_POSTSTOP, b"stopped")
-    return exit_code_of(r.status) if rc == 0 else 1
+    return exit_code_of(r.status)

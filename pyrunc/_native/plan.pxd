@@ -111,6 +111,7 @@ cdef enum Op:
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
     OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined; F_TTY: as above
     OP_LOOKUP                       # s0 candidates (n1 of them): may the user n0 >> 32 of the group n0 and the groups s1 execute one?
+                                    # n2: they are a search, which passes over what nobody could execute
     OP_WAIT_START                   # slot a, if given: the socket on which the start comes; else the supervisor goes on at once
     OP_HOOK                         # n0 index of the oci block's hook, which init executes itself
     OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)

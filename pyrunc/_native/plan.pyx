@@ -209,6 +209,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
         if lookup.op == OP_LOOKUP:
             lookup.s0 = step.s0
             lookup.n1 = step.n0
+            lookup.n2 = 0 if b"/" in <bytes>arguments[0] else 1
     header.size = <uint32_t>size
     header.flags = flags
     header.argv_off = <uint32_t>table_off
