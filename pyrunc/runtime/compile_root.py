@@ -11,7 +11,7 @@ from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime import cgroup_layout, mount_words, sysctls
 from pyrunc.runtime import mount_options as mo
 from pyrunc.runtime.compile_devices import BELOW_DEV, DevicePart
-from pyrunc.runtime.compile_host import checked_number, for_supervisor, map_rows
+from pyrunc.runtime.compile_host import for_supervisor, map_rows
 from pyrunc.runtime.compile_special import destination_of, refuse_special
 from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
