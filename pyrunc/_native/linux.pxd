@@ -271,7 +271,7 @@ cdef extern from *:
     int RLIMIT_NOFILE
 
     # signals
-    int SIGKILL, SIGCHLD, SIGPIPE, SIGSYS, SIGXFSZ, SIG_SETMASK
+    int SIGKILL, SIGCHLD, SIGPIPE, SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGSYS, SIGXFSZ, SIG_SETMASK
     ctypedef void (*sighandler_t)(int) noexcept nogil
     sighandler_t SIG_DFL, SIG_IGN
     sighandler_t signal(int signum, sighandler_t handler) nogil

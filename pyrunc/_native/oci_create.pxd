@@ -311,6 +311,7 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
     cdef int keep[1]
     cdef int rc
     begin_run(&r, here, plan_fd)
+    reset_signals()                 # Python has ignored one or two
     rc = load_plan(&r.w, plan_fd, 3)
     if rc < 0:
         fail(&r, b"plan", rc)

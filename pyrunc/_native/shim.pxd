@@ -284,6 +284,24 @@ cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
         watch[i].revents = 0
 
 
+cdef inline void heed_signals(bint heed) noexcept nogil:
+    """Whether signals end this process; init was born with their defaults.
+
+    A reader that is gone, or a limit of files' sizes, is told by errno. And what asks all processes of a host, or of a
+    service, to end is for the container's program: this one takes note of how that ends.
+    """
+    cdef int numbers[6]
+    cdef int i
+    numbers[0] = SIGPIPE
+    numbers[1] = SIGXFSZ
+    numbers[2] = SIGTERM
+    numbers[3] = SIGINT
+    numbers[4] = SIGHUP
+    numbers[5] = SIGQUIT
+    for i in range(6):
+        signal(numbers[i], SIG_DFL if heed else SIG_IGN)
+
+
 cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Serve init until it ends, as `supervise` does, the program's streams, and whoever is attached."""
     cdef pollfd watch[7 + MAX_CLIENTS]
@@ -291,9 +309,7 @@ cdef inline void shim_serve(walk *w, shim *s, int reply_fd, int pid, int pidfd, 
     cdef int clients
     cdef int i
     cdef int rc
-    # A reader that is gone, or a limit of files' sizes, is told by errno; init was born with the default.
-    signal(SIGPIPE, SIG_IGN)
-    signal(SIGXFSZ, SIG_IGN)
+    heed_signals(False)
     watch[0].fd = w.progress_fd
     watch[1].fd = reply_fd
     watch[2].fd = pidfd

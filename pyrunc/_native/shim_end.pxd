@@ -60,6 +60,7 @@ cdef inline void end_clients(walk *w, shim *s, const line *end) noexcept nogil:
     if s.client_count == 0:
         return
     if fork() == 0:
+        signal(SIGTERM, SIG_DFL)    # it holds nothing that counts
         leave_cgroups(w, s)
         # Descriptors but those of clients: the owner's end, the log.
         close_but_clients(s)
@@ -110,8 +111,7 @@ cdef inline void exit_command(walk *w, shim *s, bint joined) noexcept nogil:
     put_words(argv, text(w, s.plan.exit_argv), s.plan.exit_argc)
     put_words(env, text(w, s.plan.exit_env), s.plan.exit_envc)
     syscall(NR_close_range, 3, <unsigned int>0xFFFFFFFF, 0)
-    signal(SIGPIPE, SIG_DFL)
-    signal(SIGXFSZ, SIG_DFL)
+    heed_signals(True)
     execve(argv[0], argv, env)
 
 

@@ -12,8 +12,8 @@ import os
 import sys
 import time
 
+from pyrunc.oci import go_json
 from pyrunc.oci.flags import quote
-from pyrunc.records import quoted
 
 _PLAIN = frozenset("-._/@^+")
 
@@ -63,10 +63,6 @@ class Log:
         if self._fd != 2:
             _write_all(2, message + "\n")
 
-    def warning(self, message: str) -> None:
-        """Log a warning."""
-        self.write("warning", message)
-
 
 def text_line(level: str, message: str) -> str:
     """One line of the text format; *message* is quoted unless it is a plain word."""
@@ -75,12 +71,8 @@ def text_line(level: str, message: str) -> str:
 
 
 def json_line(level: str, message: str) -> str:
-    """One line of the json format, escaped as Go's encoder does it."""
-    clean = "".join("\ufffd" if 0xD800 <= ord(c) <= 0xDFFF else c for c in message)
-    text = quoted(clean)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'{{"level":"{level}","msg":{text},"time":"{_now()}"}}\n'
+    """One line of the json format."""
+    return f'{{"level":"{level}","msg":{go_json.text(message)},"time":"{_now()}"}}\n'
 
 
 def reason(error: OSError) -> str:

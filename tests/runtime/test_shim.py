@@ -130,6 +130,22 @@ def test_the_exit_command_has_nothing_of_the_starter_s(here: Place) -> None:
     assert "PATH" not in text.replace("OLDPATH", "")
 
 
+def test_what_asks_a_shim_to_end_is_not_for_it(here: Place) -> None:
+    process = here.start(
+        "grep SigIgn /proc/self/status; trap 'echo told; exit 4' TERM; echo ready; while :; do sleep 0.01; done"
+    )
+    eventually(lambda: here.log.exists() and here.logged().endswith("ready\n"))
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        os.kill(process.shim_pid, number)
+    process.release()
+    os.kill(process.pid, signal.SIGTERM)  # as the end of a service or of the host tells all
+    eventually(lambda: here.commands() == 1)
+    assert here.logged() == f"SigIgn:\t{0:016x}\nready\ntold\n"
+    status = shim.status(str(here.state))
+    assert status is not None
+    assert (status.exit_code, status.signal) == (4, 0)
+
+
 def test_a_failed_start_leaves_no_shim_and_runs_no_exit_command(here: Place) -> None:
     settings = here.settings()
     with pytest.raises(errors.CommandNotFound):
