@@ -253,6 +253,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef uint32_t last_section = 0
     cdef bint seen_exec = False
     cdef bint joined = False
+    cdef bint joins_mounts = False
     cdef bint forked = False
     cdef bint waited = False
     cdef uint32_t awaited = 0
@@ -262,11 +263,11 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EMSGSIZE
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
         return -EPROTO
-    # Without a mount namespace of its own, init's mounts would be the host's.
+    # Without a mount namespace of its own, or one that its stage joins, init's mounts would be the host's.
     if h.flags & <uint32_t>PLAN_EXEC:
         if h.clone_flags != 0:
             return -EINVAL
-    elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
+    elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES:
         return -EINVAL
     if h.size != size or h.fd_count > fds:
         return -EMSGSIZE
@@ -323,6 +324,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         if step.section == <uint32_t>SECTION_STAGE:
             if not _may_stage(step):
                 return -EINVAL
+            if step.op == OP_SETNS and step.n0 & <uint64_t>CLONE_NEWNS:
+                joins_mounts = True
         elif not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
             return -EINVAL
         if seen_exec and step.section == SECTION_INIT:
@@ -365,6 +368,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             served |= 1 << (step.section - <uint32_t>SECTION_SYNC)
         elif step.op == OP_NET_DEVICE or (step.op == OP_WRITE_PROC and step.section != <uint32_t>SECTION_STAGE):
             return -EINVAL
+    if not h.flags & <uint32_t>PLAN_EXEC and not h.clone_flags & <uint64_t>CLONE_NEWNS and not joins_mounts:
+        return -EINVAL
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL
@@ -445,7 +450,7 @@ cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
     if step.op == OP_UNSHARE:
         return step.n0 == <uint64_t>CLONE_NEWTIME
     if step.op == OP_SETNS:
-        return step.n0 != 0 and not step.n0 & (~<uint64_t>PLAN_NAMESPACES | <uint64_t>CLONE_NEWNS)
+        return step.n0 != 0 and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
     return step.op == OP_WRITE_PROC
 
 

@@ -53,7 +53,8 @@ class NamespacePart:
             if kind == "user" and path and sysctls.is_own("user", path):
                 continue  # which nobody can enter again
             found[kind] = path
-        if found.get("mount") != "":
+        if "mount" not in found or (found["mount"] and sysctls.is_own("mount", found["mount"])):
+            # Its mounts would be the host's, and stay there.
             raise Unsupported("linux.namespaces: a container needs a mount namespace of its own")
         return found
 
@@ -121,7 +122,17 @@ class NamespacePart:
                 plan.clone_flags |= CLONE_NEW[kind]
         joined = [(kind, path) for kind, path in self.namespaces.items() if path and kind != "user"]
         # What is joined may be the host's: that is not for who is in a user namespace already, new or not.
-        staged = offsets or self.joined_user != native.ABSENT or (self.in_userns and joined)
+        staged = (
+            offsets
+            or "mount" not in self.new
+            or self.joined_user != native.ABSENT
+            or (self.in_userns and joined)
+        )
+        # From another mount namespace the host's procfs is not to be seen any more.
+        joined.sort(key=lambda row: row[0] == "mount")
+        if offsets:
+            plan.add("unshare", STAGE, "host", n0=CLONE_NEW["time"])
+            plan.add("write_proc", STAGE, "host", s0="timens_offsets", s1=offsets)
         for kind, path in joined:
             slot = plan.slot()
             plan.add("open", HOST, "host", a=slot, s0=path, n0=os.O_RDONLY)
@@ -129,9 +140,6 @@ class NamespacePart:
             plan.add(
                 "setns", where, "namespaces" if where == INIT else "host", a=slot, s0=path, n0=CLONE_NEW[kind]
             )
-        if offsets:
-            plan.add("unshare", STAGE, "host", n0=CLONE_NEW["time"])
-            plan.add("write_proc", STAGE, "host", s0="timens_offsets", s1=offsets)
         if self.joined_user != native.ABSENT:
             path = self.namespaces["user"]
             plan.add("setns", STAGE, "host", a=self.joined_user, s0=path, n0=CLONE_NEW["user"])
