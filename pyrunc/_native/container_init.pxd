@@ -11,6 +11,7 @@ from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
+from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
@@ -411,6 +412,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return c_capset(step.n0, step.n1, step.n2)
     if op == OP_AMBIENT:
         return c_ambient(step.n0)
+    if op == OP_HOOK:
+        return oci_hook_step(w, step)
     if op == OP_LOOKUP:
         return lookup_step(w, step)
     if op == OP_WAIT_START:
@@ -458,6 +461,10 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
                 return 125
             rc = execve_step(w, step)
+            if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
+                # Whoever has started it knows that it could be executed; the rest is for who reads its output.
+                say_unexecuted(w, rc)
+                return 1
         elif step.op == OP_FORK:
             rc = fork_step(w, step.flags & F_TTY)
         else:
@@ -472,6 +479,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             message.kind = PROGRESS_FAILED
             message.step = i
             message.error = rc
+            message.pad = step.op
             memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
             send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL)
             return 127

@@ -11,26 +11,18 @@ from pyrunc._native.plan cimport *
 from pyrunc._native.signals cimport *
 
 
-cdef inline int fill_preserved(oci_run *r) noexcept nogil:
-    """Let none of our own descriptors stand among those that the program gets, where the caller has left gaps; 0 or -errno.
-
-    Ours would only be closed by execve, which resolves its path first (CVE-2024-21626).
-    """
-    cdef int first = <int>first_closed(&r.w)
-    cdef int fd
-    cdef int rc
-    if r.plan_fd < first:
-        rc = <int>_rc(fcntl(r.plan_fd, F_DUPFD_CLOEXEC, first))
-        if rc < 0:
-            return rc
-        close(r.plan_fd)
-        r.plan_fd = rc
-    for fd in range(3, first):
-        if fcntl(fd, F_GETFD) < 0:
-            # The lowest that is free; and nothing that leads anywhere.
-            rc = <int>_rc(openat(AT_FDCWD, b"/dev/null", O_PATH | O_CLOEXEC))
-            if rc < 0:
-                return rc
+cdef inline int keep_preserved(oci_run *r) noexcept nogil:
+    """See that the descriptors are open that the program gets, and that the plan's is none of them."""
+    cdef uint32_t i
+    cdef int moved = <int>_rc(fcntl(r.plan_fd, F_DUPFD_CLOEXEC, first_closed(&r.w)))
+    if moved < 0:
+        return fail(r, b"preserve", moved)
+    close(r.plan_fd)
+    r.plan_fd = moved
+    for i in range(r.plan.preserve_fds):
+        if fcntl(3 + i, F_GETFD) < 0:
+            r.status = 3 + i
+            return fail(r, b"preserve", -EBADF)
     return 0
 
 
@@ -52,13 +44,11 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
         return give_up(&r)
     for i in range(3):
         r.w.slots[i] = <int>i
-    rc = fill_preserved(&r)
+    rc = keep_preserved(&r)
     if rc < 0:
-        fail(&r, b"preserve-fds", rc)
         return give_up(&r)
     keep[0] = r.plan_fd
     close_above(&r.w, keep, 1)
-    fcntl(r.plan_fd, F_SETFD, FD_CLOEXEC)
     if r.plan.flags & OCI_EXEC:
         return oci_exec_plan(&r)
     return oci_create_plan(&r)

@@ -11,7 +11,7 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
 from pyrunc.oci import state
-from pyrunc.oci.flags import parse, quote
+from pyrunc.oci.flags import NAME, parse, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.records import loads
 from pyrunc.runtime import users
@@ -80,9 +80,9 @@ def _plan(command: Command, env: Mapping[str, str]) -> bytes:
     wants_terminal = bool(process.get("terminal"))
     socket = command.text("console-socket")
     if detach and wants_terminal and not socket:
-        raise Failure("cannot allocate tty if runc will detach without setting console socket")
+        raise Failure(f"cannot allocate tty if {NAME} will detach without setting console socket")
     if socket and not (detach and wants_terminal):
-        raise Failure("cannot use console socket if runc will not detach or allocate tty")
+        raise Failure(f"cannot use console socket if {NAME} will not detach or allocate tty")
     cgroups, freezer = _cgroups(container, command.texts("cgroup"))
     argv: list[str] = process["args"]
     spec = {**container.spec, "process": process}

@@ -6,7 +6,7 @@
 | tty                      | open the terminal that the caller sits at                         |
 | console-socket           | send the program's terminal                                       |
 | pid-file, pidfd-socket   | say who the program is                                            |
-| preserve-fds             | keep the descriptors that the caller passes on                    |
+| preserve                 | keep the descriptors that the caller passes on                    |
 | died                     | nothing: the process that joins the container was killed          |
 
 Recorded from runc 1.1.5.
@@ -15,11 +15,14 @@ Recorded from runc 1.1.5.
 import errno
 import os
 
+from pyrunc.oci import state
 from pyrunc.oci.flags import quote
+from pyrunc.oci.log import Failure
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from pyrunc.runtime.plan import Oci, Step
+    from pyrunc.runtime.plan import Step
+    from pyrunc.runtime.plan_read import Reader, Told
 
 EXIT_CODE = 255
 STOPPED = "cannot exec in a stopped container"
@@ -31,16 +34,25 @@ _GONE = {
 }  # fmt: skip
 
 
-def words(oci: "Oci", step: "Step | None", where: str, error: int, command: str, alive: bool) -> str:
-    """The words for a failure with *error* (an errno, or 0) at *step*, or else at *where*.
+def words(told: "Told", where: str, error: int, status: int, reader: "Reader") -> str:
+    """The words for a failure with *error*, an errno or 0, at *where*: a step's number, or a word of the table.
 
-    *command* is what the program was called by; *alive* says whether the container's init still is.
+    *status* is the number of the descriptor that is not open, for preserve.
     """
-    if step is None:
-        return f"exec failed: {_elsewhere(oci, where, error, alive)}"
-    if (step.op, error) in _GONE and not alive:
+    if not where.isdecimal():
+        return f"exec failed: {_elsewhere(told, where, error, status)}"
+    step = reader.step(int(where))
+    if (step.op, error) in _GONE and not _alive(told):
         return f"exec failed: {STOPPED}"
-    return f"exec failed: {_START}{_at_step(step, error, command)}"
+    return f"exec failed: {_START}{_at_step(step, error, reader.argument())}"
+
+
+def _alive(told: "Told") -> bool:
+    root, _, name = told.state_dir.rpartition("/")
+    try:
+        return state.load(root, name).alive()
+    except Failure:
+        return False
 
 
 def of_program(command: str, error: int, path: str = "") -> str:
@@ -57,19 +69,19 @@ def of_program(command: str, error: int, path: str = "") -> str:
     return f"exec {path or command}: {reason}"
 
 
-def _elsewhere(oci: "Oci", where: str, error: int, alive: bool) -> str:
+def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
     if where == "tty":
         return f"open /dev/tty: {_reason(error)}"
     if where in ("console-socket", "pidfd-socket"):
-        path = oci.console_socket if where == "console-socket" else oci.pidfd_socket
+        path = told.console_socket if where == "console-socket" else told.pidfd_socket
         return f"dial unix {path}: connect: {_reason(error)}"
-    if where == "preserve-fds":
-        return f"cannot pass on {oci.preserve_fds} descriptors: {_reason(error)}"
+    if where == "preserve":
+        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
     if where == "pid-file":
-        directory, _, name = oci.pid_file.rpartition("/")
+        directory, _, name = told.pid_file.rpartition("/")
         return f"open {directory}/.{name}: {_reason(error)}"
     if where == "died":
-        return f"{_START}the process that joins the container was killed" if alive else STOPPED
+        return f"{_START}the process that joins the container was killed" if _alive(told) else STOPPED
     return f"{_START}{where}: {_reason(error)}"
 
 
