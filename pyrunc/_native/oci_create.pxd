@@ -128,6 +128,7 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
         close(pair[0])
         close(r.directory)          # with the lock
         close(r.plan_fd)
+        forget_texts(r.here.env)
         _exit(container_init(&r.w))
     close(pair[1])
     r.w.progress_fd = pair[0]
