@@ -12,7 +12,7 @@ sys.path.insert(0, str(_HERE.parent))
 import pyrunc  # noqa: E402
 from docs import objects  # noqa: E402
 from pyrunc import errors  # noqa: E402
-from pyrunc.engine.info import own_version  # noqa: E402
+from pyrunc.runtime.version import own_version  # noqa: E402
 
 project = "pyrunc"
 version = release = own_version()

@@ -177,7 +177,8 @@ class Reader:
             bare = text.strip(" \t\n\r")
             try:
                 value, end = self._scan(bare, 0)
-            except StopIteration:
+            except (StopIteration, SystemError):
+                # SystemError: its error is a class of json, which it looks for among what is imported already.
                 end = -1
             if end == len(bare):
                 return value

@@ -18,17 +18,31 @@ def in_child(function: Callable[[], None], flags: int = 0) -> None:
     With CLONE_NEWNS no mount leads back to the parent. Raises AssertionError with the child's traceback.
     """
     reading, writing = os.pipe()
-    pid, pidfd = namespaces.clone3(flags)
+    # fork(2) of libc's first: another thread's lock on its memory would be held for ever in a child of clone3 alone.
+    pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(function, flags, writing)
+        _born(function, flags, writing)
     os.close(writing)
-    os.close(pidfd)
     with open(reading, "rb") as pipe:
         report = pipe.read().decode()
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     assert code == 0, report or f"the child ended with {code}"
+
+
+def _born(function: Callable[[], None], flags: int, report: int) -> NoReturn:
+    """Run `_child` in a process that is born in the new namespaces, and end as it does."""
+    code = 1
+    try:
+        pid, _ = namespaces.clone3(flags)
+        if pid == 0:
+            _child(function, flags, report)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except BaseException:  # noqa: BLE001 - pytest must not go on in this process
+        os.write(report, traceback.format_exc().encode())
+    finally:
+        os._exit(code if code >= 0 else 128 - code)
 
 
 def _child(function: Callable[[], None], flags: int, report: int) -> NoReturn:

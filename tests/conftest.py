@@ -18,9 +18,13 @@ _CLONE_NEWNS = 0x00020000
 _MS_SLAVE_REC = 0x80000 | 0x4000
 _HELPERS = Path(__file__).parent / "helpers"
 
-# A shell lets its jobs in the background ignore Ctrl-C, and what they start too; tests mean themselves by it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell lets its jobs in the background ignore Ctrl-C and its like, and nohup the end of the terminal; so would what
+# they start, and tests send these to themselves and to others.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL),
+):  # fmt: skip
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 class Run(Protocol):

@@ -1,7 +1,13 @@
 """OCI documents as `runc spec` would write them, and shell that runs in their containers."""
 
+import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 from pyrunc import Sandbox
 from pyrunc.spec import defaults
@@ -33,3 +39,29 @@ def run_spec(rootfs: Path, spec: dict[str, Any], script: str, *, code: int = 0) 
         result = box.run(["/bin/sh", "-c", script], timeout_s=30)
     assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
     return result.stdout.decode()
+
+
+class Ran(NamedTuple):
+    """What a peer made of a document."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def peer_run(bundle: Path, spec: dict[str, Any], script: str, runtime: str = "runc") -> Ran:
+    """The same document in the same bundle through Debian's *runtime*, in a mount namespace of its own."""
+    if shutil.which(runtime) is None:
+        pytest.skip(f"{runtime} is not installed")
+    document = {**spec, "process": {**spec["process"], "args": ["/bin/sh", "-c", script], "terminal": False}}
+    (bundle / "config.json").write_text(json.dumps(document))
+    name = f"pyrunc-test-{os.getpid()}-peer"
+    command = [runtime, "--root", str(bundle / f"{runtime}-state")]
+    try:
+        done = subprocess.run(
+            ["unshare", "-m", "--propagation", "private", *command, "run", "--bundle", str(bundle), name],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    finally:
+        subprocess.run([*command, "delete", "--force", name], capture_output=True, timeout=60, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)

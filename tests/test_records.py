@@ -124,6 +124,24 @@ def test_the_light_lru_cache_forgets() -> None:
     assert inspect.unwrap(double) is not double
 
 
+@pytest.mark.parametrize(
+    "text", ["{", '{"a": ', '{"a": 1,}', "[1, 2", '"open', "", "nonsense", '{"a": "\n"}']
+)
+def test_broken_json_is_a_value_error_where_json_was_never_imported(text: str) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pyrunc.records import loads
+assert "json" not in sys.modules
+try:
+    loads(sys.argv[1])
+except ValueError:
+    sys.exit(7)
+"""
+    ended = subprocess.run([sys.executable, "-I", "-S", "-c", program, text], check=False, timeout=60)
+    assert ended.returncode == 7
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to start a container")
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="there the modules of Python itself are used")
 def test_the_first_container_ends_before_anything_slow_is_imported(tmp_path: Path) -> None:

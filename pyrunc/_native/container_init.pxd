@@ -11,6 +11,7 @@ from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
+from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
@@ -25,6 +26,7 @@ cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
     cdef uint64_t resolve = RESOLVE_NO_SYMLINKS if step.flags & F_REAL else 0
     cdef uint64_t flags = O_PATH
     cdef const char *path = text(w, step.s0)
+    cdef statfs_t kind
     cdef int rc
     cdef int target
     if step.slot_b != <uint32_t>NONE:
@@ -40,9 +42,27 @@ cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
         target = c_open_in_root(w.root, path, flags, resolve)
     if target < 0:
         return target
-    rc = c_move_mount(w.slots[step.slot_a], target)
+    # Whatever path led there: nothing of the kernel's own is covered but what the document may name.
+    rc = 0
+    if not step.flags & F_PROC and (fstatfs(target, &kind) < 0 or kind.f_type == PROC_MAGIC):
+        rc = -EXDEV
+    if rc == 0:
+        rc = c_move_mount(w.slots[step.slot_a], target)
     close(target)
     return rc
+
+
+cdef inline int same_node(int parent, const char *leaf, const plan_step *step) noexcept nogil:
+    """0 if what is there already is what the step makes, else -EEXIST."""
+    cdef stat_t status
+    cdef mode_t kind = <mode_t>step.n0 & <mode_t>S_IFMT
+    if fstatat(parent, leaf, &status, AT_SYMLINK_NOFOLLOW) < 0:
+        return -errno
+    if step.op == OP_SYMLINK:
+        return 0 if S_ISLNK(status.st_mode) else -EEXIST
+    if status.st_mode & S_IFMT != kind or (kind != S_IFIFO and status.st_rdev != <dev_t>step.n1):
+        return -EEXIST
+    return 0
 
 
 cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
@@ -81,6 +101,8 @@ cdef inline int make_node_step(walk *w, const plan_step *step) noexcept nogil:
         rc = <int>_rc(mknodat(parent, leaf, <mode_t>step.n0, <dev_t>step.n1))
         if rc == 0 and step.n2:
             rc = <int>_rc(fchownat(parent, leaf, <uid_t>(step.n2 >> 32), <gid_t>step.n2, AT_SYMLINK_NOFOLLOW))
+    if rc == -EEXIST and step.flags & F_EXISTING:
+        rc = same_node(parent, leaf, step)
     if step.slot_a == <uint32_t>NONE:
         close(parent)
     return rc
@@ -390,6 +412,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return c_capset(step.n0, step.n1, step.n2)
     if op == OP_AMBIENT:
         return c_ambient(step.n0)
+    if op == OP_HOOK:
+        return oci_hook_step(w, step)
     if op == OP_LOOKUP:
         return lookup_step(w, step)
     if op == OP_WAIT_START:

@@ -10,6 +10,8 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.oci_arguments cimport *
+from pyrunc._native.oci_create cimport oci_run_plan
+from pyrunc._native.oci_planner cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_seal cimport *
 from pyrunc._native.oci_system cimport *
@@ -42,12 +44,19 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
         here.exe[length] = 0
     words.argc = argc
     words.argv = line
+    words.hidden = <size_t>(line[0] - argv[0])
     return serve(&here, &words, sealed, answer)
 
 
 cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer) noexcept nogil:
     """Do it here if it is plain, else become Python."""
     cdef int code = PYTHON
+    if words.argc > 2 and strcmp(words.argv[1], b":plan") == 0:
+        return carry_out(here, words, sealed, <int>parse_decimal(words.argv[2]))
+    if sealed:
+        # The planner has had the time that this took.
+        answer = hear_planner(answer)
+        return carry_out(here, words, sealed, answer) if answer >= 0 else oci_python(here, words.argv + 1)
     if take_globals(words):
         if words.root == NULL and geteuid() == 0:
             words.root = b"/run/pyrunc-oci"
@@ -56,8 +65,34 @@ cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer
     return code if code != PYTHON else oci_python(here, words.argv + 1)
 
 
+cdef inline int carry_out(oci_place *here, oci_words *words, bint sealed, int plan_fd) noexcept nogil:
+    """Do what the plan says, from an executable that nobody can write."""
+    if plan_fd < 0:
+        return 1
+    if not sealed:
+        oci_seal(here, -1, words.argv)
+        complain(b"pyrunc-oci: cannot execute a protected copy of itself\n")
+        return 1
+    call_ourselves(words)
+    return oci_run_plan(here, plan_fd)
+
+
+cdef inline void call_ourselves(oci_words *words) noexcept nogil:
+    """Show the host's paths to nobody: a container's processes see the command line of its init, which is our copy."""
+    cdef char *begin = <char *>words.argv[0]
+    cdef const char *last = words.argv[words.argc - 1]
+    cdef size_t room = <size_t>(last - begin) + strlen(last) + 1
+    # From `:sealed` on the words stand one behind another in memory; those before the line's first are ours too.
+    begin -= words.hidden
+    room += words.hidden
+    prctl(PR_SET_NAME, b"pyrunc-oci", 0, 0, 0)
+    memset(begin, 0, room)
+    if room > 16:
+        memcpy(begin, b"pyrunc-oci\0init", 15)
+
+
 cdef inline int serve_verb(oci_place *here, oci_words *words) noexcept nogil:
-    """A verb that needs nothing but the container's state; its exit code, or PYTHON."""
+    """A verb that needs no Python, if all is well; its exit code, or PYTHON."""
     if strcmp(words.verb, b"state") == 0:
         return verb_state(words, words.root)
     if strcmp(words.verb, b"kill") == 0:
@@ -66,4 +101,16 @@ cdef inline int serve_verb(oci_place *here, oci_words *words) noexcept nogil:
         return verb_start(here, words, words.root)
     if strcmp(words.verb, b"delete") == 0:
         return verb_delete(words, words.root)
+    if strcmp(words.verb, b"create") == 0 or strcmp(words.verb, b"run") == 0 or strcmp(words.verb, b"exec") == 0:
+        return verb_planned(here, words)
+    return PYTHON
+
+
+cdef inline int verb_planned(oci_place *here, oci_words *words) noexcept nogil:
+    """A verb for which the planner may have a plan; what it says is heard once we are protected."""
+    cdef int sock = ask_planner(here, words)
+    if sock < 0:
+        return PYTHON
+    oci_seal(here, sock, words.argv)
+    close(sock)
     return PYTHON

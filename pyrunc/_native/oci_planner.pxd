@@ -90,12 +90,13 @@ cdef inline int open_planners(oci_place *here) noexcept nogil:
 
 
 cdef inline size_t put_hex(char *at, uint64_t value) noexcept nogil:
+    cdef const char *digits = b"0123456789abcdef"
     cdef int shift = 60
     cdef size_t length = 0
     while shift > 0 and value >> shift == 0:
         shift -= 4
     while shift >= 0:
-        at[length] = b"0123456789abcdef"[value >> shift & 15]
+        at[length] = digits[value >> shift & 15]
         length += 1
         shift -= 4
     at[length] = 0

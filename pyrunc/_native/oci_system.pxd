@@ -91,3 +91,24 @@ cdef inline const char *environment(char **env, const char *name) noexcept nogil
             return env[i] + length + 1
         i += 1
     return NULL
+
+
+cdef inline int connect_in(int directory, const char *name, int flags) noexcept nogil:
+    """Connect to the socket *name* in *directory*, however long its path is; the descriptor or -errno."""
+    cdef sockaddr_un address
+    cdef size_t length
+    cdef int rc
+    cdef int sock = <int>_rc(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0))
+    if sock < 0:
+        return sock
+    memset(&address, 0, sizeof(address))
+    address.sun_family = <unsigned short>AF_UNIX
+    memcpy(address.sun_path, b"/proc/self/fd/", 14)
+    length = 14 + put_decimal(address.sun_path + 14, <uint64_t>directory)
+    address.sun_path[length] = c'/'
+    memcpy(address.sun_path + length + 1, name, strlen(name) + 1)
+    rc = <int>_rc(connect(sock, &address, sizeof(address)))
+    if rc < 0:
+        close(sock)
+        return rc
+    return sock

@@ -248,7 +248,7 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
     find_status(&s)
     if s.status != STATUS_CREATED:
         return PYTHON
-    sock = connect_in(s.directory, b"start")
+    sock = connect_in(s.directory, b"start", 0)
     if sock < 0:
         return PYTHON
     unlinkat(s.directory, b"start", 0)
@@ -283,24 +283,3 @@ cdef inline int start_failed(oci_place *here, const char *root, const char *id, 
     argv[6] = numbers[2]
     argv[7] = NULL
     return oci_python(here, argv)
-
-
-cdef inline int connect_in(int directory, const char *name) noexcept nogil:
-    """Connect to the socket *name* in *directory*, however long its path is; the descriptor or -errno."""
-    cdef sockaddr_un address
-    cdef size_t length
-    cdef int rc
-    cdef int sock = <int>_rc(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0))
-    if sock < 0:
-        return sock
-    memset(&address, 0, sizeof(address))
-    address.sun_family = <unsigned short>AF_UNIX
-    memcpy(address.sun_path, b"/proc/self/fd/", 14)
-    length = 14 + put_decimal(address.sun_path + 14, <uint64_t>directory)
-    address.sun_path[length] = c'/'
-    memcpy(address.sun_path + length + 1, name, strlen(name) + 1)
-    rc = <int>_rc(connect(sock, &address, sizeof(address)))
-    if rc < 0:
-        close(sock)
-        return rc
-    return sock

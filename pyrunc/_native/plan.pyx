@@ -7,7 +7,7 @@ from pyrunc._native.linux cimport *
 
 # In the order of plan.pxd's Op.
 STEP_NAMES = (
-    "cgroup_mkdir", "write_at", "open_at", "open", "device_bpf", "userns", "overlay", "write_proc",
+    "cgroup_mkdir", "write_at", "open_at", "open", "device_bpf", "userns", "overlay", "write_proc", "net_device",
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
@@ -21,7 +21,7 @@ FLAGS = {
     "recursive": F_RECURSIVE, "create": F_CREATE, "file": F_FILE, "real": F_REAL,
     "optional": F_OPTIONAL, "tty": F_TTY, "chardev": F_CHARDEV,
     "seed_cpuset": F_SEED_CPUSET, "cpuset": F_CPUSET, "existing": F_EXISTING,
-    "missing": F_MISSING, "alternative": F_ALTERNATIVE, "keep_parents": F_KEEP_PARENTS,
+    "missing": F_MISSING, "alternative": F_ALTERNATIVE, "keep_parents": F_KEEP_PARENTS, "proc": F_PROC,
 }
 
 MAGIC = PLAN_MAGIC

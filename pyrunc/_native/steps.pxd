@@ -27,7 +27,8 @@ cdef struct walk:
     size_t argv_size                # of both, in bytes
     int slots[PLAN_MAX_SLOTS]
     bint dying                      # it was killed, and init has not ended yet
-    uint32_t stage_step             # the step of the stage that failed, or NONE
+    uint32_t stage_failed           # 1 + the step of the stage that failed, or 0
+    int host_net                    # the host's network namespace, where this process has left it, else -1
     int forked                      # of a plan that joins a container: the program's process, once there is one
     bint skip                       # the next step is an alternative that is not needed
     int cached_fd                   # the file that the last OP_WRITE_AT wrote, still open
@@ -183,7 +184,7 @@ cdef inline int open_tree_step(walk *w, const plan_step *step) noexcept nogil:
         home = c_at_home(w.homes, text(w, step.s0), &path)
         fd = c_open_tree(home, path, flags)
     if fd >= 0 and step.flags & F_CHARDEV:
-        if fstat(fd, &status) < 0 or not S_ISCHR(status.st_mode) or status.st_rdev != step.n0:
+        if fstat(fd, &status) < 0 or status.st_rdev != step.n0 or status.st_mode & S_IFMT != (step.n1 if step.n1 else <uint64_t>S_IFCHR):
             close(fd)
             return -ENODEV
     return put_slot(w, step.slot_a, fd)

@@ -12,8 +12,8 @@ import os
 import sys
 import time
 
-from pyrunc.oci.flags import quote
-from pyrunc.records import quoted
+from pyrunc.oci import go_json
+from pyrunc.oci.flags import NAME, quote
 
 _PLAIN = frozenset("-._/@^+")
 
@@ -25,6 +25,21 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
+
+
+_PREFIXES = {"create": f"{NAME} create failed: ", "run": f"{NAME} run failed: ", "exec": "exec failed: "}
+
+
+def of_verb(verb: str, failure: Failure) -> Failure:
+    """*failure* as *verb* tells it: runc says which verb failed where a container is made or joined.
+
+    A failure of exec is exit code 255, by which callers tell it from the program's.
+    """
+    prefix = _PREFIXES.get(verb, "")
+    if failure.message.startswith(prefix):
+        prefix = ""
+    code = 255 if verb == "exec" and failure.exit_code == 1 else failure.exit_code
+    return Failure(prefix + failure.message, code)
 
 
 class Log:
@@ -63,10 +78,6 @@ class Log:
         if self._fd != 2:
             _write_all(2, message + "\n")
 
-    def warning(self, message: str) -> None:
-        """Log a warning."""
-        self.write("warning", message)
-
 
 def text_line(level: str, message: str) -> str:
     """One line of the text format; *message* is quoted unless it is a plain word."""
@@ -75,12 +86,8 @@ def text_line(level: str, message: str) -> str:
 
 
 def json_line(level: str, message: str) -> str:
-    """One line of the json format, escaped as Go's encoder does it."""
-    clean = "".join("\ufffd" if 0xD800 <= ord(c) <= 0xDFFF else c for c in message)
-    text = quoted(clean)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'{{"level":"{level}","msg":{text},"time":"{_now()}"}}\n'
+    """One line of the json format."""
+    return f'{{"level":"{level}","msg":{go_json.text(message)},"time":"{_now()}"}}\n'
 
 
 def reason(error: OSError) -> str:

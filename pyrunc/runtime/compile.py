@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyrunc.runtime.compile_host import Spec
+    from pyrunc.runtime.front_door import FrontDoor
 
 __all__ = ["Rootfs", "candidates", "compile_spec"]
 
@@ -26,17 +27,24 @@ DEFAULT_PATH = defaults.PATH
 
 
 def compile_spec(
-    spec: Spec, rootfs: Rootfs, files: Mapping[str, str] | None = None, keyring: str | None = None
+    spec: Spec,
+    rootfs: Rootfs,
+    files: Mapping[str, str] | None = None,
+    *,
+    keyring: str | None = None,
+    front_door: FrontDoor | None = None,
 ) -> PlanTemplate:
     """Compile *spec* (an OCI runtime document) with the root *rootfs* into a plan template.
 
     *files* (path in the container -> content) are made in memory and mounted read-write over their paths.
     *keyring* is the name of its session keyring; without one it has none, and with "" it keeps its starter's.
+    *front_door* is for pyrunc-oci, which starts it in two parts.
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec config.md and config-linux.md.
     """
     compiler = _Compiler(spec, rootfs, files or {})
     compiler.keyring = keyring
+    compiler.front_door = front_door
     return compiler.compile()
 
 
@@ -51,6 +59,7 @@ class _Compiler(RootPart, ProcessPart):
         self._mounts()
         self._oom_score()
         self._masks()
+        self._before_pivot()
         self._pivot()
         self._process()
         return plan

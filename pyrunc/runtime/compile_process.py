@@ -6,7 +6,8 @@ import os
 
 from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.errors import InvalidSpec, Unsupported
-from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number
+from pyrunc.runtime.compile_host import MAX_ID, checked_number
+from pyrunc.runtime.front_door import FrontDoorPart
 from pyrunc.runtime.plan import HOST, INIT, SYNC
 from pyrunc.spec import capabilities, rlimits
 
@@ -19,7 +20,7 @@ _MAX_GROUPS = 256
 _OOM_SCORE = "self/oom_score_adj"
 
 
-class ProcessPart(HostPart):
+class ProcessPart(FrontDoorPart):
     """What a plan says of the process itself, all of it in init.
 
     Source: OCI runtime-spec config.md "Process", config-linux.md "Seccomp".
@@ -67,16 +68,6 @@ class ProcessPart(HostPart):
         self._rlimits(process.get("rlimits") or ())
         self._attributes_of(process)
         plan.add("chdir", INIT, "process", s0=self.cwd)
-        seccomp = self._seccomp()
-        privileges = process.get("noNewPrivileges")
-        # None at all is what runc and crun make of a document that does not mention them.
-        caps: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
-        if privileges:
-            plan.add("no_new_privs", INIT, "process")
-        elif seccomp:
-            # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
-            plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
-        plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         user: Mapping[str, Any] = process.get("user") or {}
         uid, gid = (
             checked_number(user.get(key) or 0, f"process.user.{key}", MAX_ID) for key in ("uid", "gid")
@@ -87,6 +78,17 @@ class ProcessPart(HostPart):
         groups = ",".join(
             str(checked_number(group, "process.user.additionalGids", MAX_ID)) for group in listed
         )
+        self._wait_start(uid, gid, groups)
+        seccomp = self._seccomp()
+        privileges = process.get("noNewPrivileges")
+        # None at all is what runc and crun make of a document that does not mention them.
+        caps: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
+        if privileges:
+            plan.add("no_new_privs", INIT, "process")
+        elif seccomp:
+            # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
+            plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
+        plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
         plan.add("user", INIT, "process", n0=uid, n1=gid, s0=groups)
         plan.add(
             "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
@@ -105,6 +107,7 @@ class ProcessPart(HostPart):
             "process",
             n0=checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777),
         )
+        self._run_hooks("startContainer", "process")
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
         plan.add("execve", INIT, "program", s0="")

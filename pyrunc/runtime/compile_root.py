@@ -8,10 +8,11 @@ import stat
 
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec, Unsupported
-from pyrunc.runtime import cgroup_layout
+from pyrunc.runtime import cgroup_layout, mount_words, sysctls
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import MAX_ID, checked_number, for_supervisor, map_rows
-from pyrunc.runtime.compile_special import SpecialPart, refuse_special
+from pyrunc.runtime.compile_devices import BELOW_DEV, DevicePart
+from pyrunc.runtime.compile_host import for_supervisor, map_rows
+from pyrunc.runtime.compile_special import destination_of, refuse_special
 from pyrunc.runtime.overlay_options import OPTIONS_MAX, option_pairs, option_text, relative, writable
 from pyrunc.runtime.plan import HOST, INIT
 
@@ -22,23 +23,14 @@ if TYPE_CHECKING:
 
 _FLAG = native.FLAGS
 _RECURSIVE, _CREATE, _FILE, _REAL = _FLAG["recursive"], _FLAG["create"], _FLAG["file"], _FLAG["real"]
-_CHARDEV = _FLAG["chardev"]
+_PROC = _FLAG["proc"]
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
 _LAYERS = 500  # OVL_MAX_STACK, Linux 4.20
 _USER_LAYERS = 128  # each is a descriptor, of which a plan has 512, and named by it in a page of options
-_DEVICES = (
-    ("/dev/null", 1, 3), ("/dev/zero", 1, 5), ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8), ("/dev/urandom", 1, 9), ("/dev/tty", 5, 0),
-)  # fmt: skip
-_LINKS = (
-    ("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0"), ("/dev/stdout", "/proc/self/fd/1"),
-    ("/dev/stderr", "/proc/self/fd/2"), ("/dev/ptmx", "pts/ptmx"),
-)  # fmt: skip
-_BELOW_DEV = ("/dev/pts", "/dev/shm", "/dev/mqueue")
 
 
-class RootPart(SpecialPart):
+class RootPart(DevicePart):
     """What a plan says between namespaces and process, all of it in init before and with pivot_root."""
 
     def _root(self) -> None:
@@ -46,7 +38,7 @@ class RootPart(SpecialPart):
         wanted = self.linux.get("rootfsPropagation") or "rprivate"
         propagation = mo.parse([wanted], "linux.rootfsPropagation").propagation
         if not propagation:
-            raise InvalidSpec(f"linux.rootfsPropagation: unknown propagation {wanted!r}")
+            raise InvalidSpec(f"linux.rootfsPropagation: rootfsPropagation={wanted} is not supported")
         # Slave keeps what the host mounts later visible; a shared peer group must never reach the host's root.
         plan.add(
             "propagation", INIT, "root", s0="/",
@@ -206,7 +198,7 @@ class RootPart(SpecialPart):
             self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
 
     def _mount(self, entry: Mapping[str, Any], field: str) -> None:
-        destination = _destination(entry)
+        destination = destination_of(entry)
         if not entry.get("destination") or destination == "/":
             raise InvalidSpec(
                 f"{field}.destination: must be a path below the root, not {entry.get('destination')!r}"
@@ -215,6 +207,10 @@ class RootPart(SpecialPart):
         if options.remount:
             self._remount(options, destination, field)
             return
+        if destination.startswith("/proc/") and destination not in mount_words.COVERED:
+            raise InvalidSpec(
+                f'{field}.destination: "{destination}" cannot be mounted because it is inside /proc'
+            )
         kind = entry.get("type") or ("bind" if options.bind else "")
         if options.copy_up and (kind != "tmpfs" or options.bind):
             raise InvalidSpec(f"{field}.options: tmpcopyup is an option of a tmpfs")
@@ -243,6 +239,8 @@ class RootPart(SpecialPart):
             if options.no_fail and exc.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
             raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
+        if destination == "/proc" and not _is_procfs(status.st_dev):
+            raise InvalidSpec(f'{field}.source: "/proc" cannot be mounted because it is not of type proc')
         slot = plan.slot()
         tree = for_supervisor(source)
         if options.detached:
@@ -270,12 +268,14 @@ class RootPart(SpecialPart):
             self._attributes(INIT, slot, readonly._replace(attr_clear=0, rec_clear=0), 0)
 
     def _attach(self, slot: int, destination: str, flags: int) -> None:
-        if destination in _BELOW_DEV and self.fresh_dev != native.ABSENT and not flags & _FILE:
+        if destination in BELOW_DEV and self.fresh_dev != native.ABSENT and not flags & _FILE:
             # In a /dev that nothing but init has seen: no walk.
             self.plan.add(
                 "attach", INIT, "mounts", a=slot, s0=destination, b=self.fresh_dev, s1=destination[5:]
             )
             return
+        if destination == "/proc" or destination in mount_words.COVERED:
+            flags |= _PROC
         if not flags & _REAL:
             # By way of a symlink of the image it may cover /dev.
             self.fresh_dev = native.ABSENT
@@ -379,103 +379,23 @@ class RootPart(SpecialPart):
             plan.add("attach", INIT, "mounts", a=bind, s0=f"{destination}/{name}", b=base, s1=name)
         plan.add("mount_attr", INIT, "mounts", a=base, n0=attributes, n2=mo.MS_PRIVATE, flags=_RECURSIVE)
 
-    def _fill_dev(self, slot: int) -> None:
-        """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""
-        plan = self.plan
-        # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
-        for path, major, minor in _DEVICES if not self.in_userns else ():
-            plan.add(
-                "mknod",
-                INIT,
-                "mounts",
-                s0=path[5:],
-                a=slot,
-                n0=stat.S_IFCHR | 0o666,
-                n1=os.makedev(major, minor),
-            )
-        for path, target in _LINKS:
-            plan.add("symlink", INIT, "mounts", s0=path[5:], a=slot, s1=target)
-        for place in dict.fromkeys(_destination(entry) for entry in self.spec.get("mounts") or ()):
-            if place in _BELOW_DEV:
-                plan.add("mkdir", INIT, "mounts", s0=place[5:], a=slot, n0=0o755)
-
-    def _devices(self) -> None:
-        ours = {path for path, _, _ in _DEVICES}
-        if self.in_userns and self.dev_is_ours:
-            for path, major, minor in _DEVICES:
-                self._bind_device(path, path, os.makedev(major, minor))
-        for i, device in enumerate(self.linux.get("devices") or ()):
-            self._device(device, f"linux.devices[{i}]", ours)
-
-    def _bind_device(self, source: str, path: str, rdev: int) -> None:
-        slot = self.plan.slot()
-        self.plan.add("open_tree", HOST, "host", a=slot, s0=source, n0=rdev, flags=_CHARDEV)
-        # Writing to a device does not mind; chmod(2) by a user that is mapped to its owner changed the host's node.
-        self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
-        self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FILE | _CREATE)
-
-    def _device(self, device: Mapping[str, Any], field: str, ours: set[str]) -> None:
-        kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-        kind = kinds.get(device.get("type", ""))
-        path = os.path.normpath(device.get("path") or "")
-        if kind is None:
-            raise InvalidSpec(f"{field}.type: unknown device type {device.get('type')!r}")
-        if not path.startswith("/") or path == "/":
-            raise InvalidSpec(f"{field}.path: must be absolute, not {device.get('path')!r}")
-        if self.dev_is_ours and path in ours:
-            return
-        major, minor = (
-            checked_number(device.get(key) or 0, f"{field}.{key}", high)
-            for key, high in (("major", 0xFFF), ("minor", 0xFFFFF))
-        )
-        rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
-        if self.in_userns:
-            self._bind_device(path, path, rdev)
-            return
-        uid, gid = (checked_number(device.get(key) or 0, f"{field}.{key}", MAX_ID) for key in ("uid", "gid"))
-        owner = uid << 32 | gid
-        mode = checked_number(device.get("fileMode", 0o666), f"{field}.fileMode", 0xFFFFFFFF) & 0o7777
-        self.plan.add("mknod", INIT, "devices", s0=path, n0=kind | mode, n1=rdev, n2=owner)
-
     def _proc_writes(self) -> None:
         """Kernel parameters, through the procfs that init itself has made."""
         sysctl: Mapping[str, str] = self.linux.get("sysctl") or {}
         if not sysctl:
             return
         if self.procfs < 0:
-            raise InvalidSpec("linux.sysctl: needs a mount of type proc at /proc")
+            # A document without one, or with a bind there: one that nothing but init ever sees.
+            self.procfs = self.plan.slot()
+            self._new_mount("proc", self.procfs, (), mo.NOSUID | mo.NODEV | mo.NOEXEC, "masks")
         for key, value in sysctl.items():
-            self._check_sysctl(key)
-            path = "sys/" + key.replace(".", "/")
+            path = sysctls.place(key, self.namespaces)
             self.plan.add("write_procfs", INIT, "masks", a=self.procfs, s0=path, s1=str(value))
-
-    def _check_sysctl(self, key: str) -> None:
-        """Only what a namespace of the container owns may be set (OCI config-linux.md "Sysctl")."""
-        owner = ""
-        if key.startswith("net."):
-            owner = "network"
-        elif key.startswith(("kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue.")):
-            owner = "ipc"
-        elif key in ("kernel.domainname", "kernel.hostname"):
-            owner = "uts"
-        if not owner or ".." in key or "/" in key:
-            raise InvalidSpec(f"linux.sysctl: {key!r} is not in a separate kernel namespace")
-        if owner not in self.namespaces:
-            raise InvalidSpec(f"linux.sysctl: {key!r} needs a {owner} namespace of its own")
-        path, ours = self.namespaces[owner], "net" if owner == "network" else owner
-        try:
-            shared = bool(path) and os.path.samefile(path, f"/proc/self/ns/{ours}")
-        except OSError as exc:
-            raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc
-        if shared:
-            raise InvalidSpec(
-                f"linux.sysctl: {key!r} would be set for the host, whose {owner} namespace is {path}"
-            )
 
     def _masks(self) -> None:
         plan = self.plan
         tmpfs = plan.slot()
-        for path in self.linux.get("readonlyPaths") or ():
+        for path in dict.fromkeys(self.linux.get("readonlyPaths") or ()):
             plan.add("readonly", INIT, "masks", s0=path)
         for path in dict.fromkeys(self.linux.get("maskedPaths") or ()):
             plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
@@ -490,8 +410,11 @@ class RootPart(SpecialPart):
             )  # fmt: skip
 
 
-def _destination(entry: Mapping[str, Any]) -> str:
-    return os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
+def _is_procfs(device: int) -> bool:
+    """Whether the file system *device* is a procfs; statfs(2) would say, and Python has none."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return any(line.split()[2] == number and " - proc " in line for line in file)
 
 
 def _kernel() -> tuple[int, int]:

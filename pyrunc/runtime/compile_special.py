@@ -187,6 +187,11 @@ class SpecialPart(HostPart):
         plan.add("attach", INIT, "devices", a=console, s0="/dev/console", flags=_FILE | make)
 
 
+def destination_of(entry: Mapping[str, Any]) -> str:
+    """Where a mount goes, as a path from the container's root."""
+    return os.path.normpath("/" + str(entry.get("destination") or "").lstrip("/"))
+
+
 def refuse_special(options: mo.MountOptions, field: str) -> None:
     """Refuse, for a mount that is made of several, what is about one."""
     if options.owned or options.mapped or options.subdir or options.idmap:

@@ -293,6 +293,8 @@ def to_request(layers: Sequence[str], options: SandboxOptions) -> Request:
     for key in ("hostname", "domainname"):
         if options.get(key):
             spec[key] = options[key]
+    if options.get("uts", "private") == "private":
+        spec.setdefault("hostname", SHORT_ID)
     files = option_files.etc_files(options, name) if options.get("etc_files", True) else {}
     # Read-only has a scratch too: the mount points that the root lacks are made there, not in the caller's directory.
     rootfs = Rootfs(
@@ -320,7 +322,9 @@ def _name(options: SandboxOptions) -> str:
         name = options.get("hostname", "")
         if not name and options.get("network") == "host":
             # As Docker has it: who shares the host's network answers to its name there.
-            name = options["hostname"] = os.uname().nodename
+            name = os.uname().nodename
+            if options.get("uts", "private") == "private":
+                options["hostname"] = name
     return name or SHORT_ID
 
 

@@ -279,8 +279,12 @@ class Supervised(held.Holder):
                 _ENOENT: ": there is no devpts at /dev/pts", _ENOSPC: ": no more are possible",
             }.get(error, "")  # fmt: skip
             return f"cannot make a terminal{why}", errors.StartError
+        if step.op == "net_device":
+            return f"cannot move the network device {path} to {step.s1}", errors.StartError
         if step.op == "attach":
-            return f"cannot attach a mount at {path}", errors.StartError
+            from pyrunc.runtime import mount_words
+
+            return mount_words.attach(self.template.steps, step, error), errors.StartError
         return f"{step.op} {path.replace(chr(0), ' ')}".strip(), errors.StartError
 
     def _not_executed(self, error: int) -> errors.StartError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.oci import bundles
 from tests.oci.runtime import SUBJECT, Runtime, program, remove_cgroups
 
 APPLETS = (
@@ -83,3 +84,12 @@ def make_runtime(tmp_path: Path) -> Iterator[Callable[[str], Runtime]]:
 def runtime(make_runtime: Callable[[str], Runtime]) -> Runtime:
     """The runtime that is tried."""
     return make_runtime(SUBJECT)
+
+
+@pytest.fixture
+def oci(tmp_path: Path, rootfs: Path) -> Iterator[bundles.Runtime]:
+    """The front door, with a root directory and an id of the test's own."""
+    found = bundles.Runtime(tmp_path / "state", rootfs)
+    yield found
+    found.end()
+    assert not bundles.cgroups(found.id)

@@ -33,10 +33,24 @@ def install(directory: Path) -> Path:
     return path
 
 
-def call(front_door: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": "/nonexistent", "PYRUNC_OCI_PLANNER": "0"}
+def call(
+    front_door: Path,
+    *words: str | Path,
+    planner: str | Path = "0",
+    env: dict[str, str] | None = None,
+    cwd: str | Path = "/",
+    before: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Call the front door, by way of the command *before*."""
+    environment = {"PATH": "/usr/bin", "PYRUNC_OCI_PLANNER": str(planner), **(env or {})}
     return subprocess.run(
-        [front_door, *words], check=False, capture_output=True, text=True, env=environment, timeout=30
+        [*before, front_door, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=30,
+        cwd=cwd,
     )
 
 

@@ -69,7 +69,7 @@ class Runtime:
         self,
         *words: str,
         code: int | None = 0,
-        stdin: Any = subprocess.DEVNULL,
+        stdin: Any = None,
         output: Path | None = None,
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
@@ -82,9 +82,13 @@ class Runtime:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         out = output or self.root.parent / f"out{next(_counter)}"
         err = out.with_name(out.name + ".err")
-        with open(out, "ab") as stdout, open(err, "ab") as stderr:
+        # crun gives its standard descriptors to the container's user: not the host's /dev/null.
+        nothing = self.root.parent / "nothing"
+        nothing.touch()
+        with open(out, "ab") as stdout, open(err, "ab") as stderr, open(nothing, "rb") as empty:
             ended = subprocess.run(
-                self.command(*words), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd, env=env,
+                self.command(*words), stdin=empty if stdin is None else stdin, stdout=stdout,
+                stderr=stderr, cwd=cwd, env=env,
                 pass_fds=pass_fds, timeout=120, check=False,
             )  # fmt: skip
         result = Result(ended.returncode, out.read_text(errors="replace"), err.read_text(errors="replace"))

@@ -103,7 +103,7 @@ def test_the_root_is_read_only_after_everything_was_made_in_it() -> None:
     ("linux.devices", [{"type": "c", "path": "/dev/x", "major": 1 << 40}], r"linux.devices\[0\].major"),
     ("linux.devices", [{"type": "c", "path": "/dev/x", "uid": -5}], r"linux.devices\[0\].uid"),
     ("linux.devices", [{"type": "c", "path": "/dev/x", "fileMode": "rw"}], r"linux.devices\[0\].fileMode"),
-    ("linux.sysctl", {"vm.swappiness": "1"}, "linux.sysctl: 'vm.swappiness' is not in a separate"),
+    ("linux.sysctl", {"vm.swappiness": "1"}, r'linux\.sysctl: sysctl "vm\.swappiness" is not in a separate kernel'),
     ("linux.seccomp", {"defaultAction": "x"}, "linux.seccomp.defaultAction"), ("linux.seccomp", {}, "linux.seccomp"),
     ("linux.namespaces", [{"type": "pid"}], "linux.namespaces: a container needs a mount namespace"),
     ("linux.namespaces", [{"type": "x"}], r"linux.namespaces\[0\].type: unknown"),

@@ -359,7 +359,8 @@ def test_the_root_propagates_nothing_to_the_host(run: Run) -> None:
     assert all(not Entry(line).optional for line in run("cat /proc/self/mountinfo").splitlines())
 
 
-def test_a_bundles_relative_source(rootfs: Path, tmp_path: Path) -> None:
+def test_a_bundles_relative_source(make_rootfs: Callable[[Path], Path], tmp_path: Path) -> None:
+    rootfs = make_rootfs(tmp_path / "rootfs")  # the default devices are made in it
     (tmp_path / "data").mkdir()
     (tmp_path / "data/x").touch()
     spec = {

@@ -214,7 +214,8 @@ def test_a_log_that_is_full_is_followed_by_the_next(here: Place) -> None:
     assert all((here.directory / f"{here.log.name}{name}").stat().st_size < 20000 + 200 for name in found)
     numbers = [int(text) for name in (".2", ".1", "") for text in found[name]]
     assert numbers == list(range(numbers[0], 11001))
-    assert len(found[".1"]) == len(found[".2"]) > 200
+    # A time ends before its zeros, so that records are not all of one length.
+    assert abs(len(found[".1"]) - len(found[".2"])) < 10 and len(found[".2"]) > 200
 
 
 def test_of_a_single_file_the_latest_records_are_kept_and_a_reader_keeps_the_old_one(here: Place) -> None:

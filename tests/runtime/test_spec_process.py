@@ -256,7 +256,7 @@ def keys(rootfs: Path, name: str | None, monkeypatch: pytest.MonkeyPatch) -> str
     """What a program sees in /proc/keys, where the plan's keyring is *name*."""
     monkeypatch.setattr(
         "pyrunc.runtime.launcher.compile_spec",
-        lambda spec, root, files: compile_spec(spec, root, files, name),
+        lambda spec, root, files: compile_spec(spec, root, files, keyring=name),
     )
     spec = process()
     spec["linux"]["maskedPaths"].remove("/proc/keys")

@@ -68,6 +68,13 @@ def without_flag(op: str, flag: str, path: str | None = None) -> Callable[[Step]
     return change
 
 
+def with_flag(op: str, flag: str, path: str) -> Callable[[Step], Step]:
+    """A change for `patch`: *op* at *path* has *flag* too."""
+    return lambda step: (
+        step._replace(flags=step.flags | FLAG[flag]) if (step.op, step.s0) == (op, path) else step
+    )
+
+
 def exchange(one: Path, other: Path) -> None:
     """Swap two paths atomically; renameat2(2)."""
     call(libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), RENAME_EXCHANGE))

@@ -342,17 +342,27 @@ def test_kernel_parameters_are_written_to_procfs_and_nowhere_else(
     """CVE-2025-52881: a mount over a file of /proc takes what was meant for the kernel."""
     catcher = victim / "catcher"
     catcher.touch()
-    mounts = [Mount("/proc/sys/kernel/shm_rmid_forced", str(catcher))]
+    with pytest.raises(errors.InvalidArgument, match="cannot be mounted because it is inside /proc"):
+        sandbox(mounts=[Mount("/proc/sys/kernel/shm_rmid_forced", str(catcher))])
+    # By another name too; and should one get there, it is not what is written to.
+    (rootfs / "way").symlink_to("/proc/sys/kernel")
+    mounts = [Mount("/way/shm_rmid_forced", str(catcher))]
+    with pytest.raises(errors.StartError, match="cannot be mounted because it is inside /proc") as failure:
+        sandbox(mounts=mounts).run(["/bin/true"])
+    assert failure.value.step == "attach"
+    into_procfs = support.with_flag("attach", "proc", "/way/shm_rmid_forced")
+    box = support.patch(sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}), into_procfs)
     with pytest.raises(errors.StartError) as failure:
-        sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}).run(["/bin/true"])
+        box.run(["/bin/true"])
     assert failure.value.step == "write_procfs"
     assert catcher.read_text() == ""
     # Another file of procfs has the right file system, and is the host's all the same.
     hosts = Path(f"/proc/{os.getpid()}/coredump_filter")
     content = hosts.read_text()
-    mounts = [Mount("/proc/sys/kernel/shm_rmid_forced", str(hosts))]
+    mounts = [Mount("/way/shm_rmid_forced", str(hosts))]
+    box = support.patch(sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}), into_procfs)
     with pytest.raises(errors.StartError) as failure:
-        sandbox(mounts=mounts, sysctls={"kernel.shm_rmid_forced": "1"}).run(["/bin/true"])
+        box.run(["/bin/true"])
     assert failure.value.step == "write_procfs"
     assert hosts.read_text() == content
 

@@ -70,7 +70,7 @@ def test_a_good_document_passes_and_compiles() -> None:
     (("root", "readonly"), "yes", "root.readonly: must be true or false"),
     (("process",), [], "process: must be an object"),
     (("hostname",), "a\0b", "hostname: must be text without NUL"),
-    (("linux", "rootfsPropagation"), "sideways", "linux.rootfsPropagation: unknown"),
+    (("linux", "rootfsPropagation"), "sideways", "linux.rootfsPropagation: rootfsPropagation=sideways is not"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(way: tuple[Any, ...], value: object, words: str) -> None:
     spec = changed(way, value)

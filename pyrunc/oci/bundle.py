@@ -1,0 +1,79 @@
+"""A bundle: the directory with `config.json`, read and judged before anything is made of it."""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc.errors import InvalidSpec
+from pyrunc.oci.log import Failure, reason
+from pyrunc.records import NamedTuple, loads
+from pyrunc.spec import document
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from typing import Any
+
+_MAX_SIZE = 16 << 20
+CONFIG = "config.json"
+
+
+class Bundle(NamedTuple):
+    """*path* is the directory's, *rootfs* the root's, both absolute; *spec* is the document as it stands there."""
+
+    path: str
+    rootfs: str
+    spec: dict[str, Any]
+
+
+def read(path: str, directory: int = -1) -> Bundle:
+    """Read the bundle at *path* ("" is the working directory); *directory* is its descriptor, if it is open.
+
+    Raises Failure in runc's words for what cannot be read, InvalidSpec, which names the field, for the rest.
+    """
+    path = os.path.abspath(path or ".")
+    text = _text(path, directory)
+    try:
+        spec = loads(text)
+    except ValueError as error:
+        raise Failure(f"{CONFIG}: {error}") from None
+    if not isinstance(spec, dict):
+        raise InvalidSpec(f"{CONFIG}: must be an object, not {type(spec).__name__}")
+    check(spec)
+    root = os.path.join(path, spec["root"]["path"])
+    return Bundle(path, os.path.realpath(root), spec)
+
+
+def _text(path: str, directory: int) -> str:
+    try:
+        if directory >= 0:
+            opened = os.open(CONFIG, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+        else:
+            os.stat(path)
+            opened = os.open(f"{path}/{CONFIG}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        if error.filename == path:
+            raise Failure(f"chdir {path}: {reason(error)}") from None
+        raise Failure(f"JSON specification file {CONFIG} not found") from None
+    except OSError as error:
+        raise Failure(f"open {error.filename}: {reason(error)}") from None
+    with os.fdopen(opened, "rb") as file:
+        data = file.read(_MAX_SIZE + 1)
+    if len(data) > _MAX_SIZE:
+        raise InvalidSpec(f"{CONFIG}: more than {_MAX_SIZE} bytes")
+    # What is no UTF-8 becomes U+FFFD, as Go reads it.
+    return data.decode("utf-8", "replace")
+
+
+def check(spec: dict[str, Any]) -> None:
+    """Judge the document: types, and what must be there. Raises InvalidSpec, which names the field."""
+    document.check(spec)
+    root = spec.get("root")
+    if not root or not root.get("path"):
+        raise InvalidSpec("root.path: must not be empty")
+    process = spec.get("process")
+    if process is None:
+        raise InvalidSpec("process: must be set to start a container")
+    if not process.get("args"):
+        raise InvalidSpec("process.args: must not be empty")
+    if not process.get("cwd"):
+        raise InvalidSpec("process.cwd: must not be empty")

@@ -1,0 +1,183 @@
+"""`create` and `run`: from a command line to a plan, which the front door then does.
+
+`prepare` is all of it, and reads only: the planner calls it too. Here the plan goes into a sealed memfd, with which
+this process becomes the front door again.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc._native import plan as native
+from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
+from pyrunc.errors import InvalidSpec
+from pyrunc.oci import bundle as bundles
+from pyrunc.oci import flags, hooks, state, state_text
+from pyrunc.oci.log import Failure
+from pyrunc.records import NamedTuple
+from pyrunc.runtime import users
+from pyrunc.runtime.compile import candidates, compile_spec
+from pyrunc.runtime.compile_host import Rootfs
+from pyrunc.runtime.front_door import FrontDoor
+from pyrunc.runtime.plan import HOOK_KINDS, Oci, OciHook, PlanTemplate
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pyrunc.oci.flags import Command
+    from pyrunc.oci.log import Log
+
+# What a plan is filed under where nothing in it is named by the container's id.
+_NO_ID = "0" * 64
+
+
+class Prepared(NamedTuple):
+    """A plan and what was compiled into it."""
+
+    plan: bytes
+    template: PlanTemplate
+    oci: Oci
+    argv: tuple[str, ...]
+
+
+def prepare(
+    arguments: Sequence[str],
+    cwd_fd: int = -1,  # noqa: ARG001
+    bundle_fd: int = -1,
+    env: Mapping[str, str] | None = None,
+) -> bytes:
+    """The plan of a command line `create` or `run`, given without the program's name.
+
+    *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
+    of the caller's environment. Raises Failure in runc's words, or PyruncError.
+    """
+    return compile_command(flags.parse(arguments), bundle_fd, env or {}).plan
+
+
+def run(command: Command, log: Log) -> int:  # noqa: ARG001
+    """Compile the plan and become the front door with it. Raises Failure, PyruncError."""
+    execute(command.front_door, compile_command(command, -1, os.environ).plan)
+    return 1
+
+
+def execute(front_door: str, plan: bytes) -> None:
+    """Become the front door with a plan. Raises OSError."""
+    fd = os.memfd_create("pyrunc-plan", os.MFD_ALLOW_SEALING)
+    os.write(fd, plan)
+    # fcntl's F_ADD_SEALS: SEAL, SHRINK, GROW, WRITE
+    import fcntl
+
+    fcntl.fcntl(
+        fd,
+        fcntl.F_ADD_SEALS,
+        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
+    )
+    os.set_inheritable(fd, True)
+    os.execve(front_door, ["pyrunc-oci", ":plan", str(fd)], os.environ)
+
+
+def compile_command(command: Command, bundle_fd: int, env: Mapping[str, str]) -> Prepared:  # noqa: ARG001
+    """Make everything of a command line that the front door needs."""
+    container_id = command.arguments[0]
+    state.check_id(container_id)
+    root = state.root_of(command.options)
+    bundle = bundles.read(command.text("bundle"), bundle_fd)
+    return compile_bundle(command, f"{root}/{container_id}", container_id, bundle)
+
+
+def compile_bundle(command: Command, directory: str, container_id: str, bundle: bundles.Bundle) -> Prepared:
+    """The plan of a container with the state in *directory*."""
+    spec = _completed(bundle, container_id)
+    process = spec["process"]
+    table = hooks.parse(spec)
+    door = FrontDoor(command.verb == "create", tuple(hook.kind for hook in table))
+    template = compile_spec(spec, Rootfs((bundle.rootfs,)), front_door=door)
+    variables = _environment(process, bundle.rootfs)
+    argv = tuple(process["args"])
+    path = next((entry[5:] for entry in variables if entry.startswith("PATH=")), None)
+    oci = _block(command, directory, container_id, bundle, template, table)
+    plan = template.finish(_NO_ID, argv, variables, candidates(argv[0], path), FLAG_KEEP_RUNNING, oci=oci)
+    return Prepared(plan, template, oci, argv)
+
+
+def _block(
+    command: Command,
+    directory: str,
+    container_id: str,
+    bundle: bundles.Bundle,
+    template: PlanTemplate,
+    table: Sequence[hooks.Hook],
+) -> Oci:
+    process = bundle.spec["process"]
+    terminal = bool(process.get("terminal"))
+    console = command.text("console-socket")
+    detached = command.verb == "create" or command.flag("detach")
+    if detached and terminal and not console:
+        raise Failure("cannot allocate tty if runc will detach without setting console socket")
+    if (not detached or not terminal) and console:
+        raise Failure("cannot use console socket if runc will not detach or allocate tty")
+    size = process.get("consoleSize") or {}
+    number = 0
+    for wanted, bit in (
+        (terminal, native.FLAG_OCI_TERMINAL),
+        (command.options.debug, native.FLAG_DEBUG),
+        (command.flag("no-pivot"), native.FLAG_NO_PIVOT),
+        (command.flag("no-new-keyring"), native.FLAG_NO_NEW_KEYRING),
+    ):
+        number |= bit if wanted else 0
+    if command.verb == "run":
+        number |= FLAG_RUN
+        number |= FLAG_DETACH if command.flag("detach") else 0
+        number |= FLAG_KEEP if command.flag("keep") else 0
+        number |= native.FLAG_NO_SUBREAPER if command.flag("no-subreaper") else 0
+    return Oci(
+        directory, container_id, number, _absolute(command.text("pid-file")),
+        _absolute(command.text("pidfd-socket")), _absolute(console), _absolute(command.options.log),
+        command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        rows=size.get("height") or 0, columns=size.get("width") or 0,
+        state=state_text.state(container_id, bundle, template), hook_state=state_text.hook_state(container_id, bundle),
+        hooks=tuple(OciHook(*hook) for hook in table),
+    )  # fmt: skip
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""
+
+
+def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
+    """The document with what the runtime has to choose where it says nothing."""
+    spec = dict(bundle.spec)
+    linux = dict(spec.get("linux") or {})
+    linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
+    spec["linux"] = linux
+    if not spec.get("hostname"):
+        # A new namespace of its own begins with the host's.
+        spec["hostname"] = os.uname().nodename
+    spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
+    return spec
+
+
+def _below(bundle: str, mount: Mapping[str, Any]) -> Mapping[str, Any]:
+    """*mount*, its source absolute: that of a bind mount may be relative to the bundle."""
+    source = mount.get("source")
+    bound = mount.get("type") == "bind" or {"bind", "rbind"} & set(mount.get("options") or ())
+    if not bound or not source or source.startswith("/"):
+        return mount
+    return {**mount, "source": os.path.normpath(os.path.join(bundle, source))}
+
+
+def _environment(process: Mapping[str, Any], rootfs: str) -> list[str]:
+    """The program's environment; with HOME, as runc has it, for programs that stop without one."""
+    entries = list(process.get("env") or ())
+    for entry in entries:
+        if "=" not in entry or entry.startswith("="):
+            raise InvalidSpec(f"process.env: invalid environment variable {entry!r}")
+    if not any(entry.startswith("HOME=") for entry in entries):
+        uid = str((process.get("user") or {}).get("uid") or 0)
+        entries.append(f"HOME={users.resolve(uid, (), [rootfs]).home or '/'}")
+    return entries
+
+
+__all__ = ["HOOK_KINDS", "NAMESPACES", "Prepared", "compile_command", "execute", "prepare", "run"]

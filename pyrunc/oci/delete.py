@@ -1,0 +1,74 @@
+"""`delete`: remove a container that is stopped or was never started; with --force any, and what a create left."""
+
+from __future__ import annotations
+
+import signal
+
+from pyrunc.oci.destroy import Lock, destroy, remove_directory
+from pyrunc.oci.kill import signal_all
+from pyrunc.oci.log import Failure
+from pyrunc.oci.state import NO_SUCH, check_id, load, root_of
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.oci.flags import Command
+    from pyrunc.oci.log import Log
+    from pyrunc.oci.state import Container
+
+_CREATOR_S = 10.0
+
+
+def run(command: Command, log: Log) -> int:
+    """Delete one container; with --force it is no error if there is none."""
+    root, container_id = root_of(command.options), command.arguments[0]
+    force = command.flag("force")
+    check_id(container_id)
+    directory = f"{root}/{container_id}"
+    try:
+        lock = Lock(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return _missing(force)
+    try:
+        container = _settled(root, container_id, lock, force)
+        if container is None:
+            # A creator that was killed before it wrote down what it was about to make has made nothing else.
+            remove_directory(directory)
+            return _missing(force)
+        status = container.status()
+        if not force and status not in ("stopped", "created"):
+            raise Failure(f"cannot delete container {container_id} that is not stopped: {status}")
+        destroy(container, log, kill=status != "stopped")
+    finally:
+        lock.close()
+    return 0
+
+
+def _missing(force: bool) -> int:
+    if force:
+        return 0
+    raise Failure(NO_SUCH)
+
+
+def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container | None:
+    """The container once nobody creates it any more; None where it has no state (any more).
+
+    With *force* a creation under way is ended by killing what it has made so far.
+    """
+    if not lock.take(0):
+        container = _load(root, container_id)
+        if container is not None and container.document.get("status") == "creating":
+            if not force:
+                raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
+            signal_all(container, signal.SIGKILL)
+        if not lock.take(_CREATOR_S):
+            raise Failure(f"container {container_id} is in use by another command")
+    return _load(root, container_id)
+
+
+def _load(root: str, container_id: str) -> Container | None:
+    try:
+        return load(root, container_id)
+    except Failure as failure:
+        if failure.message == NO_SUCH:
+            return None
+        raise

@@ -1,0 +1,128 @@
+"""Removing whatever a container has on the host: processes, cgroups, its state directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from pyrunc.oci.container_cgroups import relative_path
+from pyrunc.oci.kill import signal_first
+from pyrunc.oci.log import Failure, reason
+from pyrunc.runtime.cgroup_layout import detect
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.oci.log import Log
+    from pyrunc.oci.state import Container
+
+_PATIENCE_S = 10.0
+_STEP_S = 0.005
+
+
+class Lock:
+    """The exclusive lock of a state directory, which whoever creates a container holds until it is created."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, directory: str) -> None:
+        """Open the directory; raises OSError. Nothing is locked yet."""
+        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def take(self, timeout_s: float) -> bool:
+        """Wait for the lock; False where somebody else has held it all the time."""
+        import fcntl
+
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_STEP_S)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._fd)
+
+
+def destroy(container: Container, log: Log, *, kill: bool) -> None:
+    """Remove a container; with *kill* its processes are killed first, and waited for.
+
+    Its poststop hooks run last; what they fail with is logged as a warning. Raises Failure where a process or a
+    cgroup stays.
+    """
+    from pyrunc.runtime import cgroup_control
+
+    layout = detect()
+    path = relative_path(container, layout)
+    if kill:
+        _kill(container)
+    if path:
+        try:
+            # A container without a pid namespace of its own leaves processes behind; runc kills them here too.
+            cgroup_control.kill(layout, path)
+            cgroup_control.remove(layout, path)
+            cgroup_control.prune(layout, path)
+        except TimeoutError as error:
+            raise Failure(str(error)) from None
+        except OSError as error:
+            raise Failure(
+                f"unable to remove container's cgroup: unlinkat {error.filename}: {reason(error)}"
+            ) from None
+    remove_directory(container.directory)
+    _poststop(container, log)
+
+
+def _kill(container: Container) -> None:
+    try:
+        signal_first(container, signal.SIGKILL)
+    except Failure:
+        if container.alive():
+            raise
+    deadline = time.monotonic() + _PATIENCE_S
+    while container.alive():
+        if time.monotonic() >= deadline:
+            raise Failure("container init still running")
+        time.sleep(_STEP_S)
+
+
+def remove_directory(directory: str) -> None:
+    """Remove a state directory and what is in it, its state.json last; it is no error if it is gone."""
+    try:
+        with os.scandir(directory) as entries:
+            inside = sorted(
+                (e.name == "state.json", e.name, e.is_dir(follow_symlinks=False)) for e in entries
+            )
+        for _, name, is_directory in inside:
+            path = f"{directory}/{name}"
+            if is_directory:
+                remove_directory(path)
+            else:
+                os.unlink(path)
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return
+
+
+def _poststop(container: Container, log: Log) -> None:
+    """Run the hooks of a container that is gone. Source: OCI config.md, "Poststop"."""
+    if not (container.spec.get("hooks") or {}).get("poststop"):
+        return
+    from pyrunc.oci import hooks
+
+    state = hooks.state_text(
+        container.document["ociVersion"],
+        container.id,
+        "stopped",
+        0,
+        container.document["bundle"],
+        container.document.get("annotations") or {},
+    )
+    bundle = container.document["bundle"]
+    if os.path.isdir(bundle):
+        os.chdir(bundle)
+    for words in hooks.run(hooks.parse(container.spec), "poststop", state):
+        log.write("warning", words)

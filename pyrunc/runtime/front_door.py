@@ -1,0 +1,46 @@
+"""What the plan of pyrunc-oci has that no other has: waiting for the start, and hooks."""
+
+from __future__ import annotations
+
+from pyrunc._native.plan import ABSENT, NAMESPACES
+from pyrunc.records import NamedTuple
+from pyrunc.runtime.compile_host import HostPart
+from pyrunc.runtime.plan import HOOK_KINDS, INIT
+
+
+class FrontDoor(NamedTuple):
+    """How a container of pyrunc-oci starts: by another command if *waits*; *hooks* are the kinds of its table."""
+
+    waits: bool = False
+    hooks: tuple[int, ...] = ()
+
+
+class FrontDoorPart(HostPart):
+    """The pauses and hooks of such a container; none of another's.
+
+    Source: OCI runtime-spec runtime.md "Lifecycle", config.md "POSIX-platform Hooks".
+    """
+
+    front_door: FrontDoor | None = None
+
+    def _before_pivot(self) -> None:
+        """Hooks that see the container's mounts and the runtime's file system."""
+        if self.front_door is None:
+            return
+        if any(HOOK_KINDS[kind] in ("prestart", "createRuntime") for kind in self.front_door.hooks):
+            self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
+        self._run_hooks("createContainer", "pivot")
+
+    def _wait_start(self, uid: int, gid: int, groups: str) -> None:
+        """See that the program can be executed, and wait until it shall be."""
+        if self.front_door is None:
+            return
+        self.plan.add("lookup", INIT, "process", s0="", s1=groups, n0=uid << 32 | gid)
+        self.plan.add("wait_start", INIT, "process", a=self.plan.slot() if self.front_door.waits else ABSENT)
+
+    def _run_hooks(self, name: str, stage: str) -> None:
+        """Those of one kind that init runs itself."""
+        if self.front_door is not None:
+            for index, kind in enumerate(self.front_door.hooks):
+                if HOOK_KINDS[kind] == name:
+                    self.plan.add("hook", INIT, stage, n0=index)

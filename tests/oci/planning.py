@@ -1,0 +1,96 @@
+"""Planners to be tried out: a real one whose plans are made up, and whoever else may sit at its socket."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.fuzz.seeds import DIRECTORY
+
+# It fails with the first thing that it does, in the same length.
+PLAN = (DIRECTORY / "oci-docker.plan").read_bytes().replace(b"/run/pyrunc-oci/y", b"/proc/nonexistent")
+MAGIC = 0x52504F50
+PLANNED, DECLINED = 1, 2
+
+# A planner of this checkout, but with the plan that a file holds, or an error; it says what it was asked.
+_SERVE = """
+import os, sys
+from pyrunc.oci import planner
+front_door, directory, plan, asked, idle, changes = sys.argv[1:]
+def prepare(arguments, cwd_fd, bundle_fd, env):
+    bundle = os.readlink(f"/proc/self/fd/{bundle_fd}") if bundle_fd >= 0 else ""
+    with open(asked, "a") as file:
+        print([arguments, os.getcwd(), bundle, env], file=file)
+    with open(plan, "rb") as file:
+        return file.read()
+planner._prepare = prepare
+for change in changes.split():
+    name, _, value = change.partition("=")
+    setattr(planner, name, int(value))
+planner._leave()
+planner.Planner(front_door, directory, f"{directory}/{planner._name(os.stat(front_door))}").serve(int(idle))
+"""
+
+
+def socket_of(front_door: Path, directory: Path) -> Path:
+    """Where callers of *front_door* look for a planner."""
+    status = front_door.stat()
+    return directory / f"{status.st_dev:x}-{status.st_ino:x}"
+
+
+@contextlib.contextmanager
+def planner(
+    front_door: Path, directory: Path, plan: Path, idle_ms: int = 60_000, changes: str = ""
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A planner that answers with what is in the file *plan*; *changes* are `name=number` of its module."""
+    asked = directory.parent / "asked"
+    command: list[str | Path] = [
+        sys.executable,
+        "-c",
+        _SERVE,
+        front_door,
+        directory,
+        plan,
+        asked,
+        str(idle_ms),
+        changes,
+    ]
+    child = subprocess.Popen(command)
+    place = socket_of(front_door, directory)
+    while not place.exists():
+        assert child.poll() is None
+        time.sleep(0.01)
+    try:
+        yield child
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        forget_cgroups()
+
+
+def forget_cgroups() -> None:
+    """A killed planner leaves its empty cgroups to the next one."""
+    for path in Path("/sys/fs/cgroup").glob("*/pyrunc-planner"):
+        for _ in range(50):
+            try:
+                path.rmdir()
+                break
+            except OSError:
+                time.sleep(0.02)  # busy for a moment, or another planner's
+
+
+@contextlib.contextmanager
+def stranger(place: Path, backlog: int = 8) -> Iterator[socket.socket]:
+    """Somebody else at a planner's socket."""
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        here = os.open(place.parent, os.O_PATH)
+        listener.bind(f"/proc/self/fd/{here}/{place.name}")
+        os.close(here)
+        listener.listen(backlog)
+        yield listener

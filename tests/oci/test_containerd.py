@@ -1,0 +1,154 @@
+"""containerd's shim calls the runtime that is tried: `ctr run`, and tasks."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.oci.house import House, house
+from tests.oci.runtime import SUBJECT, program
+
+SPACE = f"pyrunc-test-{os.getpid()}-ctr"
+CONFIG = """
+version = 2
+root = "{place}/root"
+state = "{place}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.devmapper"]
+[grpc]
+address = "{place}/sock"
+"""
+
+
+class Ctr:
+    """A client of a containerd of its own; the root directory of its containers is one of the host's."""
+
+    def __init__(self, inside: House, rootfs: Path) -> None:
+        self.inside = inside
+        self.rootfs = rootfs
+        self.words = ["ctr", "--address", f"{inside.place}/sock", "--namespace", SPACE]
+
+    def __call__(self, *words: str, code: int | None = 0, given: str = "") -> str:
+        return self.inside(*self.words, *words, code=code, given=given).out.strip()
+
+    def run(
+        self, name: str, *words: str, flags: tuple[str, ...] = (), code: int | None = 0, given: str = ""
+    ) -> str:
+        """`ctr run` of a program."""
+        found = ["run", "--runc-binary", program(SUBJECT), "--env", "PATH=/bin", *flags, "--rootfs"]
+        return self(*found, str(self.rootfs), name, *words, code=code, given=given)
+
+    def status(self, name: str) -> str:
+        """What `task ls` says of a container."""
+        lines = [line.split() for line in self("task", "ls").splitlines()]
+        return next((line[2] for line in lines if line[0] == name), "")
+
+
+@pytest.fixture(scope="module")
+def ctr(make_rootfs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ctr]:
+    rootfs = make_rootfs(tmp_path_factory.mktemp("containerd") / "rootfs")
+    with house(Path(f"/tmp/pyrunc-{os.getpid()}-ctr"), SUBJECT, (SPACE,)) as inside:
+        config = inside.place / "config.toml"
+        config.write_text(CONFIG.format(place=inside.place))
+        daemon = inside.start(program("containerd"), "--config", str(config), log=inside.place / "log")
+        client = Ctr(inside, rootfs)
+        try:
+            inside.until(*client.words, "version", holds="Server")
+            yield client
+        finally:
+            inside("sh", "-c", f"kill -TERM {inner(daemon)}", code=None)
+            daemon.wait(30)
+
+
+def inner(daemon: "subprocess.Popen[bytes]") -> str:
+    """The pid, in its own namespace, of what nsenter has started."""
+    child = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()[0]
+    return Path(f"/proc/{child}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()[-1]
+
+
+def test_run(ctr: Ctr) -> None:
+    assert ctr.run("one", "echo", "hello", flags=("--rm",)) == "hello"
+    ctr.run("two", "sh", "-c", "exit 42", flags=("--rm",), code=42)
+    assert "one" not in ctr("containers", "ls", "-q").split()
+
+
+def test_a_program_that_is_not_there(ctr: Ctr) -> None:
+    found = ctr.inside(
+        *ctr.words,
+        "run",
+        "--runc-binary",
+        program(SUBJECT),
+        "--rm",
+        "--rootfs",
+        str(ctr.rootfs),
+        "no",
+        "/no/such",
+        code=None,
+    )
+    assert found.code != 0 and "no such file or directory" in found.err, found
+
+
+def test_a_task(ctr: Ctr) -> None:
+    ctr.run("task", "sleep", "1000", flags=("-d",))
+    assert ctr.status("task") == "RUNNING"
+    assert ctr("task", "exec", "--exec-id", "e1", "task", "echo", "inside") == "inside"
+    ctr("task", "exec", "--exec-id", "e2", "task", "sh", "-c", "exit 7", code=7)
+    assert ctr(
+        "task",
+        "exec",
+        "--exec-id",
+        "e3",
+        "--user",
+        "1000:1001",
+        "--cwd",
+        "/tmp",
+        "task",
+        "sh",
+        "-c",
+        "id -u; pwd",
+    ).split() == ["1000", "/tmp"]
+    ctr("task", "pause", "task")
+    assert ctr.status("task") == "PAUSED"
+    ctr("task", "resume", "task")
+    assert ctr.status("task") == "RUNNING"
+    assert len(ctr("task", "ps", "task").splitlines()) == 2
+    assert "memory.usage_in_bytes" in ctr("task", "metrics", "task") or "memory.current" in ctr(
+        "task", "metrics", "task"
+    )
+    numbers = json.loads(ctr("task", "metrics", "--format", "json", "task"))
+    assert numbers
+    ctr("task", "kill", "--signal", "SIGKILL", "task")
+    ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
+    assert ctr("task", "rm", "task", code=None) is not None
+    ctr("containers", "rm", "task")
+    assert "task" not in ctr("containers", "ls", "-q").split()
+
+
+def test_the_exit_of_a_background_task(ctr: Ctr) -> None:
+    ctr.run("later", "sh", "-c", "sleep 0.5; exit 5", flags=("-d",))
+    ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
+    found = ctr.inside(*ctr.words, "task", "rm", "later", code=None)
+    assert found.code == 5 or "5" in found.err, found
+    ctr("containers", "rm", "later")
+
+
+def test_limits_reach_the_cgroup(ctr: Ctr) -> None:
+    ctr.run("limits", "sleep", "1000", flags=("-d", "--memory-limit", str(64 << 20), "--cpus", "0.5"))
+    found = {
+        value.strip()
+        for path in Path("/sys/fs/cgroup").glob(f"*/{SPACE}/limits/memory.limit_in_bytes")
+        for value in [path.read_text()]
+    }
+    assert found in ({str(64 << 20)}, set())
+    ctr("task", "kill", "--signal", "SIGKILL", "limits")
+    ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
+    ctr("task", "rm", "limits", code=None)
+    ctr("containers", "rm", "limits")
+
+
+def test_a_terminal(ctr: Ctr) -> None:
+    flags = f"--runc-binary {program(SUBJECT)} --rm -t --env PATH=/bin --rootfs {ctr.rootfs}"
+    script = f"script -qec '{' '.join(ctr.words)} run {flags} tty /bin/tty' /dev/null"
+    assert "/dev/pts/0" in ctr.inside("sh", "-c", script).out

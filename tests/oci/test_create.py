@@ -1,0 +1,152 @@
+"""`create` and `run`: a container that waits, one that runs, and what is told of each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.oci.bundles import Runtime, cgroups, document
+
+
+def test_a_container_is_created_started_killed_and_deleted(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    pid_file = tmp_path / "pid"
+    oci.call("create", "--bundle", bundle, "--pid-file", pid_file, oci.id)
+    state = oci.state()
+    assert state["status"] == "created"
+    assert pid_file.read_text() == str(state["pid"])
+    assert state["bundle"] == str(bundle)
+    # Nothing runs yet but init, and it waits where the program will be.
+    assert os.readlink(f"/proc/{state['pid']}/cwd") == "/"
+    assert "sleep" not in Path(f"/proc/{state['pid']}/cmdline").read_text()
+    assert cgroups(oci.id)
+    oci.call("start", oci.id)
+    assert oci.wait("running")["pid"] == state["pid"]
+    assert Path(f"/proc/{state['pid']}/cmdline").read_bytes() == b"sleep\0" + b"100\0"
+    oci.call("kill", oci.id, "KILL")
+    assert oci.wait("stopped")["pid"] == 0
+    oci.call("delete", oci.id)
+    assert not oci.directory.exists()
+    assert not cgroups(oci.id)
+
+
+def test_the_state_is_as_runc_prints_it_and_its_file_says_the_rest(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(oci.rootfs, ["sleep", "100"])
+    spec["annotations"] = {"b": "<&>", "a": 'quoted " \u2028'}
+    bundle = oci.write(tmp_path / "b", spec)
+    oci.call("create", "--bundle", bundle, oci.id)
+    shown = oci.call("state", oci.id).stdout
+    document_ = json.loads(shown)
+    assert list(document_) == [
+        "ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations", "owner",
+    ]  # fmt: skip
+    assert document_["annotations"] == spec["annotations"]
+    assert '    "a": "quoted \\" \\u2028",\n    "b": "\\u003c\\u0026\\u003e"\n' in shown
+    assert (
+        time.time() - 60
+        < time.mktime(time.strptime(document_["created"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+        < time.time() + 60
+    )
+    own = oci.saved()["pyrunc"]
+    assert own["spec"]["annotations"] == spec["annotations"]
+    stat = Path(f"/proc/{document_['pid']}/stat").read_text().rpartition(")")[2].split()
+    assert own["start_time"] == int(stat[19])
+    assert {Path(found["path"]) for found in own["cgroups"]} == set(cgroups(oci.id))
+
+
+def test_run_gives_the_exit_code_and_leaves_nothing(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", "echo out; echo err >&2; cat; exit 7"])
+    done = oci.call("run", "-b", bundle, oci.id, code=7, stdin=None, input="in\n")
+    assert (done.stdout, done.stderr) == ("out\nin\n", "err\n")
+    assert not oci.directory.exists()
+
+
+def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    with subprocess.Popen(oci.command("run", "-b", bundle, oci.id), cwd="/") as run:
+        while not (oci.directory / "state.json").exists() or oci.saved()["status"] != "created":
+            time.sleep(0.01)
+        oci.wait("running")
+        os.kill(oci.state()["pid"], signal.SIGKILL)
+        assert run.wait(10) == 128 + 9
+
+
+def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
+    script = "trap 'echo got TERM; exit 5' TERM; echo ready; while :; do sleep 0.1; done"
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script])
+    with subprocess.Popen(
+        oci.command("run", "-b", bundle, oci.id), cwd="/", stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        run.send_signal(signal.SIGTERM)
+        assert run.stdout.readline() == "got TERM\n"
+        assert run.wait(10) == 5
+    assert not oci.directory.exists()
+
+
+def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    oci.call("run", "-d", "-b", bundle, oci.id, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert oci.state()["status"] == "running"
+    oci.end()
+    quick = oci.bundle(tmp_path / "c", ["true"])
+    oci.call("run", "--keep", "-b", quick, oci.id)
+    assert oci.state()["status"] == "stopped"
+
+
+def test_the_bundle_is_the_working_directory_where_none_is_named(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    oci.call("run", oci.id, cwd=bundle)
+
+
+def test_init_waits_with_nothing_open_but_what_the_program_gets(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    secret = os.memfd_create("secret", 0)
+    oci.call("create", "-b", bundle, oci.id, pass_fds=(secret,))
+    os.close(secret)
+    pid = oci.state()["pid"]
+    found = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd") if int(entry.name) > 2}
+    assert len(found) == 2  # the socket of the start, and the one to the front door that has ended
+    assert all(name.startswith("socket:") for name in found)
+
+
+def test_preserved_descriptors_and_no_others_reach_the_program(oci: Runtime, tmp_path: Path) -> None:
+    script = "cat <&3; cat <&4; ls /proc/self/fd | sort -n | tr '\\n' ' '"
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script])
+    third, fourth, fifth = (os.memfd_create(name, 0) for name in ("a", "b", "c"))
+    for fd, text in ((third, b"three"), (fourth, b"four")):
+        os.write(fd, text)
+        os.lseek(fd, 0, os.SEEK_SET)
+    call = f'exec 3<&{third} 4<&{fourth} 9<&{fifth}; exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", call, "-", *oci.command("run", "--preserve-fds", "2", "-b", bundle, oci.id)],
+        pass_fds=(third, fourth, fifth), cwd="/", capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stdout == "threefour0 1 2 3 4 5 ", done.stderr  # 5 is the directory that ls reads
+
+
+def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    oci.call("create", "-b", bundle, oci.id)
+    before = oci.state()
+    done = oci.call("create", "-b", bundle, oci.id, code=1)
+    assert "container with given ID already exists" in done.stderr
+    assert oci.state() == before
+
+
+def test_nobody_but_the_owner_can_start_it_and_only_once(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    oci.call("create", "-b", bundle, oci.id)
+    assert (oci.directory / "start").stat().st_mode & 0o777 == 0o600
+    assert oci.directory.stat().st_mode & 0o777 == 0o711
+    assert oci.root.stat().st_mode & 0o777 == 0o700
+    oci.call("start", oci.id)
+    oci.call("start", oci.id, code=1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, pytest.raises(OSError):
+        client.connect(str(oci.directory / "start"))

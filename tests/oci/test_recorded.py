@@ -1,0 +1,80 @@
+"""What pyrunc-oci answers, beside what Debian's runc 1.1.5 answered to the same command lines."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.oci.differences import DIFFERENCES, NEWER
+from tests.oci.live import remove_cgroups
+from tests.oci.play import FIXTURES, SCENARIOS, Answer, Player, lines, python_player
+from tests.oci.runtime import OURS
+from tests.runtime.cgroup_support import needs_root
+
+# Those that need no container, so that Python alone can answer.
+_NOT_YET = ("exec", "run")
+_WITHOUT_CONTAINER = ("usage", "help", "missing", "spec")
+
+
+def expected(scenario: str, line: str, recorded: dict[str, Any]) -> dict[str, Any]:
+    """What runc answered, with what is meant to differ."""
+    wanted: dict[str, Any] = {
+        key: recorded[key] for key in ("code", "stdout", "stderr", "files") if key in recorded
+    }
+    if "NAME:\n" in wanted.get("stdout", ""):
+        wanted["stdout"] = with_newer(wanted["stdout"])
+    wanted.update(DIFFERENCES.get((scenario, line), {}))
+    return wanted
+
+
+def with_newer(help_text: str) -> str:
+    """An outline of runc 1.1's help with what is newer in it."""
+    head, *sections = help_text.split("OPTIONS:\n")
+    found = head
+    for section in sections:
+        rows = section.splitlines()
+        for present, added in NEWER:
+            if present in rows:
+                rows = sorted({*rows, *added})
+        found += "OPTIONS:\n" + "".join(f"{row}\n" for row in rows)
+    return found.replace("pause\nps\n", "pause\nplan\nps\n")
+
+
+@pytest.mark.parametrize("scenario", _WITHOUT_CONTAINER)
+def test_python_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
+    assert unlike(scenario, python_player(tmp_path)) == []
+
+
+@needs_root
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name not in _NOT_YET])
+def test_the_program_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
+    if not OURS.exists():
+        pytest.skip("needs bin/pyrunc-oci, which build_ext --inplace makes")
+    player = Player([str(OURS)], "pyrunc-oci", tmp_path, f"pyrunc-test-{os.getpid()}-{tmp_path.name}")
+    try:
+        assert unlike(scenario, player) == []
+    finally:
+        for container in sorted(player.root.glob("*")):
+            player.run("delete", "--force", container.name)
+        remove_cgroups(player.cgroup)
+
+
+def unlike(scenario: str, player: Player) -> list[tuple[str, Answer, Answer]]:
+    """The lines of *scenario* that *player* answers otherwise than recorded, both answers with them."""
+    recorded = iter(json.loads((FIXTURES / f"{scenario}.json").read_text()))
+    wrong = []
+    for line in lines(scenario):
+        answer = player.play(line)
+        if answer is None:
+            continue
+        wanted = next(recorded)
+        assert wanted["line"] == line, "recorded before the scenario was changed"
+        if answer != expected(scenario, line, wanted):
+            wrong.append((line, answer, expected(scenario, line, wanted)))
+    return wrong
+
+
+def test_every_scenario_is_recorded_and_played() -> None:
+    assert {path.stem for path in FIXTURES.glob("*.json")} == {*SCENARIOS, "bundle"}
