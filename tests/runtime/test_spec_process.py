@@ -13,7 +13,8 @@ from pyrunc import Sandbox
 from pyrunc.errors import InvalidSpec, LimitRefused, StartError, Unsupported
 from pyrunc.runtime import process_labels
 from pyrunc.runtime import process_settings as settings
-from pyrunc.runtime.compile import compile_spec
+from pyrunc.runtime.compile import Rootfs, compile_spec
+from pyrunc.spec import capabilities
 from tests.spec_run import bundle_spec, run_spec
 
 pytestmark = pytest.mark.usefixtures("host_unchanged")
@@ -31,8 +32,6 @@ def process(**changes: Any) -> dict[str, Any]:
 
 def held(name: str) -> bool:
     """Whether this process has the capability *name*."""
-    from pyrunc.spec import capabilities
-
     status = Path("/proc/self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     return bool(effective >> capabilities.NUMBER[name] & 1)
@@ -224,6 +223,56 @@ def test_an_oom_score_that_may_not_be_lowered_is_named(rootfs: Path, userns: boo
         spec["linux"].update(uidMappings=[row], gidMappings=[row])
     with pytest.raises(LimitRefused, match="cannot set oom_score_adj to -500: permission denied"):
         run_spec(rootfs, spec, "true")
+
+
+def test_as_many_groups_as_the_kernel_takes(rootfs: Path) -> None:
+    """Also for who joins the container."""
+    spec = process(user={"uid": 0, "gid": 0, "additionalGids": [*range(1000, 1999)]})
+    spec["root"]["path"] = str(rootfs)
+    count = ["/bin/sh", "-c", "id -G | wc -w"]
+    with Sandbox.from_spec(spec, rootfs.parent) as box, box.start(["/bin/sleep", "100"]) as running:
+        assert box.run(count).stdout.split() == [b"1000"]
+        assert running.exec(count).stdout.split() == [b"1000"]
+
+
+def test_umask_and_groups(rootfs: Path) -> None:
+    spec = process(user={"uid": 7, "gid": 8, "umask": 0o27, "additionalGids": [9, 10]})
+    assert run_spec(rootfs, spec, "umask; id -u; id -G").split() == ["0027", "7", "8", "9", "10"]
+
+
+# --- capabilities
+
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
+
+
+def sets(rootfs: Path, **caps: list[str]) -> dict[str, int]:
+    """The five sets that a program has, as its status shows them."""
+    status = run_spec(rootfs, process(capabilities=caps, noNewPrivileges=True), "cat /proc/self/status")
+    return {name: int(status.partition(f"Cap{name}:")[2].split()[0], 16) for name in SETS}
+
+
+@pytest.mark.parametrize(("caps", "shown"), [
+    ({}, (0, 0, 0, 0, 0)), ({"bounding": ["CAP_KILL"]}, (0, 0, 0, 32, 0)),
+    ({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}, (0, 32, 32, 32, 0)),
+    ({"ambient": ["CAP_KILL"]}, (0, 0, 0, 0, 0)),
+    ({key: ["CAP_KILL", "CAP_FLY", "cap_chown"] for key in capabilities.SETS}, (32, 32, 32, 32, 32)),
+])  # fmt: skip
+def test_the_five_sets(rootfs: Path, caps: dict[str, list[str]], shown: tuple[int, ...]) -> None:
+    """With no_new_privs, so that execve(2) adds nothing for root; these are runc's."""
+    assert tuple(sets(rootfs, **caps).values()) == shown
+
+
+def test_unknown_capabilities_are_for_a_warning() -> None:
+    spec = process(capabilities={"bounding": ["CAP_KILL", "CAP_Z"], "ambient": ["CAP_FLY", "CAP_Z"]})
+    found = compile_spec(spec, Rootfs(("/",))).warnings
+    assert found == ["ignoring unknown or unavailable capabilities: [CAP_FLY CAP_Z]"]
+
+
+def test_a_resource_that_is_ignored_is_for_a_warning() -> None:
+    spec = bundle_spec(resources={"memory": {"kernel": 1 << 20}})
+    assert compile_spec(spec, Rootfs(("/",))).warnings == [
+        "linux.resources.memory.kernel: is ignored, as no kernel has it any more"
+    ]
 
 
 # --- labels
