@@ -32,6 +32,7 @@ class ProcessPart(FrontDoorPart):
     peer: int  # the slot of the program's side of its terminal
     procfs: int  # the slot of the container's procfs, or -1
     stdio: list[int]  # the slots of descriptors 0, 1 and 2 of the request
+    to_agent = False  # whether the supervisor hands the listener of a filter on
     keyring: str | None  # the name of its session keyring; None: without one, "": it keeps its starter's
 
     def _oom_score(self) -> None:
@@ -198,7 +199,7 @@ class ProcessPart(FrontDoorPart):
         except InvalidProfile as exc:
             text = str(exc)
             raise InvalidSpec(text if text.startswith("linux.seccomp") else f"linux.seccomp: {text}") from exc
-        if program.flags & _NEW_LISTENER and self.front_door is None:
+        if program.flags & _NEW_LISTENER and not self.to_agent:
             raise Unsupported("linux.seccomp: SCMP_ACT_NOTIFY: only pyrunc-oci hands a listener to an agent")
         return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
 

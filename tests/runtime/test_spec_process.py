@@ -298,6 +298,38 @@ def test_a_label_of_two_lines_is_refused() -> None:
         process_labels.exec_writes({"selinuxLabel": "a\nb"})
 
 
+# --- Intel RDT
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"closID": "a"}, "linux.intelRdt.closID is specified in config, but Intel RDT is not supported"),
+    ({"l3CacheSchema": "L3:0=f"}, "linux.intelRdt.l3CacheSchema is specified in config, but"),
+    ({"memBwSchema": "MB:0=20"}, "linux.intelRdt.memBwSchema is specified in config, but"),
+    ({"schemata": ["L3:0=f"]}, "linux.intelRdt.schemata is specified in config, but"),
+    ({"enableMonitoring": True}, "linux.intelRdt.enableMonitoring is specified in config, but"),
+])  # fmt: skip
+def test_resource_director_technology_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(Unsupported, match=words):
+        compile_spec(bundle_spec(intelRdt=values), Rootfs(("/",)))
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"closID": "../x"}, "linux.intelRdt.closID: '../x' cannot be the name of a directory"),
+    ({"memBwSchema": "L3:0=f"}, "linux.intelRdt.memBwSchema: must be one line that begins with 'MB:'"),
+    ({"l3CacheSchema": "L3:0=f\nMB:0=20"}, "linux.intelRdt.l3CacheSchema: must not have a line"),
+    ({"schemata": ["L3:0=f", "x"]}, r"linux.intelRdt.schemata\[1\]: must be one line"),
+    ({"schemata": "L3"}, "linux.intelRdt.schemata: must be a list"), ({"closID": 5}, "linux.intelRdt.closID"),
+])  # fmt: skip
+def test_what_of_it_cannot_be_meant_is_named(rootfs: Path, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpec, match=words):
+        run_spec(rootfs, bundle_spec(intelRdt=values), "true")
+
+
+def test_a_document_that_asks_for_nothing_of_it_is_compiled() -> None:
+    assert compile_spec(bundle_spec(intelRdt={}), Rootfs(("/",))).steps
+    assert compile_spec(bundle_spec(intelRdt={"enableMonitoring": False}), Rootfs(("/",))).steps
+
+
 # --- the session keyring
 
 
