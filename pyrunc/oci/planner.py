@@ -22,6 +22,7 @@ import sys
 from _struct import Struct
 
 from pyrunc._native import plan as native
+from pyrunc.oci import bundled
 from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -55,6 +56,7 @@ def place(env: Mapping[str, str]) -> str:
 
 def ensure(front_door: str) -> None:
     """Start a planner for callers of *front_door* unless there is one. Nothing is raised: without it all works too."""
+    bundled.save()
     directory = place(os.environ)
     if not directory:
         return
