@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pyrunc.oci.flags import BadUsage, parse
 from pyrunc.oci.grammar import VERBS
-from pyrunc.oci.log import Failure, Log, print_out
+from pyrunc.oci.log import Failure, Log, of_verb, print_out
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ def main(front_door: str, arguments: list[str]) -> int:
             log.error(usage.message)
             return usage.exit_code
         log = Log(command.options.log, command.options.log_format, command.options.debug)
-        return _run(command, log)
+        try:
+            return _run(command, log)
+        except Failure as failure:
+            raise of_verb(command.verb, failure) from None
     except Failure as failure:
         log.error(failure.message)
         return failure.exit_code
