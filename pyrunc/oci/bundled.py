@@ -1,7 +1,7 @@
 """The modules of a cold start in one file: the byte code that Python would find in forty, without looking for each.
 
 To find a module and to open its byte code takes a dozen steps in Python itself; for those of a cold `create` they are
-1 to 2 of the 25 ms of CPU time that `run` takes. The file lies among Python's own caches and is one of them: whoever has
+1 to 2 of the 25 ms of CPU time that `run` takes. The file lies among Python's own caches and is one of them: whoever
 found that it was missing or out of date writes it, and what it holds of a module is used as long as the source has the
 time and size that it had. A start without it does the same.
 """
