@@ -4,6 +4,7 @@
     ├── InvalidArgument              (ValueError)   the request itself is wrong
     │   └── InvalidSpec                             a field of an OCI document, named
     ├── NotFound                     (LookupError)  an object does not exist
+    │   └── FileNotThere             (FileNotFoundError)  a file of the caller's does not
     ├── AlreadyExists
     ├── FailedPrecondition                          the object is in the wrong state
     ├── Unsupported                                 this kernel, host or build lacks it
@@ -48,6 +49,21 @@ class InvalidSpec(InvalidArgument):
 
 class NotFound(PyruncError, LookupError):
     """An object that was named does not exist."""
+
+
+class FileNotThere(NotFound, FileNotFoundError):
+    """A file of the caller's that was named does not exist; *filename* says which, *errno* is ENOENT."""
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno.ENOENT
+        self.filename = path or None
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> "tuple[Any, ...]":
+        return type(self), (self.args[0], self.filename or "")
 
 
 class AlreadyExists(PyruncError):

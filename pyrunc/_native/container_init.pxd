@@ -11,6 +11,7 @@ from pyrunc._native.joining cimport *
 from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
+from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
@@ -411,6 +412,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
         return c_capset(step.n0, step.n1, step.n2)
     if op == OP_AMBIENT:
         return c_ambient(step.n0)
+    if op == OP_HOOK:
+        return oci_hook_step(w, step)
     if op == OP_LOOKUP:
         return lookup_step(w, step)
     if op == OP_WAIT_START:

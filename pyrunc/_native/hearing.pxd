@@ -5,6 +5,7 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.host_steps cimport *
 from pyrunc._native.killing cimport *
+from pyrunc._native.net_device cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.shim_files cimport *
 from pyrunc._native.steps cimport *
@@ -26,7 +27,10 @@ cdef inline int run_sync(walk *w, uint32_t number, int pid, record *report) noex
         return -EINVAL              # the sum below would be another section
     for i in range(w.header.step_count):
         if w.steps[i].section == SECTION_SYNC + number:
-            rc = host_step(w, &w.steps[i], &made, pid)
+            if w.steps[i].op == OP_NET_DEVICE:
+                rc = net_device_step(w, &w.steps[i], pid)
+            else:
+                rc = host_step(w, &w.steps[i], &made, pid)
             if rc < 0 and not w.steps[i].flags & F_OPTIONAL:
                 report.step = i
                 report.error = rc

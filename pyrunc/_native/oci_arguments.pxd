@@ -7,6 +7,7 @@ from pyrunc._native.oci_system cimport *
 cdef struct oci_words:
     int argc
     const char **argv
+    size_t hidden                   # how many bytes of words of our own stand before them
     int at                          # the next one to be looked at
     const char *root                # of the state directories, or NULL
     const char *verb

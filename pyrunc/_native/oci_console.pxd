@@ -28,7 +28,9 @@ cdef inline int connect_to(const char *path) noexcept nogil:
             return -ENAMETOOLONG
         memcpy(directory, path, <size_t>(name - path))
         directory[name - path] = 0
-        parent = <int>_rc(openat(AT_FDCWD, directory if name != path else b"/", O_PATH | O_DIRECTORY | O_CLOEXEC))
+        if name == path:
+            memcpy(directory, b"/", 2)
+        parent = <int>_rc(openat(AT_FDCWD, directory, O_PATH | O_DIRECTORY | O_CLOEXEC))
         if parent < 0:
             return parent
         put_decimal(number, <uint64_t>parent)

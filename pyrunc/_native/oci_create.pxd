@@ -11,7 +11,10 @@ from pyrunc._native.hearing cimport *
 from pyrunc._native.host_steps cimport *
 from pyrunc._native.killing cimport *
 from pyrunc._native.loading cimport *
+from pyrunc._native.oci_console cimport *
 from pyrunc._native.oci_files cimport *
+from pyrunc._native.oci_foreground cimport *
+from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
@@ -21,22 +24,13 @@ from pyrunc._native.signals cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.supervisor cimport *
 
-cdef extern from *:
-    """
-    #include <sys/signalfd.h>
-    """
-    long SYS_signalfd4
-    int SFD_CLOEXEC, SIGURG
-    ctypedef struct signalfd_siginfo "struct signalfd_siginfo":
-        uint32_t ssi_signo
-
 cdef struct oci_run:
     walk w
     oci_place *here
     const plan_oci *plan
     int plan_fd
     int directory                   # the state directory, locked; -1 before it is ours
-    int signals                     # a signalfd where the program's end is waited for; else -1
+    int signals                     # of hold_signals, where the program's end is waited for; else -1
     int pid
     int pidfd
     uint32_t last_made              # behind the last step that made a cgroup
@@ -50,6 +44,7 @@ cdef struct oci_run:
     const char *where
     uint32_t step
     int error
+    uint32_t hook                   # which of its kind has failed, where one has
 
 
 cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept nogil:
@@ -58,6 +53,8 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.here = here
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
+    r.w.hook_fd = -1
+    r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
 
 
@@ -67,6 +64,11 @@ cdef inline int fail(oci_run *r, const char *where, int error) noexcept nogil:
         r.where = where
         r.error = error
     return error if error < 0 else -EIO
+
+
+cdef inline int fail_step(oci_run *r, uint32_t step, int error) noexcept nogil:
+    r.step = step
+    return fail(r, NULL, error)
 
 
 cdef inline int make_host_part(oci_run *r) noexcept nogil:
@@ -88,8 +90,7 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
         if made:
             r.last_made = i + 1
         if rc < 0 and not step.flags & F_OPTIONAL:
-            r.step = i
-            return fail(r, NULL, rc)
+            return fail_step(r, i, rc)
     forget_file(w)
     return 0
 
@@ -125,6 +126,8 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
     close(pair[1])
     r.w.progress_fd = pair[0]
     close_passed(&r.w, 0)
+    if r.pid < 0 and r.w.stage_failed:
+        return fail_step(r, r.w.stage_failed - 1, r.pid)
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
@@ -150,20 +153,21 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
     """Take what init says until it is created (1), its program runs (2), or it has failed (-errno)."""
     cdef walk *w = &r.w
     cdef progress message
-    cdef record report
     cdef bint ready = False
     cdef int passed
     cdef int got
-    memset(&report, 0, sizeof(report))
     while True:
         got = receive_waiting(w.progress_fd, &message, sizeof(message), &passed)
         if got == -EINTR:
             continue
         if passed >= 0:
-            if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL:
+            if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
-            else:
-                close(passed)
+                got = give_terminal(r)
+                if got < 0:
+                    return got
+                continue
+            close(passed)
         if got != sizeof(message):
             if ready and r.error == 0:
                 return 2
@@ -171,20 +175,52 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
         if message.kind == PROGRESS_READY:
             ready = True
         elif message.kind == PROGRESS_FAILED and message.step < w.header.step_count and -ERROR_MOST <= message.error < 0:
-            r.step = message.step
-            return fail(r, NULL, message.error)
+            return fail_step(r, message.step, message.error)
         elif message.kind == PROGRESS_SYNC:
-            if run_sync(w, message.step, r.pid, &report) < 0:
-                r.step = report.step
-                return fail(r, NULL, report.error)
+            got = serve_sync(r, message.step)
+            if got < 0:
+                return got
         elif message.kind == PROGRESS_CREATED and not r.created:
             got = tell_created(r)
             if got < 0:
                 return got
         elif message.kind == PROGRESS_PARTED and r.created:
             return 1
-        elif message.kind != PROGRESS_TERMINAL:
+        else:
             return fail(r, b"died", 0)
+
+
+cdef inline int give_terminal(oci_run *r) noexcept nogil:
+    """Send the terminal's other side to who asked for it, or keep it where the program's end is waited for."""
+    cdef int rc
+    if r.plan.console_socket == <uint32_t>NONE:
+        return 0
+    rc = send_descriptor(text(&r.w, r.plan.console_socket), b"/dev/ptmx", r.w.terminal)
+    pass_on(&r.w)
+    return fail(r, b"console-socket", rc) if rc < 0 else 0
+
+
+cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
+    """Run the hooks of one kind; 0 or how the first one failed."""
+    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, &r.hook)
+    return fail(r, b"hook", rc) if rc < 0 else 0
+
+
+cdef inline int serve_sync(oci_run *r, uint32_t number) noexcept nogil:
+    """Do what is due while init waits at a sync point: its steps, and where the namespaces exist the runtime's hooks."""
+    cdef record report
+    cdef int rc = 0
+    if number == <uint32_t>OCI_SYNC:
+        rc = run_kind(r, HOOK_PRESTART, b"creating")
+        if rc == 0:
+            rc = run_kind(r, HOOK_CREATE_RUNTIME, b"creating")
+    if rc < 0:
+        return rc
+    memset(&report, 0, sizeof(report))
+    rc = run_sync(&r.w, number, r.pid, &report)
+    if rc < 0 and report.error < 0:
+        return fail_step(r, report.step, report.error)
+    return fail(r, b"died", 0) if rc < 0 else 0
 
 
 cdef inline int receive_waiting(int fd, void *message, size_t size, int *passed) noexcept nogil:
@@ -215,8 +251,8 @@ cdef inline void end_container(oci_run *r) noexcept nogil:
 
 cdef inline int give_up(oci_run *r) noexcept nogil:
     """Undo what was done, and become Python to say why; an exit code if there is no Python."""
-    cdef const char *words[6]
-    cdef char numbers[4][NUMBER_ROOM]
+    cdef const char *words[8]
+    cdef char numbers[6][NUMBER_ROOM]
     if r.pid > 0:
         syscall(NR_pidfd_send_signal, r.pidfd, SIGKILL, NULL, 0)
         kill_container(&r.w, r.pidfd)
@@ -233,54 +269,29 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
     put_decimal(numbers[1], r.step)
     put_decimal(numbers[2], <uint64_t>(-r.error))
     put_decimal(numbers[3], <uint64_t>r.status)
+    put_decimal(numbers[4], r.hook)
+    put_decimal(numbers[5], <uint64_t>(r.w.hook_fd + 1))
+    if r.w.hook_fd >= 0:
+        fcntl(r.w.hook_fd, F_SETFD, 0)
     words[0] = b":failed"
     words[1] = numbers[0]
     words[2] = r.where if r.where != NULL else numbers[1]
     words[3] = numbers[2]
     words[4] = numbers[3]
-    words[5] = NULL
+    words[5] = numbers[4]
+    words[6] = numbers[5]
+    words[7] = NULL
     return oci_python(r.here, words)
 
 
-cdef inline void watch_signals(oci_run *r) noexcept nogil:
-    """Where the program's end is waited for: signals are what is passed on to it."""
-    cdef uint64_t all = ~<uint64_t>0
-    if r.plan.flags & OCI_RUN and not r.plan.flags & OCI_DETACH:
-        syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof(all))
-        r.signals = <int>syscall(SYS_signalfd4, -1, &all, sizeof(all), SFD_CLOEXEC)
-        if not r.plan.flags & OCI_NO_SUBREAPER:
-            prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-cdef inline int reap_all(oci_run *r) noexcept nogil:
-    """Reap who has ended, among them the orphans of the container that this process has adopted."""
-    cdef int status
-    cdef int pid
-    while True:
-        pid = wait4(-1, &status, WNOHANG, NULL)
-        if pid == r.pid:
-            r.status = status
-            r.reaped = True
-        elif pid <= 0:
-            return 0
-
-
-cdef inline int follow_program(oci_run *r) noexcept nogil:
-    """Pass signals on until the program has ended; its exit code."""
-    cdef signalfd_siginfo info
-    cdef int number
-    while not r.reaped:
-        if read(r.signals, &info, sizeof(info)) != sizeof(info):
-            if errno != EINTR:
-                reap(r)
-            continue
-        number = <int>info.ssi_signo
-        if number == SIGCHLD:
-            reap_all(r)
-        elif number != SIGPIPE and number != SIGURG:
-            syscall(NR_pidfd_send_signal, r.pidfd, number, NULL, 0)
-    number = r.status & 0x7F
-    return 128 + number if number else r.status >> 8 & 0xFF
+cdef inline int watch_signals(oci_run *r) noexcept nogil:
+    """Where the program's end is waited for: signals are passed on to it, and its orphans adopted."""
+    if not r.plan.flags & OCI_RUN or r.plan.flags & OCI_DETACH:
+        return 0
+    if not r.plan.flags & OCI_NO_SUBREAPER:
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    r.signals = hold_signals()
+    return fail(r, b"clone", r.signals) if r.signals < 0 else 0
 
 
 cdef inline int create_container(oci_run *r) noexcept nogil:
@@ -297,10 +308,16 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     if rc == 0:
         rc = make_host_part(r)
     if rc == 0:
-        watch_signals(r)
+        rc = oci_hooks_begin(&r.w)
+        if rc < 0:
+            return fail(r, b"clone", rc)
+        rc = watch_signals(r)
+    if rc == 0:
         rc = clone_container(r)
     if rc == 0:
         rc = hear_init(r)
+    if rc == 2:
+        rc = run_kind(r, HOOK_POSTSTART, b"running")
     return rc
 
 
@@ -332,8 +349,10 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
         return 0
     # Whoever looks at the container from now on need not wait for its end.
     flock(r.directory, LOCK_UN)
-    rc = follow_program(&r)
+    rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
+    r.reaped = True
     end_container(&r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
-    return rc
+        run_kind(&r, HOOK_POSTSTOP, b"stopped")
+    return exit_code_of(r.status) if rc == 0 else 1

@@ -44,6 +44,7 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
         here.exe[length] = 0
     words.argc = argc
     words.argv = line
+    words.hidden = <size_t>(line[0] - argv[0])
     return serve(&here, &words, sealed, answer)
 
 
@@ -55,7 +56,7 @@ cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer
     if sealed:
         # The planner has had the time that this took.
         answer = hear_planner(answer)
-        return oci_run_plan(here, answer) if answer >= 0 else oci_python(here, words.argv + 1)
+        return carry_out(here, words, sealed, answer) if answer >= 0 else oci_python(here, words.argv + 1)
     if take_globals(words):
         if words.root == NULL and geteuid() == 0:
             words.root = b"/run/pyrunc-oci"
@@ -72,7 +73,22 @@ cdef inline int carry_out(oci_place *here, oci_words *words, bint sealed, int pl
         oci_seal(here, -1, words.argv)
         complain(b"pyrunc-oci: cannot execute a protected copy of itself\n")
         return 1
+    call_ourselves(words)
     return oci_run_plan(here, plan_fd)
+
+
+cdef inline void call_ourselves(oci_words *words) noexcept nogil:
+    """Show the host's paths to nobody: a container's processes see the command line of its init, which is our copy."""
+    cdef char *begin = <char *>words.argv[0]
+    cdef const char *last = words.argv[words.argc - 1]
+    cdef size_t room = <size_t>(last - begin) + strlen(last) + 1
+    # From `:sealed` on the words stand one behind another in memory; those before the line's first are ours too.
+    begin -= words.hidden
+    room += words.hidden
+    prctl(PR_SET_NAME, b"pyrunc-oci", 0, 0, 0)
+    memset(begin, 0, room)
+    if room > 16:
+        memcpy(begin, b"pyrunc-oci\0init", 15)
 
 
 cdef inline int serve_verb(oci_place *here, oci_words *words) noexcept nogil:

@@ -17,10 +17,11 @@ cdef struct oci_place:
 cdef inline const char *bootstrap() noexcept nogil:
     """What Python runs first; its arguments are the front door, the package's directory or "", then the command's.
 
-    Started with -I -S it has imported nothing of the environment, nor `site`, which costs as much as a start of ours.
+    Most commands are over before it pays to collect anything. Started with -I -S it has imported nothing of the environment, nor `site`, which costs as much as a start of ours.
     """
     return (
-        b"import sys\n"
+        b"import gc,sys\n"
+        b"gc.set_threshold(100000)\n"
         b"_,f,d,*a=sys.argv\n"
         b"v='/python%d.%d/'%sys.version_info[:2]\n"
         b"sys.argv[:]=[f,*a]\n"

@@ -61,6 +61,7 @@ cdef enum Op:
     OP_OVERLAY                      # slots b..b+n0-1: layers, the lowest first; slot b+n0: the directory of s1 upper and s2 work;
                                     # s0 host directory, covered unseen; n1: volatile; n2: made as uid << 32 | gid -> slot a
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
+    OP_NET_DEVICE                   # s0 network device of the host, s1 its name in init's namespace (a sync section)
     # host or init
     OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev and n1 type (0: S_IFCHR) must match;
                                     # s1, if given: a directory in it, which neither a symlink nor ".." leads out of
@@ -207,6 +208,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_OPEN_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0
     if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
+    if op == OP_NET_DEVICE: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_USERNS: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OVERLAY: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
@@ -251,6 +253,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef uint32_t last_section = 0
     cdef bint seen_exec = False
     cdef bint joined = False
+    cdef bint joins_mounts = False
     cdef bint forked = False
     cdef bint waited = False
     cdef uint32_t awaited = 0
@@ -260,11 +263,11 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         return -EMSGSIZE
     if h.magic != PLAN_MAGIC or h.version != PLAN_VERSION:
         return -EPROTO
-    # Without a mount namespace of its own, init's mounts would be the host's.
+    # Without a mount namespace of its own, or one that its stage joins, init's mounts would be the host's.
     if h.flags & <uint32_t>PLAN_EXEC:
         if h.clone_flags != 0:
             return -EINVAL
-    elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES or not h.clone_flags & <uint64_t>CLONE_NEWNS:
+    elif h.clone_flags & ~<uint64_t>PLAN_NAMESPACES:
         return -EINVAL
     if h.size != size or h.fd_count > fds:
         return -EMSGSIZE
@@ -321,6 +324,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
         if step.section == <uint32_t>SECTION_STAGE:
             if not _may_stage(step):
                 return -EINVAL
+            if step.op == OP_SETNS and step.n0 & <uint64_t>CLONE_NEWNS:
+                joins_mounts = True
         elif not needs & (IN_INIT if step.section == SECTION_INIT else ON_HOST):
             return -EINVAL
         if seen_exec and step.section == SECTION_INIT:
@@ -358,11 +363,13 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             awaited |= 1 << step.n0
         if <uint32_t>SECTION_SYNC <= step.section < <uint32_t>SECTION_STAGE:
             # Only this, so that all that a host step leaves behind is made before init is cloned.
-            if step.op != OP_WRITE_PROC:
+            if step.op != OP_WRITE_PROC and step.op != OP_NET_DEVICE:
                 return -EINVAL
             served |= 1 << (step.section - <uint32_t>SECTION_SYNC)
-        elif step.op == OP_WRITE_PROC and step.section != <uint32_t>SECTION_STAGE:
+        elif step.op == OP_NET_DEVICE or (step.op == OP_WRITE_PROC and step.section != <uint32_t>SECTION_STAGE):
             return -EINVAL
+    if not h.flags & <uint32_t>PLAN_EXEC and not h.clone_flags & <uint64_t>CLONE_NEWNS and not joins_mounts:
+        return -EINVAL
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL
@@ -443,7 +450,7 @@ cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
     if step.op == OP_UNSHARE:
         return step.n0 == <uint64_t>CLONE_NEWTIME
     if step.op == OP_SETNS:
-        return step.n0 != 0 and not step.n0 & (~<uint64_t>PLAN_NAMESPACES | <uint64_t>CLONE_NEWNS)
+        return step.n0 != 0 and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
     return step.op == OP_WRITE_PROC
 
 
@@ -481,6 +488,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 < <uint64_t>NONE and step.n1 <= 65535 and step.n2 <= 65535
     if op == OP_SYNC:
         return step.n0 < MAX_SYNC
+    if op == OP_NET_DEVICE:
+        return 0 < strlen(s0) < 16 and 0 < strlen(strings + step.s1) < 16
     if op == OP_MKNOD or op == OP_SYMLINK or op == OP_MKDIR or op == OP_FILE:
         return _plain_path(s0) if step.slot_a == <uint32_t>NONE else _plain_name(s0)
     if op == OP_ATTACH and step.slot_b != <uint32_t>NONE:

@@ -83,12 +83,15 @@ cdef inline int clone_init(walk *w, int *pidfd, int host_net) noexcept nogil:
     cdef clone_args args
     memset(&args, 0, sizeof(args))
     args.flags = w.header.clone_flags | <uint64_t>CLONE_PIDFD
+    w.host_net = host_net
     if host_net >= 0:
         if args.flags & <uint64_t>CLONE_NEWNET and not args.flags & <uint64_t>CLONE_NEWUSER and not stage_joins_user(w):
             args.flags &= ~<uint64_t>CLONE_NEWNET
             w.lo_is_up = True
         elif setns(host_net, CLONE_NEWNET) < 0:
             return -errno
+        else:
+            w.host_net = -1
     args.pidfd = <uint64_t>pidfd
     args.exit_signal = <uint64_t>SIGCHLD
     if w.header.cgroup_slot != <uint32_t>NONE:
@@ -190,7 +193,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.skip = False
     w.dying = False
     w.forked = 0
-    w.stage_step = <uint32_t>NONE
+    w.stage_failed = 0
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
@@ -244,8 +247,8 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         close(pair[1])
         w.progress_fd = pair[0]
         rc = pid if pid < 0 else 0
-        if w.stage_step != <uint32_t>NONE:
-            report.step = w.stage_step
+        if w.stage_failed:
+            report.step = w.stage_failed - 1
     if rc < 0:
         report.error = rc
         remove_cgroups(w, last_made)

@@ -3,7 +3,7 @@
 import time
 from contextlib import contextmanager
 
-from pyrunc.engine import container_events, container_state, pausing, stopping
+from pyrunc.engine import argument_checks, container_events, container_state, pausing, stopping
 from pyrunc.errors import FailedPrecondition, NotFound
 from pyrunc.image import reference as references
 from pyrunc.spec import image as documents
@@ -30,6 +30,9 @@ def commit(parts: "Parts", images: "Images", request: "CommitRequest") -> str:
     parent = parts.metadata.get_image(container.image_id)
     if parent is None:
         raise NotFound(f"No such image: {container.image_id}")
+    argument_checks.check_texts("changes", request.changes)
+    for what, text in (("author", request.author), ("message", request.message)):
+        argument_checks.check_text(what, text)
     config = apply_changes(_carried(container), request.changes)
     layers = [*parts.images.manifest(parent).layers]
     with parts.metadata.lease() as lease:

@@ -63,7 +63,7 @@ def for_list(parts: "Parts", filters: "Iterable[tuple[str, str]]") -> "tuple[Pas
 
 def for_prune(filters: "Iterable[tuple[str, str]]") -> "Passes":
     """What `docker container prune` removes with *filters*. Raises InvalidArgument."""
-    by = group(list(filters), ("label", "label!", "until"))
+    by = group(filters, ("label", "label!", "until"))
     until = [moment_ns(text) for text in by.get("until", ())]
 
     def passes(record: "ContainerRecord") -> bool:

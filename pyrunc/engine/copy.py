@@ -9,6 +9,7 @@ import stat
 from posixpath import normpath
 
 from pyrunc.engine import archive_extract, archive_write, container_root
+from pyrunc.engine.argument_checks import check_path
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
 from pyrunc.records import NamedTuple
 
@@ -57,6 +58,7 @@ def absolute(path: str) -> str:
 
 def stat_path(parts: "Parts", container: str, path: str, name: str = "") -> PathStat:
     """What is at *path*. Raises NotFound in Docker's words, which call the container *name*, FailedPrecondition."""
+    check_path("path", path)
     with container_root.opened(parts, container, name or container) as root:
         return _stat(root, absolute(path))
 
@@ -66,6 +68,7 @@ def get_archive(parts: "Parts", container: str, path: str, sink: "Sink", name: s
 
     Names in it begin with the last part of *path*. Raises NotFound in Docker's words, FailedPrecondition, OSError.
     """
+    check_path("path", path)
     with container_root.opened(parts, container, name or container) as root:
         clean = absolute(path)
         found = _stat(root, clean)
@@ -91,6 +94,9 @@ def put_archive(
     whom the archive says; with *copy_owner*, to the container's user. *rename* changes each name first.
     Raises NotFound, FailedPrecondition, InvalidArgument in Docker's words, OSError.
     """
+    check_path("path", path)
+    if not callable(getattr(source, "read", None)):
+        raise InvalidArgument(f"source must be what can be read from, not {source!r:.100}")
     clean = absolute(path)
     with container_root.opened(parts, container, name or container, writable=True) as root:
         try:

@@ -49,6 +49,7 @@ class Wanted(NamedTuple):
 
     def opened(self, stdin_open: bool) -> "Wanted":
         """The same; if *stdin_open*, with an input that ends with the client that had it, as by `docker run -i`."""
+        argument_checks.check_document(self.config)
         return (
             self._replace(config={"OpenStdin": True, "StdinOnce": True, **self.config})
             if stdin_open
@@ -114,8 +115,8 @@ def create(
 
 def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -> ContainerRecord:
     """What the row of a container that is *wanted* says. Raises InvalidArgument, NotFound, Unsupported."""
-    for document in (wanted.config, wanted.host_config):
-        host_config_shapes.check(document)
+    host_config_shapes.check(wanted.config, host_config_shapes.CONFIG)
+    host_config_shapes.check(wanted.host_config, host_config_shapes.HOST_CONFIG)
     argument_checks.check_argv("argv", wanted.argv)
     argument_checks.check_argv("entrypoint", wanted.entrypoint)
     if wanted.name is not None:

@@ -3,6 +3,7 @@
 import os
 import time
 
+from pyrunc.engine.argument_checks import check_argv, check_document, check_text
 from pyrunc.engine.containers import Containers
 from pyrunc.engine.deadlines import NEVER, Deadline, check_timeout
 from pyrunc.engine.owners import Owners
@@ -115,6 +116,9 @@ class Engine:
 
         Raises NotFound for an image that is not there, InvalidArgument, AlreadyExists for the name, StartError.
         """
+        check_text("image", image)
+        check_argv("argv", argv)
+        check_argv("entrypoint", entrypoint)
         keeps = name is not None or not remove
         host = allow_host and image == HOST
         deadline = NEVER if create_timeout_s is None else Deadline(create_timeout_s)
@@ -149,6 +153,7 @@ class Engine:
         """
         from pyrunc.engine.creating import Wanted
 
+        check_document(host_config)
         if remove:
             host_config = {**(host_config or {}), "AutoRemove": True}
         wanted = Wanted(image, argv, name, entrypoint, config or {}, host_config or {}, options)
@@ -292,7 +297,8 @@ class Engine:
         return ready
 
     def _base(self, image: str, allow_host: bool, deadline: Deadline = NEVER) -> "Base":
-        """What containers of *image* begin with. Raises NotFound."""
+        """What containers of *image* begin with. Raises NotFound, InvalidArgument."""
+        check_text("image", image)
         if allow_host and image == HOST:
             from pyrunc.engine.bases import OF_HOST
 

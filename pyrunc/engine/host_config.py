@@ -30,7 +30,7 @@ class Log(NamedTuple):
 
 
 # HostConfig as Docker shows it, in its order; the values are those of a container for which nothing was asked.
-_DEFAULTS: "dict[str, Any]" = {
+DEFAULTS: "dict[str, Any]" = {
     "Binds": None, "ContainerIDFile": "", "LogConfig": {"Type": "json-file", "Config": {}}, "NetworkMode": "none",
     "PortBindings": {}, "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "AutoRemove": False,
     "VolumeDriver": "", "VolumesFrom": None, "ConsoleSize": [0, 0], "CapAdd": None, "CapDrop": None,
@@ -82,7 +82,7 @@ def filled(host_config: "Mapping[str, Any]") -> "dict[str, Any]":
     """*host_config* with what Docker adds when a container is made; this is what a row keeps and `inspect` shows."""
     given = {key: value for key, value in host_config.items() if value is not None}
     found: dict[str, Any] = {}
-    for key, value in _DEFAULTS.items():
+    for key, value in DEFAULTS.items():
         for rare, before in _RARE.items():
             if before == key and given.get(rare):
                 found[rare] = given[rare]

@@ -1,10 +1,13 @@
 """Which kind of value each key of Config and HostConfig has: whoever gives another is told so by its name."""
 
+from pyrunc.engine.argument_checks import check_document
+from pyrunc.engine.host_config import DEFAULTS
+from pyrunc.engine.host_config_checks import REFUSED
 from pyrunc.errors import InvalidArgument
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Any
 
 _TEXT, _NUMBER, _TEXTS, _MAP, _LIST = "text", "an integer", "a list of texts", "an object", "a list"
@@ -30,15 +33,24 @@ _KINDS = {
         "Tty", "OpenStdin", "StdinOnce", "AutoRemove", "Privileged", "ReadonlyRootfs", "OomKillDisable",
     ),
 }  # fmt: skip
+# Engine API v1.51, ContainerConfig and HostConfig.
+CONFIG = frozenset((
+    "Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty", "OpenStdin",
+    "StdinOnce", "Env", "Cmd", "Healthcheck", "ArgsEscaped", "Image", "Volumes", "WorkingDir", "Entrypoint",
+    "NetworkDisabled", "MacAddress", "OnBuild", "Labels", "StopSignal", "StopTimeout", "Shell",
+))  # fmt: skip
+HOST_CONFIG = frozenset((*DEFAULTS, *REFUSED, "Mounts", "Tmpfs", "Sysctls", "MaskedPaths", "ReadonlyPaths"))
 _KIND = {key: kind for kind, keys in _KINDS.items() for key in keys}
 # What becomes a name in a database, which holds UTF-8.
 _UNICODE = ("User", "Binds", "VolumesFrom", "Volumes", "Tmpfs")
 
 
-def check(document: "Mapping[str, Any]") -> None:
-    """Raise InvalidArgument for a key whose value is of a kind that it cannot have."""
-    if not hasattr(document, "items"):
-        raise InvalidArgument(f"a document must be an object with Docker's keys, not {document!r}")
+def check(document: "Mapping[str, Any]", known: "Collection[str]" = ()) -> None:
+    """Raise InvalidArgument for a key whose value is of a kind that it cannot have, or, if any are *known*, another."""
+    check_document(document)
+    unknown = [key for key in document if known and key not in known]
+    if unknown:
+        raise InvalidArgument(f"{unknown[0]!r:.100} is no key of Docker's {_name(known)}")
     for key, value in document.items():
         if value is None or key not in _KIND:
             continue
@@ -52,6 +64,10 @@ def check(document: "Mapping[str, Any]") -> None:
         len(document["ConsoleSize"]) == 2 and all(_is(_NUMBER, each) for each in document["ConsoleSize"])
     ):
         raise InvalidArgument(f"ConsoleSize must be two integers, not {document['ConsoleSize']!r:.100}")
+
+
+def _name(known: "Collection[str]") -> str:
+    return "Config" if known is CONFIG else "HostConfig"
 
 
 def _is(kind: str, value: object) -> bool:

@@ -6,11 +6,11 @@ from pyrunc.image import reference as references
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pyrunc.api import Image
 
-    Filters = Sequence[tuple[str, str]]
+    Filters = Iterable[tuple[str, str]]
 
 _TRUE, _FALSE = frozenset(("1", "t", "true")), frozenset(("0", "f", "false"))
 

@@ -38,7 +38,7 @@ def remove(parts: "Parts", name: str, force: bool, prune: bool) -> "list[Removed
 
 def prune(parts: "Parts", everything: bool, filters: "Iterable[tuple[str, str]]") -> Pruned:
     """Remove images without a name, or *everything* that no container uses. Raises InvalidArgument."""
-    by = image_filters.group(list(filters), (_DANGLING, "label", "label!", "until"))
+    by = image_filters.group(filters, (_DANGLING, "label", "label!", "until"))
     dangling = image_filters.flag(by, _DANGLING)
     only_dangling = not everything if dangling is None else dangling
     until = [image_filters.moment_ns(text) for text in by.get("until", ())]

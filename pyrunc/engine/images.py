@@ -4,9 +4,11 @@ import os
 
 from pyrunc.api import HistoryEntry, Image, ImageDetails, Loaded, Progress, Pruned, Removed
 from pyrunc.engine import image_events
+from pyrunc.engine.argument_checks import check_path, check_text, check_texts, pairs
 from pyrunc.engine.deadlines import NEVER, Deadline
-from pyrunc.errors import InvalidArgument, NotFound, PyruncError
+from pyrunc.errors import FileNotThere, InvalidArgument, NotFound, PyruncError
 from pyrunc.image import reference as references
+from pyrunc.runtime.option_checks import refuse
 from pyrunc.spec import image as documents
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -65,12 +67,13 @@ class Images:
         """Take the images of an archive: docker-archive or OCI layout, file, directory or stream, compressed or not.
 
         *platform* (``os/architecture``) chooses from an image for several; "" is this machine's.
-        Raises InvalidSpec, DataLoss, NotFound, Unsupported, StorageFull; OSError for a file that cannot be read.
+        Raises InvalidSpec, DataLoss, Unsupported, StorageFull; NotFound for a file that is not there, or OSError for
+        one that cannot be read; InvalidArgument.
         """
         from pyrunc.image.archive import load
 
-        known = {row.id for row in self._parts.metadata.images()}
         wanted, told = _platform(platform), _told(progress, "load")
+        known = {row.id for row in self._parts.metadata.images()}
         with _Refused(self._parts), self._parts.metadata.lease() as lease:
             if isinstance(source, str | os.PathLike) and os.path.isdir(source):
                 found = load.load_directory(
@@ -113,6 +116,7 @@ class Images:
         """Write images as one archive; *sink* takes bytes. Raises NotFound, in Docker's words, and DataLoss."""
         from pyrunc.image.archive import save
 
+        check_texts("names", names)
         told = _told(progress, "save")
         save.save(self._parts.images, names, sink, format=layout, progress=told)
         image_events.saved(self._parts, names)
@@ -127,6 +131,8 @@ class Images:
         """
         from pyrunc.image.archive import import_
 
+        check_texts("changes", changes)
+        check_text("message", message)
         wanted = references.parse(name).tagged() if name else None
         known = {row.id for row in self._parts.metadata.images()}
         old = self._parts.metadata.resolve(wanted.canonical) if wanted else None
@@ -257,7 +263,7 @@ class Images:
         names, digests = self._all_names()
         sizes = self._sizes(rows)
         found = [self._summary(row, names, digests, sizes) for row in rows]
-        return image_filters.select(found, list(filters), everything, self.get)
+        return image_filters.select(found, pairs(filters), everything, self.get)
 
     def inspect(self, name: str) -> ImageDetails:
         """All that is known of an image. Raises NotFound, InvalidArgument."""
@@ -324,9 +330,18 @@ class Images:
 
 
 def _opened(source: "BinaryIO | str | os.PathLike[str]") -> "Any":
-    """A context with the stream of *source*."""
+    """A context with the stream of *source*. Raises NotFound for a file that is not there, InvalidArgument."""
     if isinstance(source, str | os.PathLike):
-        return open(source, "rb")
+        path = os.fspath(source)
+        check_path("source", path)
+        try:
+            return open(path, "rb")
+        except FileNotFoundError as exc:
+            raise FileNotThere(f"open {path}: no such file or directory", path) from exc
+        except UnicodeEncodeError as exc:
+            raise refuse("source", "a path", path) from exc
+    if not callable(getattr(source, "read", None)):
+        raise refuse("source", "a path, or what can be read from", source)
     from contextlib import nullcontext
 
     return nullcontext(source)
@@ -342,6 +357,7 @@ def _told(progress: "OnProgress | None", step: str) -> "Callable[[str, int, int]
 
 def _platform(text: str) -> "documents.Platform | None":
     """Raises InvalidArgument."""
+    check_text("platform", text or "")
     if not text:
         return None
     parts = text.lower().split("/")

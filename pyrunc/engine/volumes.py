@@ -19,6 +19,7 @@ import time
 
 from pyrunc.drivers.graph import trees
 from pyrunc.engine import events, volume_options
+from pyrunc.engine.argument_checks import check_text
 from pyrunc.engine.image_filters import flag, group, labelled
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError
 from pyrunc.records import NamedTuple
@@ -131,6 +132,10 @@ class Volumes:
         *options* are Docker's of the driver local: type, o, device. Raises InvalidArgument in Docker's words,
         Unsupported.
         """
+        check_text("name", name)
+        for what, given in (("labels", labels), ("options", options)):
+            if given is not None and not _are_texts(given):
+                raise InvalidArgument(f"{what} must be texts by name, not {given!r:.100}")
         if driver not in ("", DRIVER):
             raise NotFound(
                 f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found'
@@ -143,6 +148,7 @@ class Volumes:
 
     def get(self, name: str) -> Volume:
         """The volume *name*. Raises NotFound in Docker's words."""
+        check_text("name", name)
         rows = self._database.query(f"SELECT {_FIELDS} FROM volumes WHERE name = ?", (name,))
         if not rows:
             raise NotFound(f"get {name}: no such volume")
@@ -173,6 +179,7 @@ class Volumes:
 
         Raises NotFound, and FailedPrecondition for one that a container has, running or not, in Docker's words.
         """
+        check_text("name", name)
         gone = ""
         with self._database.transaction(frees=True) as connection:
             if not connection.execute("SELECT 1 FROM volumes WHERE name = ?", (name,)).fetchone():
@@ -455,3 +462,7 @@ def _mounted_below(directory: str) -> str:
             if place.startswith(begin):
                 return os.fsdecode(place)
     return ""
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, dict) and all(isinstance(text, str) for pair in given.items() for text in pair)

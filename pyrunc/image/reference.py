@@ -81,6 +81,8 @@ def parse(text: str) -> Reference:
 
     Raises InvalidArgument with Docker's words.
     """
+    if not isinstance(text, str):
+        raise InvalidArgument(f"a reference must be a text, not {text!r:.100}")
     if is_id(text):
         raise InvalidArgument(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     domain, rest = _split(text)

@@ -8,7 +8,7 @@ have flags of their own). There is no parser of the standard library here: argpa
 
 from __future__ import annotations
 
-from pyrunc.oci.grammar import BOOL, DURATION, GLOBAL, INT, SLICE, STRING, VERBS, Flag
+from pyrunc.oci.grammar import BOOL, DURATION, GLOBAL, INT, NUMBERS, SLICE, STRING, VERBS, Flag
 from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -95,7 +95,7 @@ class Command(NamedTuple):
         return found if isinstance(found, int) else 0
 
     def texts(self, name: str) -> list[str]:
-        """The values of a flag that may be given several times."""
+        """The values of a flag that may be given several times, those of numbers too."""
         found = self.values[name]
         return found if isinstance(found, list) else []
 
@@ -229,7 +229,7 @@ def _read(flags: Sequence[Flag], arguments: list[str]) -> tuple[dict[str, Value]
     for flag in flags:
         if flag.names[0] not in values:
             default = _EMPTY.get(flag.kind, 0) if flag.default is None else flag.default
-            values[flag.names[0]] = [] if flag.kind == SLICE else default
+            values[flag.names[0]] = [] if flag.kind in (SLICE, NUMBERS) else default
     return values, given, arguments[place:]
 
 
@@ -237,7 +237,12 @@ def _keep(values: dict[str, Value], flag: Flag, name: str, text: str) -> None:
     if flag.kind == STRING:
         values[flag.names[0]] = text
         return
-    if flag.kind == SLICE:
+    if flag.kind in (SLICE, NUMBERS):
+        if flag.kind == NUMBERS:
+            try:
+                decimal(text)
+            except ValueError as error:
+                raise ValueError(f"invalid value {quote(text)} for flag -{name}: {error}") from None
         kept = values.setdefault(flag.names[0], [])
         assert isinstance(kept, list)
         kept.append(text)
@@ -248,6 +253,17 @@ def _keep(values: dict[str, Value], flag: Flag, name: str, text: str) -> None:
         raise ValueError(f"invalid value {quote(text)} for flag -{name}: value out of range") from None
     except ValueError:
         raise ValueError(f"invalid value {quote(text)} for flag -{name}: parse error") from None
+
+
+def decimal(text: str, low: int = -(1 << 63), high: int = (1 << 63) - 1) -> int:
+    """Read a decimal number, unsigned where *low* is 0; raises ValueError in the words of Go's strconv."""
+    parsed = f"strconv.{'ParseInt' if low else 'ParseUint'}: parsing {quote(text)}"
+    digits = text[1:] if low and text[:1] in ("+", "-") else text
+    if not (digits.isascii() and digits.isdecimal()):
+        raise ValueError(f"{parsed}: invalid syntax")
+    if not low <= int(text) <= high:
+        raise ValueError(f"{parsed}: value out of range")
+    return int(text)
 
 
 def integer(text: str, bits: int = 64, signed: bool = True) -> int:
@@ -325,4 +341,15 @@ def quote(text: str) -> str:
 
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
-__all__ = ["DURATION", "NAME", "BadUsage", "Command", "Options", "duration_ns", "integer", "parse", "quote"]
+__all__ = [
+    "DURATION",
+    "NAME",
+    "BadUsage",
+    "Command",
+    "Options",
+    "decimal",
+    "duration_ns",
+    "integer",
+    "parse",
+    "quote",
+]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pyrunc.records import NamedTuple
 
-BOOL, STRING, INT, SLICE, DURATION = range(5)
-"""Kinds of flags. A duration is kept in nanoseconds; a slice collects a list of strings."""
+BOOL, STRING, INT, SLICE, NUMBERS, DURATION = range(6)
+"""Kinds of flags. A duration is kept in nanoseconds; a slice collects a list of strings, numbers one of numbers."""
 
 
 class Flag(NamedTuple):
@@ -100,7 +100,7 @@ VERBS = {
             Flag(("env", "e"), SLICE),
             Flag(("tty", "t"), BOOL),
             Flag(("user", "u"), STRING),
-            Flag(("additional-gids", "g"), SLICE),
+            Flag(("additional-gids", "g"), NUMBERS),
             Flag(("process", "p"), STRING),
             _DETACH,
             _PID_FILE,

@@ -13,7 +13,7 @@ import sys
 import time
 
 from pyrunc.oci import go_json
-from pyrunc.oci.flags import quote
+from pyrunc.oci.flags import NAME, quote
 
 _PLAIN = frozenset("-._/@^+")
 
@@ -25,6 +25,21 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
+
+
+_PREFIXES = {"create": f"{NAME} create failed: ", "run": f"{NAME} run failed: ", "exec": "exec failed: "}
+
+
+def of_verb(verb: str, failure: Failure) -> Failure:
+    """*failure* as *verb* tells it: runc says which verb failed where a container is made or joined.
+
+    A failure of exec is exit code 255, by which callers tell it from the program's.
+    """
+    prefix = _PREFIXES.get(verb, "")
+    if failure.message.startswith(prefix):
+        prefix = ""
+    code = 255 if verb == "exec" and failure.exit_code == 1 else failure.exit_code
+    return Failure(prefix + failure.message, code)
 
 
 class Log:

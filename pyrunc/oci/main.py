@@ -6,14 +6,14 @@ comes here, as `:failed`, to have a failed plan put into words.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from pyrunc.oci.flags import BadUsage, parse
 from pyrunc.oci.grammar import VERBS
-from pyrunc.oci.log import Failure, Log, print_out
+from pyrunc.oci.log import Failure, Log, of_verb, print_out
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrunc.oci.flags import Command
 
 
@@ -24,7 +24,7 @@ def main(front_door: str, arguments: list[str]) -> int:
     is raised.
     """
     if arguments[:1] == [":failed"]:
-        failed: int = import_module("pyrunc.oci.failed").run(front_door, arguments[1:])
+        failed: int = _module("pyrunc.oci.failed").run(front_door, arguments[1:])
         return failed
     log = Log()
     try:
@@ -38,12 +38,20 @@ def main(front_door: str, arguments: list[str]) -> int:
             log.error(usage.message)
             return usage.exit_code
         log = Log(command.options.log, command.options.log_format, command.options.debug)
-        return _run(command, log)
+        try:
+            return _run(command, log)
+        except Failure as failure:
+            raise of_verb(command.verb, failure) from None
     except Failure as failure:
         log.error(failure.message)
         return failure.exit_code
     except BrokenPipeError:
         return 1
+
+
+def _module(name: str) -> Any:
+    # The function behind the statement: importlib is a millisecond by itself.
+    return __import__(name, fromlist=["run"])
 
 
 def _run(command: Command, log: Log) -> int:
@@ -57,7 +65,7 @@ def _run(command: Command, log: Log) -> int:
         return 0
     from pyrunc.errors import PyruncError
 
-    verb = import_module(VERBS[command.verb].module)
+    verb = _module(VERBS[command.verb].module)
     try:
         code: int = verb.run(command, log)
     except (PyruncError, OSError, UnicodeError) as error:

@@ -20,7 +20,6 @@ import _socket  # without what the socket module adds: its import costs millisec
 import os
 import sys
 from _struct import Struct
-from importlib import import_module
 
 from pyrunc._native import plan as native
 from pyrunc.records import NamedTuple
@@ -267,7 +266,7 @@ class Planner:
 
 def _prepare(arguments: list[str], cwd_fd: int, bundle_fd: int, env: Mapping[str, str]) -> bytes:
     # Each verb is a module of its own, imported when it is first asked for.
-    module = import_module("pyrunc.oci.create" if bundle_fd >= 0 else "pyrunc.oci.exec")
+    module = __import__("pyrunc.oci.create" if bundle_fd >= 0 else "pyrunc.oci.exec", fromlist=["prepare"])
     plan: bytes = module.prepare(arguments, cwd_fd, bundle_fd, env)
     return plan
 

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 
 def run(command: Command, log: Log) -> int:  # noqa: ARG001
     """Print the document. Source: OCI features.md."""
-    found = import_module("pyrunc.oci.features").features()
+    found = import_module("pyrunc.oci.features").document()
     print_out(f"{go_json.indented(found, '    ')}\n")
     return 0

@@ -9,6 +9,7 @@ import struct
 from pyrunc.oci.destroy import Lock
 from pyrunc.oci.kill import signal_first
 from pyrunc.oci.log import Failure
+from pyrunc.oci.notify import Notify
 from pyrunc.oci.state import load, root_of
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -38,6 +39,7 @@ def run(command: Command, log: Log) -> int:  # noqa: ARG001
         status = container.status()
         if status != "created":
             raise Failure(_REFUSALS.get(status, f"cannot start a container in the {status} state"))
+        notify = Notify(container, os.environ.get("NOTIFY_SOCKET", ""))
         failed = _start(container)
     finally:
         lock.close()
@@ -48,6 +50,8 @@ def run(command: Command, log: Log) -> int:  # noqa: ARG001
         code: int = import_module("pyrunc.oci.failed").run(command.front_door, words)
         return code
     _poststart(container)
+    notify.wait(container.pid)
+    notify.close()
     return 0
 
 

@@ -201,8 +201,8 @@ def _memory_v2(directory: str) -> dict[str, Any]:
     both = _NO_LIMIT if _NO_LIMIT in (limit, swap_limit) else limit + swap_limit
     swap_failures = _pairs(_text(directory, "memory.swap.events")).get("max", 0)
     found["swap"] = _entry(both, usage + _number(directory, "memory.swap.current"), 0, swap_failures)
-    found["kernel"] = _entry(0, raw.get("kernel", 0), 0, 0)
-    found["kernelTCP"] = _entry(0, raw.get("sock", 0), 0, 0)
+    # They have no limits of their own, and are counted in raw.
+    found["kernel"] = found["kernelTCP"] = _entry(0, 0, 0, 0)
     if raw:
         found["raw"] = dict(sorted(raw.items()))
     return {**found, **_pressure(directory, "memory")}

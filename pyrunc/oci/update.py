@@ -7,7 +7,7 @@ import os
 
 from pyrunc.oci.container_cgroups import place
 from pyrunc.oci.destroy import Lock
-from pyrunc.oci.flags import quote
+from pyrunc.oci.flags import decimal, quote
 from pyrunc.oci.kill import NOT_RUNNING
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.state import load, root_of
@@ -75,8 +75,8 @@ def from_flags(command: Command) -> dict[str, Any]:
     """The `linux.resources` that the flags of a command line mean. Raises Failure."""
     found: dict[str, dict[str, Any]] = {}
     for flags, read in (
-        (_UNSIGNED, lambda text: _number(text, "ParseUint", 0, (1 << 64) - 1)),
-        (_SIGNED, lambda text: _number(text, "ParseInt", -(1 << 63), (1 << 63) - 1)),
+        (_UNSIGNED, lambda text: decimal(text, 0, (1 << 64) - 1)),
+        (_SIGNED, decimal),
         (_SIZES, lambda text: -1 if text == "-1" else size(text)),
         (_TEXTS, str),
     ):
@@ -112,16 +112,6 @@ def _document(path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Failure("resources: must be an object")
     return found
-
-
-def _number(text: str, function: str, low: int, high: int) -> int:
-    sign = text[:1] in ("+", "-") and low < 0
-    digits = text[1:] if sign else text
-    if not (digits.isascii() and digits.isdecimal()):
-        raise ValueError(f"strconv.{function}: parsing {quote(text)}: invalid syntax")
-    if not low <= int(text) <= high:
-        raise ValueError(f"strconv.{function}: parsing {quote(text)}: value out of range")
-    return int(text)
 
 
 def size(text: str) -> int:

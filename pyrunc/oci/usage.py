@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyrunc.oci.flags import NAME
-from pyrunc.oci.grammar import BOOL, GLOBAL, INT, SLICE, STRING, VERBS, Flag
+from pyrunc.oci.grammar import BOOL, DURATION, GLOBAL, INT, STRING, VERBS, Flag
 
 _ID = "the id of the container, which is unique on this host"
 
@@ -220,7 +220,7 @@ def _default(flag: Flag) -> str:
         return f' (default: "{flag.default}")'
     if flag.kind == INT:
         return f" (default: {flag.default or 0})"
-    if flag.kind not in (BOOL, SLICE, STRING) and flag.default is not None:
+    if flag.kind == DURATION and flag.default is not None:
         return f" (default: {int(flag.default) // 1_000_000_000}s)"
     return ""
 

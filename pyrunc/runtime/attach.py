@@ -219,7 +219,7 @@ class AttachClient(held.Holder):
 
 
 def _wants(stdin: bool, stdout: bool, stderr: bool) -> int:
-    return stdin | stdout << 1 | stderr << 2
+    return bool(stdin) | bool(stdout) << 1 | bool(stderr) << 2
 
 
 def _head(kind: int, length: int) -> bytes:

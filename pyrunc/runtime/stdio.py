@@ -18,6 +18,10 @@ class Stdio:
     """Three descriptors of the caller's, /dev/null in the place of each None."""
 
     def __init__(self, *chosen: int | None) -> None:
+        """Raises InvalidArgument for what can be no descriptor."""
+        for fd in chosen:
+            if fd is not None:
+                checks.integer(0)(fd, "a descriptor")
         self._chosen = chosen
         self._null: FileIO | None = None
 

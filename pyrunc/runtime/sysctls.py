@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LINKS = {"network": "net", "mount": "mnt"}  # whose name in /proc is another
 _IPC = frozenset((
     "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
     "kernel.shm_rmid_forced",
@@ -53,6 +54,6 @@ def separate(kind: str, namespaces: Mapping[str, str]) -> bool:
 def is_own(kind: str, path: str) -> bool:
     """Whether *path* is this process's own namespace; raises InvalidSpec if there is none."""
     try:
-        return os.path.samefile(path, f"/proc/self/ns/{'net' if kind == 'network' else kind}")
+        return os.path.samefile(path, f"/proc/self/ns/{_LINKS.get(kind, kind)}")
     except OSError as exc:
         raise InvalidSpec(f"linux.namespaces: {path}: {os.strerror(exc.errno or 0).lower()}") from exc

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyrunc import AsyncEngine, Engine
-from pyrunc.errors import FailedPrecondition, PyruncError
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from tests.cli import samples
 
 pytestmark = [
@@ -56,7 +56,9 @@ def test_what_is_to_be_made(engine: Any) -> None:
         lambda: start("beta", ["true"], memory_bytes="1g"), lambda: start("beta", ["true"], env=["A=1"]),
         lambda: start("beta", ["true"], name="a b"), lambda: start("beta", ["true"], name=5),
         lambda: start("beta", ["true"], user=5), lambda: start("beta", ["true"], cwd="relative"),
-        lambda: start("beta", ["nothing"], remove=True),
+        lambda: start("beta", ["nothing"], remove=True), lambda: run(["beta"]), lambda: run("beta", 5),
+        lambda: run("beta", entrypoint=5), lambda: start(["beta"]), lambda: start("beta", config=5, stdin_open=True),
+        lambda: start("beta", host_config=5, remove=True),
     ])  # fmt: skip
     assert engine.containers.list(all=True) == []
 
@@ -74,6 +76,7 @@ def test_documents(engine: Any) -> None:
         config(Volumes=["/a"]), config(StopTimeout="1"), host(Memory="1g"), host(Memory=True), host(Binds=5),
         host(Binds=["x"]), host(Mounts=5), host(Mounts=[{"Type": "x"}]), host(RestartPolicy=5),
         host(RestartPolicy={"Name": "sometimes"}), host(LogConfig={"Type": "syslog"}), host(NetworkMode="bridge"),
+        config(Memory=64 << 20), config(cmd=["x"]), host(Image="x"), host(memory=64 << 20), host(Nonsense=None),
         host(NetworkMode="container:nobody"), host(VolumesFrom=["nobody"]), host(AutoRemove="yes"), host(Tmpfs=["/a"]),
     ])  # fmt: skip
     assert engine.containers.list(all=True) == []
@@ -96,6 +99,11 @@ def test_verbs(engine: Any) -> None:
         lambda: c.exec(["true"], timeout_s="x"), lambda: c.exec_detached("x"), stopped.top, gone.record, gone.attach,
         stopped.attach, lambda: c.commit("UPPER"), lambda: c.commit("a:b", changes=["NOPE"]),
         lambda: c.get_archive("/nothing", print), lambda: c.stat_path("/nothing"),
+        lambda: c.commit("a:b", changes=5), lambda: c.commit("a:b", changes=[1]), lambda: c.commit("a:b", author=b"x"),
+        lambda: c.commit("a:b", message="\ud800"), lambda: c.commit(5), lambda: c.get_archive(5, print),
+        lambda: c.get_archive("x\0y", print), lambda: c.stat_path(None), lambda: c.put_archive(5, io.BytesIO(b"")),
+        lambda: c.put_archive("/", "x"), lambda: c.exec_start(["true"], stdin="x"),
+        lambda: c.exec_start(["true"], stdout=[]),
         lambda: c.put_archive("/nothing", io.BytesIO(b"")), lambda: c.put_archive("/", io.BytesIO(b"garbage" * 100)),
     ])  # fmt: skip
     assert c.record().state == "running"
@@ -118,6 +126,18 @@ def test_objects(engine: Any, tmp_path: Path) -> None:
         lambda: list(engine.events(filters="x")), lambda: list(engine.events(since_ns="x")),
         lambda: volumes.create("a b"), lambda: volumes.get("nothing"), lambda: volumes.remove("nothing"),
         lambda: volumes.create("x", driver="nfs"), lambda: volumes.list([("x", "y")]), lambda: images.get("nothing"),
+        lambda: get("\ud800"), lambda: listed(filters=5), lambda: listed(filters=[1]), lambda: images.list(filters=5),
+        lambda: volumes.list(5), lambda: engine.events(filters=None), lambda: volumes.create(5),
+        lambda: volumes.create("\ud800"), lambda: volumes.create("x", labels="y"),
+        lambda: volumes.create("x", options=5),
+        lambda: volumes.get("\ud800"), lambda: volumes.remove("\ud800"), lambda: images.load(5),
+        lambda: images.load(""),
+        lambda: images.load("x\0y"), lambda: images.load("/nothing"),
+        lambda: images.load(tmp_path / "beta.tar", platform=5),
+        lambda: images.import_(5), lambda: images.import_("/nothing"), lambda: images.import_("/nothing", 5),
+        lambda: images.import_("/etc/passwd", changes=5), lambda: images.import_("/etc/passwd", message=b"x"),
+        lambda: images.save(5, print), lambda: images.save([1], print), lambda: images.tag("beta", 5),
+        lambda: images.shipped(5), lambda: images.bootstrap(5),
         lambda: images.get(None), lambda: images.load(io.BytesIO(b"x")), lambda: images.tag("nothing", "x"),
         lambda: images.tag("beta", "UPPER"), lambda: images.remove("nothing"), lambda: images.save(["nothing"], print),
         lambda: images.list(filters=[("x", "y")]), lambda: closed.run("beta"), closed.containers.list,
@@ -127,3 +147,8 @@ def test_objects(engine: Any, tmp_path: Path) -> None:
     ])  # fmt: skip
     with pytest.raises(FailedPrecondition, match=r"^cannot use /etc/passwd: Not a directory$"):
         Engine("/etc/passwd").images.list()
+    with pytest.raises(FileNotFoundError, match=r"^open /nothing: no such file or directory$") as told:
+        images.load("/nothing")
+    assert (told.value.filename, told.value.errno) == ("/nothing", 2)
+    with pytest.raises(InvalidArgument, match=r"^'memory' is no key of Docker's HostConfig$"):
+        engine.start("beta", SLEEP, host_config={"memory": 1})

@@ -81,6 +81,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("hook", INIT, {"n0": 1}),
     ("execve", INIT, {"s0": ""}),
     ("write_proc", SYNC, {"s0": "uid_map", "s1": "0 0 1"}),
+    ("net_device", SYNC, {"s0": "eth1", "s1": "net0"}),
     ("setns", STAGE, {"a": 6, "n0": 0x10000000}),
     ("unshare", STAGE, {"n0": 0x80}),
     ("write_proc", STAGE, {"s0": "timens_offsets", "s1": "boottime 1 0"}),

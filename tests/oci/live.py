@@ -73,7 +73,8 @@ def live(work: Path, command: str = "echo && exec sleep 1000", **own: Any) -> It
         os.mkdir(directory)
         for file in ("cpuset.cpus", "cpuset.mems"):
             path = Path(directory) / file
-            if path.exists():
+            # Those of cgroup v2 are empty, and then as those above.
+            if path.exists() and not (path.parent / "cgroup.controllers").exists():
                 path.write_text((path.parent.parent / file).read_text())
     player = python_player(work)
     try:
@@ -87,7 +88,7 @@ def live(work: Path, command: str = "echo && exec sleep 1000", **own: Any) -> It
 def remove_cgroups(name: str) -> None:
     """Kill what is left in the cgroup *name* and below, and remove it, in every hierarchy."""
     deadline = time.monotonic() + 5
-    for top in sorted(Path("/sys/fs/cgroup").glob(f"*/{name}")):
+    for top in cgroup_directories(name):
         for directory, _, _ in os.walk(top, topdown=False):
             for pid in Path(directory, "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)

@@ -82,6 +82,7 @@ class Player:
         text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "{time}", text)
         text = re.sub(r'("pid": ?)[1-9]\d*', r"\1{pid}", text)
         text = re.sub(r'("(?:ociVersion|spec)": ?)"[^"]*"', r'\1"{version}"', text)
+        text = re.sub(r"(adding pid|write) \d+", r"\1 {pid}", text)
         text = re.sub(r"usage: \d+", "usage: {bytes}", text)
         return "".join(map(_clean_row, text.splitlines(keepends=True)))
 

@@ -69,7 +69,7 @@ def test_run_gives_the_exit_code_and_leaves_nothing(oci: Runtime, tmp_path: Path
 def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     with subprocess.Popen(oci.command("run", "-b", bundle, oci.id), cwd="/") as run:
-        while not oci.directory.exists():
+        while not (oci.directory / "state.json").exists() or oci.saved()["status"] != "created":
             time.sleep(0.01)
         oci.wait("running")
         os.kill(oci.state()["pid"], signal.SIGKILL)
@@ -90,9 +90,7 @@ def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
     assert not oci.directory.exists()
 
 
-def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(
-    oci: Runtime, tmp_path: Path
-) -> None:
+def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     oci.call("run", "-d", "-b", bundle, oci.id, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert oci.state()["status"] == "running"

@@ -18,7 +18,7 @@ from tests.oci.play import Player, python_player
 from tests.oci.test_verbs import log_of
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.vm]
 
 
 @contextmanager
@@ -58,14 +58,13 @@ def test_the_statistics_of_a_container_have_the_shape_of_runcs(tmp_path: Path) -
         for _ in range(2):
             theirs = json.loads(runc.run("events", "--stats", "box")[1])
             ours = json.loads(player.run("events", "--stats", "box")[1])
-        newer = {"psi"}
-        data = {
-            key: {inner: v for inner, v in member.items() if inner not in newer}
-            if isinstance(member, dict)
-            else member
-            for key, member in ours["data"].items()
-        }
-        assert shape({**ours, "data": data}) == shape(theirs)
+        newer = json.loads(json.dumps(ours))
+        for member in ("cpu", "memory", "blkio"):
+            newer["data"][member].pop("psi", None)
+        if "max" not in theirs["data"]["memory"]["usage"]:
+            # Of cgroup v2, from Linux 5.19 on, which runc 1.1 does not look for.
+            newer["data"]["memory"]["usage"].pop("max", None)
+        assert shape(newer) == shape(theirs)
         assert list(ours["data"]) == list(theirs["data"])
         assert ours["data"]["memory"]["usage"]["limit"] == theirs["data"]["memory"]["usage"]["limit"]
         assert ours["data"]["cpuset"] == theirs["data"]["cpuset"]

@@ -1,15 +1,20 @@
 """What pyrunc-oci answers, beside what Debian's runc 1.1.5 answered to the same command lines."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.oci.differences import DIFFERENCES, NEWER
-from tests.oci.play import FIXTURES, SCENARIOS, lines, python_player
+from tests.oci.live import remove_cgroups
+from tests.oci.play import FIXTURES, SCENARIOS, Answer, Player, lines, python_player
+from tests.oci.runtime import OURS
+from tests.runtime.cgroup_support import needs_root
 
 # Those that need no container, so that Python alone can answer.
+_NOT_YET = ("exec", "run")
 _WITHOUT_CONTAINER = ("usage", "help", "missing", "spec")
 
 
@@ -39,7 +44,25 @@ def with_newer(help_text: str) -> str:
 
 @pytest.mark.parametrize("scenario", _WITHOUT_CONTAINER)
 def test_python_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
-    player = python_player(tmp_path)
+    assert unlike(scenario, python_player(tmp_path)) == []
+
+
+@needs_root
+@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name not in _NOT_YET])
+def test_the_program_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
+    if not OURS.exists():
+        pytest.skip("needs bin/pyrunc-oci, which build_ext --inplace makes")
+    player = Player([str(OURS)], "pyrunc-oci", tmp_path, f"pyrunc-test-{os.getpid()}-{tmp_path.name}")
+    try:
+        assert unlike(scenario, player) == []
+    finally:
+        for container in sorted(player.root.glob("*")):
+            player.run("delete", "--force", container.name)
+        remove_cgroups(player.cgroup)
+
+
+def unlike(scenario: str, player: Player) -> list[tuple[str, Answer, Answer]]:
+    """The lines of *scenario* that *player* answers otherwise than recorded, both answers with them."""
     recorded = iter(json.loads((FIXTURES / f"{scenario}.json").read_text()))
     wrong = []
     for line in lines(scenario):
@@ -50,7 +73,7 @@ def test_python_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
         assert wanted["line"] == line, "recorded before the scenario was changed"
         if answer != expected(scenario, line, wanted):
             wrong.append((line, answer, expected(scenario, line, wanted)))
-    assert wrong == []
+    return wrong
 
 
 def test_every_scenario_is_recorded_and_played() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pyrunc.oci.update import size
+from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.live import Live, live
 from tests.oci.test_verbs import log_of
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.vm]
 
 
 def value(box: Live, v1: str, v2: str) -> str:
@@ -23,30 +24,33 @@ def value(box: Live, v1: str, v2: str) -> str:
 
 def test_each_flag_reaches_its_file(tmp_path: Path) -> None:
     with live(tmp_path) as box:
-        assert box.run("update", "--memory", "64m", "--memory-swap", "134217728", "--pids-limit", "20") == (
-            0,
-            "",
-            "",
-        )
+        words = ["--memory", "64m", "--memory-swap", "134217728", "--pids-limit", "20"]
+        assert box.run("update", *words) == (0, "", "")
         assert value(box, "memory.limit_in_bytes", "memory.max") == str(64 << 20)
         assert value(box, "memory.memsw.limit_in_bytes", "memory.swap.max") in (str(128 << 20), str(64 << 20))
         assert value(box, "pids.max", "pids.max") == "20"
-        assert (
-            box.run("update", "--cpu-period", "50000", "--cpu-quota", "20000", "--cpu-share", "200")[0] == 0
-        )
+        words = ["--cpu-period", "50000", "--cpu-quota", "20000", "--cpu-share", "200"]
+        assert box.run("update", *words) == (0, "", "")
         assert value(box, "cpu.cfs_quota_us", "cpu.max") in ("20000", "20000 50000")
-        assert box.run("update", "--cpu-burst", "1000", "--cpuset-cpus", "0", "--cpuset-mems", "0") == (
-            0,
-            "",
-            "",
-        )
+        assert box.run("update", "--cpu-burst", "1000") == (0, "", "")
         assert value(box, "cpu.cfs_burst_us", "cpu.max.burst") == "1000"
-        assert value(box, "cpuset.cpus", "cpuset.cpus") == "0"
         assert box.run("update", "--memory-reservation", "1m", "--pids-limit", "-1")[0] == 0
         assert value(box, "memory.soft_limit_in_bytes", "memory.low") == str(1 << 20)
         assert value(box, "pids.max", "pids.max") == "max"
         assert box.run("update", "--cpu-idle", "1") == (0, "", "")
         assert value(box, "cpu.idle", "cpu.idle") == "1"
+
+
+def needs_cpusets() -> None:
+    if detect().of("cpuset") is None:
+        pytest.skip("needs the controller cpuset")
+
+
+def test_cpus_and_memory_nodes_are_changed(tmp_path: Path) -> None:
+    needs_cpusets()
+    with live(tmp_path) as box:
+        assert box.run("update", "--cpuset-cpus", "0", "--cpuset-mems", "0") == (0, "", "")
+        assert (box.file("cpuset.cpus").read_text(), box.file("cpuset.mems").read_text()) == ("0\n", "0\n")
 
 
 def test_a_document_replaces_the_flags_and_unnamed_limits_stay(tmp_path: Path) -> None:
@@ -105,6 +109,7 @@ def test_a_wrong_flag_is_refused_in_runcs_words(words: list[str], message: str, 
 
 
 def test_limits_before_a_refused_one_are_put_back(tmp_path: Path) -> None:
+    needs_cpusets()
     with live(tmp_path) as box:
         assert box.run("update", "--pids-limit", "20", "--cpu-quota", "50000")[0] == 0
         code, _, err = box.run("update", "--cpu-quota", "20000", "--pids-limit", "9", "--cpuset-cpus", "99")

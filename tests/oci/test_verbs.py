@@ -14,7 +14,7 @@ from tests.oci.native import started
 from tests.oci.play import python_player
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = needs_root
+pytestmark = [needs_root, pytest.mark.vm]
 _STUBBORN = "trap '' TERM; echo; while :; do sleep 1000; done"
 
 
@@ -132,6 +132,8 @@ def test_a_paused_container_can_be_killed(tmp_path: Path) -> None:
 
 
 def test_ps_shows_the_processes_of_the_container_only(tmp_path: Path) -> None:
+    if subprocess.run(["ps", "-ef"], capture_output=True, check=False).returncode:
+        pytest.skip("ps(1) does not work under this kernel")
     with live(tmp_path, "sleep 1001 & echo; exec sleep 1000") as box:
         pids = sorted(map(int, box.file("cgroup.procs").read_text().split()))
         code, out, _ = box.run("ps", "--format", "json")

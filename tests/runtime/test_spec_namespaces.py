@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyrunc import Sandbox
-from pyrunc.errors import InvalidSpec, StartError
+from pyrunc.errors import InvalidSpec, StartError, Unsupported
 from pyrunc.spec import defaults
 from tests.spec_run import bundle_spec, run_spec
 
@@ -238,3 +238,23 @@ def test_ten_staged_starts_leave_nothing(rootfs: Path) -> None:
             assert good.run(["/bin/true"], timeout_s=30).exit_code == 0
             with pytest.raises(StartError, match="timens_offsets"):
                 wrong.run(["/bin/true"], timeout_s=30)
+
+
+def test_a_mount_namespace_by_path_becomes_the_containers(inside: Callable[[Spec], dict[str, str]]) -> None:
+    """As runc has it: whoever is in it has the container's root from then on."""
+    with held("-m", "--propagation", "private") as pid:
+        path = f"/proc/{pid}/ns/mnt"
+        assert inside(spec_of(mount=path))["mount"] == os.readlink(path)
+        assert "busybox" in os.listdir(f"/proc/{pid}/root/bin")
+        assert len(os.listdir(f"/proc/{pid}/root/etc")) == 2
+
+
+@pytest.mark.parametrize("path", [None, "/proc/self/ns/mnt"])
+def test_the_hosts_mount_namespace_is_refused(rootfs: Path, path: str | None) -> None:
+    spec = spec_of(mount=path or "")
+    if path is None:
+        spec["linux"]["namespaces"] = [row for row in spec["linux"]["namespaces"] if row["type"] != "mount"]
+    with pytest.raises(
+        Unsupported, match=r"linux\.namespaces: a container needs a mount namespace of its own"
+    ):
+        Sandbox.from_spec(spec, rootfs.parent)
