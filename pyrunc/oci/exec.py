@@ -10,7 +10,8 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
-from pyrunc.oci import state
+from pyrunc.oci import seccomp_agent, state, state_text
+from pyrunc.oci.bundle import Bundle
 from pyrunc.oci.flags import NAME, parse, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.records import loads
@@ -21,12 +22,14 @@ from pyrunc.runtime.plan import OCI_FLAGS, Oci
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
     from pyrunc.oci.state import Container
+
+    _Planned = tuple[bytes, list[str]]
 
 _PREFIX = "exec failed: "
 _START = "unable to start container process: "
@@ -38,10 +41,11 @@ _ALWAYS = ("oomScoreAdj", "execCPUAffinity")
 
 def run(command: Command, log: Log) -> int:
     """Become the front door with the plan of *command*; returns only by raising Failure."""
-    del log
     from pyrunc.oci.hand_over import hand_over
 
-    plan = _failing(lambda: _plan(command, os.environ))
+    plan, warnings = _failing(lambda: _plan(command, os.environ))
+    for warning in warnings:
+        log.write("warning", warning)
     return hand_over(command.front_door, plan)
 
 
@@ -51,12 +55,15 @@ def prepare(arguments: Sequence[str], cwd_fd: int, bundle_fd: int, env: Mapping[
     *cwd_fd* is this process's working directory; *bundle_fd* is not looked at; *env* is the caller's environment.
     """
     del cwd_fd, bundle_fd
-    return _plan(parse(arguments), env)
+    plan, warnings = _plan(parse(arguments), env)
+    if warnings:
+        raise Failure(warnings[0])
+    return plan
 
 
-def _failing(act: Any) -> bytes:
+def _failing(act: Callable[[], _Planned]) -> _Planned:
     try:
-        made: bytes = act()
+        made = act()
     except Failure as failure:
         raise Failure(_PREFIX + failure.message, 255) from None
     except PyruncError as error:
@@ -66,7 +73,7 @@ def _failing(act: Any) -> bytes:
     return made
 
 
-def _plan(command: Command, env: Mapping[str, str]) -> bytes:
+def _plan(command: Command, env: Mapping[str, str]) -> _Planned:
     container = state.load(state.root_of(command.options), command.arguments[0])
     status = container.status()
     if status == "stopped":
@@ -97,15 +104,19 @@ def _plan(command: Command, env: Mapping[str, str]) -> bytes:
     flags = OCI_FLAGS["exec"]
     for name, wanted in (("detach", detach), ("terminal", wants_terminal), ("debug", command.options.debug)):
         flags |= OCI_FLAGS[name] if wanted else 0
+    bundle = Bundle(container.document["bundle"], container.document["rootfs"], container.spec)
+    listener, listener_head = seccomp_agent.listener(container.spec)
     oci = Oci(
         container.directory, container.id, flags, _absolute(command.text("pid-file")),
         _absolute(command.text("pidfd-socket")), _absolute(socket), _absolute(command.options.log),
-        command.options.log_format, preserve_fds=preserved,
+        command.options.log_format, preserve_fds=preserved, seccomp_listener=listener, seccomp_metadata=listener_head,
+        hook_state=state_text.hook_state(container.id, bundle),
     )  # fmt: skip
-    return template.finish(
+    plan = template.finish(
         "0" * 64, argv, [f"{name}={value}" for name, value in variables.items()], _paths(argv[0], variables),
         native.FLAG_EXEC | native.FLAG_KEEP_RUNNING, oci=oci,
     )  # fmt: skip
+    return plan, template.warnings
 
 
 def _process(command: Command, container: Container) -> dict[str, Any]:

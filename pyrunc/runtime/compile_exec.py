@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-# By the host's procfs, which shows this process, and where its cgroups are still the host's.
-_EARLY = ("write_procfs", "affinity")
+# By the host's procfs, which shows this process.
+_EARLY = ("write_procfs",)
 
 
 class Running(NamedTuple):
@@ -54,6 +54,7 @@ class _ProgramPart(ProcessPart):
         self.procfs = -1
         self.keyring = None
         self.new = set()
+        self.to_agent = True
         self.stdio = [self.plan.descriptor() for _ in range(3)]
         self._oom_score()
         self._process()
@@ -72,7 +73,17 @@ def compile_exec(spec: Mapping[str, Any], running: Running, terminal: Terminal |
         plan.descriptor()
     target = plan.slot()
     plan.add("process", HOST, "host", a=target, n0=running.pid, n1=running.started)
+    process: Mapping[str, Any] = spec.get("process") or {}
+    initial = final = b""
+    if process.get("execCPUAffinity"):
+        from pyrunc.runtime.process_settings import exec_affinity
+
+        initial, final = exec_affinity(process["execCPUAffinity"])
+    if initial:
+        plan.add("affinity", INIT, "namespaces", n0=plan.blob(initial), n1=len(initial) // 8)
     _cgroups(plan, running)
+    if final:
+        plan.add("affinity", INIT, "namespaces", n0=plan.blob(final), n1=len(final) // 8)
     procfs = ABSENT
     for step in program.steps:
         if step.op in _EARLY:
@@ -91,6 +102,7 @@ def compile_exec(spec: Mapping[str, Any], running: Running, terminal: Terminal |
     flags = FLAGS["tty"] if terminal is not None and terminal.plain_newlines else 0
     size = None if terminal is None else (owner, terminal.rows, terminal.columns)
     place_program(plan, program, steps, size, flags)
+    plan.warnings += program.warnings
     return plan
 
 
