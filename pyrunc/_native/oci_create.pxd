@@ -15,6 +15,7 @@ from pyrunc._native.oci_console cimport *
 from pyrunc._native.oci_files cimport *
 from pyrunc._native.oci_foreground cimport *
 from pyrunc._native.oci_hooks cimport *
+from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
@@ -180,6 +181,10 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
             got = serve_sync(r, message.step)
             if got < 0:
                 return got
+        elif message.kind == PROGRESS_LISTENER:
+            got = oci_send_listener(w, &message, b"creating", r.pid, r.pid, r.pidfd)
+            if got < 0 and got != -ESRCH:       # init has ended, and what it said before is yet to be read
+                return fail_step(r, message.step, got)
         elif message.kind == PROGRESS_CREATED and not r.created:
             got = tell_created(r)
             if got < 0:
