@@ -39,7 +39,9 @@ _SUPERBLOCK = frozenset({"sync", "dirsync", "lazytime", "mand"})
 _OPPOSITE = {"async": "sync", "nolazytime": "lazytime", "nomand": "mand"}
 # What says nothing to this kernel: how loud it is, and i_version, which each file system now decides itself (5.17);
 # and what fstab(5) says to mount(8) alone, for whose own programs and comments the others are.
-_NO_EFFECT = frozenset({"acl", "noacl", "loud", "silent", "iversion", "noiversion", "auto", "noauto", "nouser", "_netdev"})
+_NO_EFFECT = frozenset(
+    {"acl", "noacl", "loud", "silent", "iversion", "noiversion", "auto", "noauto", "nouser", "_netdev"}
+)
 _COMMENTS = frozenset({"comment", "helper", "uhelper"})
 # mount(8) lets these imply others, unless what follows says otherwise.
 _IMPLIED = {

@@ -90,7 +90,9 @@ def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
     assert not oci.directory.exists()
 
 
-def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(oci: Runtime, tmp_path: Path) -> None:
+def test_run_detached_ends_when_the_program_runs_and_keep_keeps_the_state(
+    oci: Runtime, tmp_path: Path
+) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     oci.call("run", "-d", "-b", bundle, oci.id, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert oci.state()["status"] == "running"
