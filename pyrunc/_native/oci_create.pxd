@@ -15,6 +15,7 @@ from pyrunc._native.oci_console cimport *
 from pyrunc._native.oci_files cimport *
 from pyrunc._native.oci_foreground cimport *
 from pyrunc._native.oci_hooks cimport *
+from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
@@ -54,7 +55,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
     r.w.hook_fd = -1
-    r.w.stage_failed = 0
+    r.w.stage_step = <uint32_t>NONE
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
 
 
@@ -126,8 +127,8 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
     close(pair[1])
     r.w.progress_fd = pair[0]
     close_passed(&r.w, 0)
-    if r.pid < 0 and r.w.stage_failed:
-        return fail_step(r, r.w.stage_failed - 1, r.pid)
+    if r.pid < 0 and r.w.stage_step != <uint32_t>NONE:
+        return fail_step(r, r.w.stage_step, r.pid)
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
@@ -180,6 +181,10 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
             got = serve_sync(r, message.step)
             if got < 0:
                 return got
+        elif message.kind == PROGRESS_LISTENER:
+            got = oci_send_listener(w, &message, b"creating", r.pid, r.pid, r.pidfd)
+            if got < 0 and got != -ESRCH:       # init has ended, and what it said before is yet to be read
+                return fail_step(r, message.step, got)
         elif message.kind == PROGRESS_CREATED and not r.created:
             got = tell_created(r)
             if got < 0:

@@ -99,7 +99,8 @@ cdef enum Op:
     OP_SESSION                      # setsid; s0, if given: the name of its keyring; n0: without one of its own; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS
     OP_BOUNDING                     # n0 set of capabilities kept
-    OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: blob-like decimal list "1,2"
+    OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: decimal list "1,2"; or, of very many,
+                                    # n2: how many << 32 | blob offset of 32-bit numbers
     OP_CAPABILITIES                 # n0 effective, n1 permitted, n2 inheritable; slot-free
     OP_AMBIENT                      # n0 set
     OP_UMASK                        # n0
@@ -470,9 +471,7 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n1 != 0 and _list_ends(strings, h.strings_size, step.s0, step.n1) and _groups_ok(strings + step.s1)
     if op == OP_SECCOMP or op == OP_DEVICE_BPF:
         # classic BPF and eBPF alike: instructions of 8 bytes
-        if step.n1 == 0 or step.n1 > 65535 or step.n0 & 7 or step.n0 > h.blob_size:
-            return False
-        return step.n1 * 8 <= h.blob_size - step.n0
+        return 0 < step.n1 <= 65535 and _words_ok(h, step.n0, step.n1)
     if op == OP_SCHEDULER or op == OP_AFFINITY:
         if step.n1 == 0 or not _words_ok(h, step.n0, step.n1):
             return False
@@ -481,6 +480,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
     if op == OP_MEMORY_POLICY:
         return step.n2 == 0 or _words_ok(h, step.n1, step.n2)
     if op == OP_USER:
+        if step.n2 != 0 and (s0[0] != 0 or step.n2 >> 32 > 65536 or not _words_ok(h, <uint32_t>step.n2, ((step.n2 >> 32) + 1) >> 1)):
+            return False
         return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
     if op == OP_STDIO:
         return step.n0 <= 1023

@@ -91,6 +91,7 @@ class HostPart(NamespacePart):
         layout = cgroup_layout.detect()
         resources: Mapping[str, Any] = self.linux.get("resources") or {}
         wanted = cgroups.plan_cgroup(layout, self.linux.get("cgroupsPath") or f"/pyrunc/{ID}", resources)
+        plan.warnings += [f"{field}: is ignored, as no kernel has it any more" for field in wanted.ignored]
         joins: list[tuple[int, str | None]] = []
         self.cgroups: list[cgroups.CgroupDir] = []
         for directory in (*wanted.dirs, *self._named_cgroups(layout, wanted)):

@@ -7,6 +7,12 @@ from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_host import HostPart
 from pyrunc.runtime.plan import HOOK_KINDS, INIT
 
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LISTED_GROUPS = 256  # as many as a step has room for
+
 
 class FrontDoor(NamedTuple):
     """How a container of pyrunc-oci starts: by another command if *waits*; *hooks* are the kinds of its table."""
@@ -31,11 +37,16 @@ class FrontDoorPart(HostPart):
             self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
         self._run_hooks("createContainer", "pivot")
 
-    def _wait_start(self, uid: int, gid: int, groups: str) -> None:
-        """See that the program can be executed, and wait until it shall be."""
+    def _lookup(self, uid: int, gid: int, groups: Sequence[int]) -> None:
+        """See that the program can be executed by who it is executed as."""
+        if self.front_door is not None:
+            listed = ",".join(map(str, groups[:_LISTED_GROUPS]))
+            self.plan.add("lookup", INIT, "process", s0="", s1=listed, n0=uid << 32 | gid)
+
+    def _wait_start(self) -> None:
+        """Wait until the program shall be executed."""
         if self.front_door is None:
             return
-        self.plan.add("lookup", INIT, "process", s0="", s1=groups, n0=uid << 32 | gid)
         self.plan.add("wait_start", INIT, "process", a=self.plan.slot() if self.front_door.waits else ABSENT)
 
     def _run_hooks(self, name: str, stage: str) -> None:

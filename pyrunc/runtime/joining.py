@@ -336,7 +336,7 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
         if step.op == "chdir" and cwd:
             step = step._replace(s0=cwd)  # noqa: PLW2901
         elif step.op == "user" and who is not None:
-            step = step._replace(n0=who[0], n1=who[1], s0=",".join(map(str, who[2])))  # noqa: PLW2901
+            step = step._replace(n0=who[0], n1=who[1], n2=0, s0=",".join(map(str, who[2])))  # noqa: PLW2901
         elif step.op == "bounding" and privileged:
             step = step._replace(n0=every)  # noqa: PLW2901
         elif step.op == "capabilities" and privileged:
@@ -365,6 +365,10 @@ def _of_itself(step: Step) -> str:
 def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:
     if step.op in ("seccomp", "scheduler"):
         step = step._replace(n0=plan.blob(container.blob_of(step)))
+    elif step.op == "user" and step.n2:
+        count = step.n2 >> 32
+        groups = container.blob_of(step._replace(n0=step.n2 & 0xFFFFFFFF, n1=(count + 1) // 2))
+        step = step._replace(n2=count << 32 | plan.blob(groups))
     elif step.op == "memory_policy" and step.n2:
         nodes = container.blob_of(step._replace(n0=step.n1, n1=step.n2))
         step = step._replace(n1=plan.blob(nodes))

@@ -183,6 +183,15 @@ def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
     )  # fmt: skip
 
 
+def names() -> list[str]:
+    """The options that need no file system to know them, but for those with a value."""
+    both = (*_ATTRIBUTES, *_PROPAGATION)
+    special = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults", "nofail", "remount")
+    return [
+        *both, *(f"r{name}" for name in both), *special, *_SUPERBLOCK, *_OPPOSITE, *_NO_EFFECT, *_IMPLIED,
+    ]  # fmt: skip
+
+
 def fits(value: str) -> bool:
     """Whether fsconfig(2) takes *value*."""
     return len(value.encode("utf-8", "surrogateescape")) <= _FSCONFIG_MAX

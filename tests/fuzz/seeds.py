@@ -66,6 +66,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("no_new_privs", INIT, {}),
     ("bounding", INIT, {"n0": 0xA80425FB}),
     ("user", INIT, {"n0": 1000, "n1": 1000, "s0": "4,24,4294967294"}),
+    ("user", INIT, {"n0": 1000, "n1": 1000, "s0": "", "n2": 4 << 32 | 24}),
     ("capabilities", INIT, {"n0": 1, "n1": 3, "n2": 1}),
     ("ambient", INIT, {"n0": 1}),
     ("umask", INIT, {"n0": 0o22}),
