@@ -60,11 +60,11 @@ class Reader:
         """A step; of a list of texts only the first."""
         at = self._number(_STEPS_OFF) + index * native.STEP_SIZE
         texts = [self._number(at + place) for place in (8, 12, 16)]
-        shown = [None if text == native.ABSENT else self._text(text) for text in texts]
+        s0, s1, s2 = (None if text == native.ABSENT else self._text(text) for text in texts)
         numbers = [self._number(at + place, 8) for place in (32, 40, 48)]
         op, section = native.STEP_NAMES[self._number(at, 2)], self._number(at + 20)
         return Step(
-            op, section, self._number(at + 2, 2), self._number(at + 4), *shown,
+            op, section, self._number(at + 2, 2), self._number(at + 4), s0, s1, s2,
             self._number(at + 24), self._number(at + 28), *numbers,
         )  # fmt: skip
 

@@ -81,7 +81,10 @@ Sit = Callable[..., Seat]
 
 @pytest.fixture(params=["exec", "run"])
 def sit(
-    request: pytest.FixtureRequest, runtime: Runtime, bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    runtime: Runtime,
+    bundle: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Sit]:
     """Calls a shell script with a terminal, in a running container or as one: `sit(script)`."""
     monkeypatch.setenv("PYRUNC_OCI_PLANNER", "0")
