@@ -32,6 +32,7 @@ cdef enum:
     PROGRESS_SYNC = 3
     PROGRESS_FORKED = 4
     PROGRESS_TERMINAL = 5
+    PROGRESS_LISTENER = 6           # see oci_notify.pxd
     PROGRESS_CREATED = 7            # see oci_waiting.pxd
     PROGRESS_PARTED = 8
     PROGRESS_HOOK = 9               # a hook_end (oci_hooks.pxd): one that init ran has failed

@@ -15,6 +15,7 @@ from pyrunc._native.oci_console cimport *
 from pyrunc._native.oci_files cimport *
 from pyrunc._native.oci_foreground cimport *
 from pyrunc._native.oci_hooks cimport *
+from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
@@ -54,6 +55,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
     r.w.hook_fd = -1
+    r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
 
 
@@ -128,6 +130,7 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
         close(pair[0])
         close(r.directory)          # with the lock
         close(r.plan_fd)
+        forget_texts(r.here.env)
         _exit(container_init(&r.w))
     close(pair[1])
     r.w.progress_fd = pair[0]
@@ -190,6 +193,10 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
             got = serve_sync(r, message.step)
             if got < 0:
                 return got
+        elif message.kind == PROGRESS_LISTENER:
+            got = oci_send_listener(w, &message, b"creating", r.pid, r.pid, r.pidfd)
+            if got < 0 and got != -ESRCH:       # init has ended, and what it said before is yet to be read
+                return fail_step(r, message.step, got)
         elif message.kind == PROGRESS_CREATED and not r.created:
             got = tell_created(r)
             if got < 0:
@@ -204,6 +211,8 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
     """Send the terminal's other side to who asked for it, or keep it where the program's end is waited for."""
     cdef int rc
     if r.plan.console_socket == <uint32_t>NONE:
+        # The program may ask for its size at once.
+        size_as_callers(r.w.terminal)
         return 0
     rc = send_descriptor(text(&r.w, r.plan.console_socket), b"/dev/ptmx", r.w.terminal)
     pass_on(&r.w)
@@ -344,47 +353,11 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
-cdef inline int keep_preserved(oci_run *r) noexcept nogil:
-    """See that the descriptors are open that the program gets, and that the plan's is none of them."""
-    cdef uint32_t i
-    cdef int moved = <int>_rc(fcntl(r.plan_fd, F_DUPFD_CLOEXEC, first_closed(&r.w)))
-    if moved < 0:
-        return fail(r, b"preserve", moved)
-    close(r.plan_fd)
-    r.plan_fd = moved
-    for i in range(r.plan.preserve_fds):
-        if fcntl(3 + i, F_GETFD) < 0:
-            r.status = 3 + i
-            return fail(r, b"preserve", -EBADF)
-    return 0
-
-
-cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
-    """Do what the sealed plan on the descriptor *plan_fd* says; the exit code of the command."""
-    cdef oci_run r
-    cdef uint32_t i
-    cdef int keep[1]
-    cdef int rc
-    begin_run(&r, here, plan_fd)
-    reset_signals()                 # Python has ignored one or two
-    rc = load_plan(&r.w, plan_fd, 3)
+cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
+    """`create` or `run` of a plan that was loaded; the exit code of the command."""
+    cdef int rc = create_container(r)
     if rc < 0:
-        fail(&r, b"plan", rc)
-        return give_up(&r)
-    r.plan = plan_oci_of(r.w.data)
-    if r.plan == NULL:
-        fail(&r, b"plan", -EINVAL)
-        return give_up(&r)
-    for i in range(3):
-        r.w.slots[i] = <int>i
-    rc = keep_preserved(&r)
-    if rc < 0:
-        return give_up(&r)
-    keep[0] = r.plan_fd
-    close_above(&r.w, keep, 1)
-    rc = create_container(&r)
-    if rc < 0:
-        return give_up(&r)
+        return give_up(r)
     if r.signals < 0:
         return 0
     # Whoever looks at the container from now on need not wait for its end.
@@ -392,10 +365,10 @@ cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
     rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
     r.reaped = True
     if rc < 0:
-        fail(&r, b"tty", rc)
-        return give_up(&r)
-    end_container(&r)
+        fail(r, b"tty", rc)
+        return give_up(r)
+    end_container(r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
-        run_kind(&r, HOOK_POSTSTOP, b"stopped")
+        run_kind(r, HOOK_POSTSTOP, b"stopped")
     return exit_code_of(r.status)

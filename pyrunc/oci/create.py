@@ -12,7 +12,7 @@ from pyrunc._native import plan as native
 from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci import bundle as bundles
-from pyrunc.oci import flags, hooks, state, state_text
+from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
 from pyrunc.oci.log import Failure
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
@@ -53,13 +53,16 @@ def prepare(
     *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
     of the caller's environment. Raises Failure in runc's words, or PyruncError.
     """
-    return compile_command(flags.parse(arguments), bundle_fd, env or {}).plan
+    found = compile_command(flags.parse(arguments), bundle_fd, env or {})
+    if found.template.warnings:
+        raise Failure("there are warnings, which only a command itself can log")
+    return found.plan
 
 
 def run(command: Command, log: Log) -> int:
     """Compile the plan and become the front door with it. Raises Failure, PyruncError."""
     prepared = compile_command(command, -1, os.environ)
-    for warning in getattr(prepared.template, "warnings", ()):
+    for warning in prepared.template.warnings:
         log.write("warning", warning)
     from pyrunc.oci import planner
 
@@ -117,7 +120,11 @@ def compile_bundle(
     if notify and command.verb == "run":
         raise Failure("NOTIFY_SOCKET: readiness is told by create and start, not by run")
     door = FrontDoor(
-        command.verb == "create", tuple(hook.kind for hook in table), command.flag("no-pivot"), notify
+        command.verb == "create",
+        tuple(hook.kind for hook in table),
+        command.flag("no-pivot"),
+        notify,
+        not command.text("console-socket"),
     )
     keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
@@ -160,10 +167,12 @@ def _block(
         number |= FLAG_DETACH if command.flag("detach") else 0
         number |= FLAG_KEEP if command.flag("keep") else 0
         number |= native.FLAG_NO_SUBREAPER if command.flag("no-subreaper") else 0
+    listener, listener_head = seccomp_agent.listener(bundle.spec)
     return Oci(
         directory, container_id, number, _absolute(command.text("pid-file")),
         _absolute(command.text("pidfd-socket")), _absolute(command.text("console-socket")),
         _absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        seccomp_listener=listener, seccomp_metadata=listener_head,
         rows=size.get("height") or 0, columns=size.get("width") or 0,
         hook_state=state_text.hook_state(container_id, bundle),
         hooks=tuple(OciHook(*hook) for hook in table),

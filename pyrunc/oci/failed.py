@@ -40,6 +40,11 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
     reader = Reader(_contents(int(plan)))
     told = reader.told()
     log = Log(told.log, told.log_format, bool(told.flags & native.FLAG_DEBUG))
+    if told.flags & native.FLAG_OCI_EXEC:
+        from pyrunc.oci import exec_words
+
+        log.error(exec_words.words(told, where, int(number), int(status), reader))
+        return exec_words.EXIT_CODE
     text = words(reader, told, where, int(number), int(status))
     ending = _contents(int(report) - 1) if int(report) else b""
     if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):

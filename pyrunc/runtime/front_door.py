@@ -9,18 +9,26 @@ from pyrunc.runtime.plan import HOOK_KINDS, HOST, INIT
 
 _READONLY = 0x1 | 0x2 | 0x4 | 0x8  # with nosuid, nodev, noexec: linux/mount.h, MOUNT_ATTR_*
 
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LISTED_GROUPS = 256  # as many as a step has room for
+
 
 class FrontDoor(NamedTuple):
     """How a container of pyrunc-oci starts: by another command if *waits*; *hooks* are the kinds of its table.
 
     With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
-    the directory on the host that it sees as /run/notify, or "".
+    the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
+    leaves "\n" as it is, since that one shows it.
     """
 
     waits: bool = False
     hooks: tuple[int, ...] = ()
     no_pivot: bool = False
     notify: str = ""
+    relayed: bool = False
 
 
 class FrontDoorPart(HostPart):
@@ -48,11 +56,16 @@ class FrontDoorPart(HostPart):
             self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
         self._run_hooks("createContainer", "pivot")
 
-    def _wait_start(self, uid: int, gid: int, groups: str) -> None:
-        """See that the program can be executed, and wait until it shall be."""
+    def _lookup(self, uid: int, gid: int, groups: Sequence[int]) -> None:
+        """See that the program can be executed by who it is executed as."""
+        if self.front_door is not None:
+            listed = ",".join(map(str, groups[:_LISTED_GROUPS]))
+            self.plan.add("lookup", INIT, "process", s0="", s1=listed, n0=uid << 32 | gid)
+
+    def _wait_start(self) -> None:
+        """Wait until the program shall be executed."""
         if self.front_door is None:
             return
-        self.plan.add("lookup", INIT, "process", s0="", s1=groups, n0=uid << 32 | gid)
         self.plan.add("wait_start", INIT, "process", a=self.plan.slot() if self.front_door.waits else ABSENT)
 
     def _run_hooks(self, name: str, stage: str) -> None:
@@ -70,7 +83,7 @@ class FrontDoorPart(HostPart):
         for index, step in enumerate(self.plan.steps):
             if step.op == "stdio":
                 self.plan.steps[index] = step._replace(n1=owner + 1)
-            elif step.op == "terminal":
+            elif step.op == "terminal" and self.front_door.relayed:
                 self.plan.steps[index] = step._replace(flags=step.flags | FLAGS["tty"])
             elif step.op == "pivot_root" and self.front_door.no_pivot:
                 self.plan.steps[index] = step._replace(n0=1)

@@ -150,6 +150,7 @@ def test_the_message_names_the_field(oci: Runtime, tmp_path: Path, what: str) ->
         ("[]", "config.json: must be an object, not list"),
         ("null", "config.json: must be an object, not NoneType"),
         ("\0", "config.json: "),
+        ("[" * 100_000, "config.json: nested too deeply"),
     ],
 )
 def test_a_bundle_without_a_document(oci: Runtime, tmp_path: Path, text: str | None, expected: str) -> None:
@@ -260,7 +261,7 @@ def test_the_terminal_and_the_pidfd_go_to_who_asked_for_them(oci: Runtime, tmp_p
     assert f"Pid:\t{oci.state()['pid']}\n" in Path(f"/proc/self/fdinfo/{found['pidfd'][1]}").read_text()
     oci.call("start", oci.id)
     with open(found["console"][1], "r+b", buffering=0) as master:
-        assert master.read(100) == b"/dev/pts/0\n"
+        assert master.read(100) == b"/dev/pts/0\r\n"
         master.write(b"this\n")
         text = b""
         while b"got this" not in text:
