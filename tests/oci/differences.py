@@ -37,6 +37,9 @@ DIFFERENCES: dict[tuple[str, str], dict[str, Any]] = {
     ("update", "update --cpu-quota 10 b"): _says(
         "linux.resources.cpu.quota: must be at least 1000 µs, not 10"
     ),
-    # runc tries to delete the container whose checkpoint it has refused.
+    # runc tries to delete the container whose checkpoint has failed.
+    ("criu", "--criu {work}/criu checkpoint box"): _says(
+        "CRIU version check failed: fork/exec {work}/criu: no such file or directory"
+    ),
     ("criu", "checkpoint --empty-ns bogus box"): _says('namespace \\"bogus\\" is not supported'),
 }
