@@ -25,8 +25,8 @@ else:
 
 _NOT_PASSED_ON = frozenset(
     (signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG, signal.SIGTSTP, signal.SIGTTIN,
-     signal.SIGTTOU, signal.SIGCONT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
-     signal.SIGSYS, signal.SIGWINCH)
+     signal.SIGTTOU, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP,
+     signal.SIGSYS)
 )  # fmt: skip
 __all__ = ["Outcome", "Signals", "attached", "code_of", "pump"]
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))

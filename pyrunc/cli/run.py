@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from pyrunc.engine.container import Container
 
 
+_CODES = (
+    (127, ("executable file not found", "no such file or directory")),
+    (126, ("permission denied", "is a directory")),
+)
+
+
 @verb(
     "run IMAGE [COMMAND] [ARG...]", "Create and run a new container from an image", *RUN, low=1, high=None,
     interspersed=False, brief=True,
@@ -36,8 +42,18 @@ def run(arguments: list[str], **flags: Any) -> int:
         if isinstance(exc, BrokenPipeError):
             raise
         more = "\n\nRun 'pyrunc run --help' for more information"
-        code = exc.exit_code if isinstance(exc, PyruncError) else 125
-        raise CommandError(f"pyrunc: {what_went_wrong(exc)}{more}", code) from exc
+        text = what_went_wrong(exc)
+        raise CommandError(f"pyrunc: {text}{more}", _code(exc, text)) from exc
+
+
+def _code(exc: Exception, text: str) -> int:
+    """The exit code of what cannot start: as Docker's client, it goes by the words, whatever they are about."""
+    code = exc.exit_code if isinstance(exc, PyruncError) else 125
+    if code == 125:
+        for number, words in _CODES:
+            if any(each in text for each in words):
+                return number
+    return code
 
 
 def _detached(wanted: Wanted, flags: dict[str, Any]) -> int:

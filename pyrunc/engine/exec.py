@@ -17,7 +17,7 @@ from pyrunc.engine import (
     stopping,
     throwaway,
 )
-from pyrunc.errors import FailedPrecondition, PyruncError
+from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, Process, RunResult, run_asked, start_asked
@@ -171,6 +171,8 @@ def joining_of(
 ) -> "Iterator[tuple[Joining, ContainerRecord, str]]":
     """What to ask for *wanted* with, the container, and the id of the program."""
     record = stopping.current(parts, container_id)
+    if isinstance(wanted.argv, list | tuple) and wanted.argv[:1] in ([""], ("",)):
+        raise CommandNotFound('exec: "": executable file not found in $PATH')
     if record.state == "paused":
         raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
     container_state.check("exec", record)

@@ -60,6 +60,13 @@ def _volumes(parts: "Parts", container_id: str) -> "list[Point]":
     return [point for point in parts.volumes.mount_points(container_id) if point["Type"] == "volume"]
 
 
+# What tools such as lxcfs show in another way.
+_PROC_FILES = frozenset((
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/net/dev", "/proc/slabinfo",
+    "/proc/stat", "/proc/swaps", "/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid", "/proc/uptime",
+))  # fmt: skip
+
+
 def prepare(
     parts: "Parts", container_id: str, config: "Mapping[str, Any]", host_config: "Mapping[str, Any]"
 ) -> None:
@@ -188,6 +195,7 @@ def _fill(parts: "Parts", container_id: str, points: "list[Point]", tree: int) -
 
 def _mount(parts: "Parts", container_id: str, point: "Point") -> Mount:
     target, readonly = point["Destination"], not point["RW"]
+    _check_proc(point, target)
     if point["Type"] == "tmpfs":
         options = [*_TMPFS, *(word for word in point["Tmpfs"].split(",") if word), *(["ro"] * readonly)]
         return Mount(target, "tmpfs", "tmpfs", options)
@@ -206,6 +214,23 @@ def _mount(parts: "Parts", container_id: str, point: "Point") -> Mount:
         _check_propagation(source, point["Propagation"])
         return Mount(target, source, "bind", words)
     return _volume(parts, container_id, point, target, words)
+
+
+def _check_proc(point: "Point", target: str) -> None:
+    """Refuse what would stand in the place of the kernel's own files, as runc does; with files of /proc it may."""
+    if target != "/proc" and (not target.startswith("/proc/") or target in _PROC_FILES):
+        return
+    why = "it is inside /proc"
+    if target == "/proc":
+        why = "it is not of type proc"
+        try:
+            if point["Type"] == "bind" and os.stat(point["Source"]).st_dev == os.stat("/proc").st_dev:
+                return
+        except OSError:
+            pass  # it is not there
+    raise InvalidArgument(
+        f'error mounting to rootfs at "{target}": "{target}" cannot be mounted because {why}'
+    )
 
 
 def _volume(parts: "Parts", container_id: str, point: "Point", target: str, words: "list[str]") -> Mount:

@@ -1,10 +1,11 @@
 """How a container is started from its row: its documents become options, these a plan, and a shim takes it."""
 
 import os
+import stat
 
 from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
 from pyrunc.engine.mounts_wanted import wanted
-from pyrunc.errors import PyruncError, TimedOut
+from pyrunc.errors import CommandNotFound, InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime import shim
 from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
 from pyrunc.store.files import check_private, make_directory
@@ -51,6 +52,8 @@ def launch(
     TimedOut is raised at *until* (monotonic seconds).
     """
     try:
+        if record.argv[:1] == ("",):
+            raise CommandNotFound('exec: "": executable file not found in $PATH')
         _make_place(record.state_dir)
         launcher = None if fresh is None else fresh.launcher()
         if launcher is not None:
@@ -82,6 +85,8 @@ def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":
 def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, str]") -> "SandboxOptions":
     """The options that a container's documents mean, *joined* as in host_config.options_of. Raises InvalidArgument."""
     options = host_config.options_of(record.config, record.host_config, rest=record.options, joined=joined)
+    for device in record.host_config.get("Devices") or ():
+        _check_device(device["PathOnHost"])
     mounts = list(options.get("mounts", ()))
     if wanted(record.config, record.host_config):
         from pyrunc.engine import mount_specs
@@ -94,6 +99,19 @@ def options_of(parts: "Parts", record: "ContainerRecord", joined: "Mapping[str, 
     if mounts:
         options["mounts"] = mounts
     return options
+
+
+def _check_device(path: str) -> None:
+    """Raises InvalidArgument in Docker's words for what is no device."""
+    try:
+        mode = os.stat(path).st_mode
+        problem = "" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "not a device node"
+    except OSError as exc:
+        problem = str(exc.strerror).lower()
+    if problem:
+        raise InvalidArgument(
+            f'error gathering device information while adding custom device "{path}": {problem}'
+        )
 
 
 def log_file(record: "ContainerRecord") -> shim.LogFile | None:

@@ -4,6 +4,8 @@ _SOONER = "refused when it is created, where Docker 20.10 refuses it at the star
 _NAMED = "refused by name"
 _OWN = "pyrunc's own words"
 _NO_REGISTRY = "there are no registries"
+_PATHS = "the words have the path of a layer of Docker's"
+_NO_REASON = "runc fails when it looks for a file that is covered then; nothing here needs it"
 _WHOLE = "keys of the API v1.51; see test_inspect_containers.py"
 _NEWER = "the words of newer versions of Docker"
 
@@ -48,4 +50,12 @@ CONTAINERS = {
     "container inspect created exited": (0, _WHOLE),
     "inspect --type container runs nobody": (1, _WHOLE),
     "inspect -f '{{json .State}}' created": (0, "the order of the keys"),
+    "update --memory-swap 50m bounded": (1, _OWN),
+    "run --rm --network none -v one:/proc beta true": (125, _PATHS),
+    "run --rm --network none -v one:/proc/sys beta true": (125, _PATHS),
+    "run --rm --network none -v /tmp:/proc beta true": (125, _PATHS),
+    "run --rm --network none -v /tmp:/proc/uptime beta true": (125, _OWN),
+    "run --rm --network none --tmpfs /proc beta true": (0, _NO_REASON),
+    "run --rm --network none -v one:/dev beta true": (0, _NO_REASON),
+    "run --rm --network none -w /etc/passwd beta true": (125, _OWN),
 }

@@ -22,10 +22,6 @@ MOUNTS = {
     f"{_RUN} -v : beta true": (125, _PLACE),
     f"{_RUN} -v relative beta true": (125, _PLACE),
     f"{_RUN} -v a:/v beta true": (125, _LETTER),
-    f"{_RUN} -v /proc/nothing/x:/v beta true": (
-        125,
-        "Docker's client takes the words for those about a program",
-    ),
     f"{_RUN} --mount source=x,target=/v,volume-driver=wrong beta true": (125, _NOT_HERE),
     f"{_RUN} --volume-driver wrong -v drv2:/v beta true": (125, _NOT_HERE),
     f"{_RUN} --mount type=image,source=beta,target=/v beta true": (125, "refused by name"),

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 _CGROUP = "cat /sys/fs/cgroup/{0}/{1} /sys/fs/cgroup/{2}"
+# Which one there is depends on the I/O schedulers that the kernel has.
+_WEIGHTS = "/sys/fs/cgroup/blkio/blkio.weight /sys/fs/cgroup/blkio/blkio.bfq.weight /sys/fs/cgroup/io.bfq.weight /sys/fs/cgroup/io.weight"
 _STATUS = "cat /proc/self/status"
 
 
@@ -42,7 +44,7 @@ def _disk() -> str:
 
 CREATE = {
     "--add-host": Row("--add-host box:10.1.2.3", "cat /etc/hosts", r"10\.1\.2\.3\s+box"),
-    "--blkio-weight": Row("--blkio-weight 300", "{{.HostConfig.BlkioWeight}}", "300"),
+    "--blkio-weight": Row("--blkio-weight 300", f"cat {_WEIGHTS}", r"\b300\b"),
     "--blkio-weight-device": _limit(
         f"--blkio-weight-device {_disk()}:300", "blkio", "blkio.bfq.weight_device", "io.weight", "300"
     ),
@@ -58,7 +60,7 @@ CREATE = {
     "--cpu-shares": _limit("-c 512", "cpu", "cpu.shares", "cpu.weight", r"\b(512|20)\b"),
     "--cpus": _limit("--cpus 0.25", "cpu", "cpu.cfs_quota_us", "cpu.max", r"\b25000\b"),
     "--cpuset-cpus": Row("--cpuset-cpus 0", _STATUS, "Cpus_allowed_list:\t0\n"),
-    "--cpuset-mems": Row("--cpuset-mems 0", "{{.HostConfig.CpusetMems}}", "^0$"),
+    "--cpuset-mems": Row("--cpuset-mems 0", "{{.HostConfig.CpusetMems}}", "^0$"),  # with one node of memory there is no other
     "--device": Row("--device /dev/null:/dev/mine", "[ -c /dev/mine ] && echo > /dev/mine && echo fine", "fine"),
     "--device-cgroup-rule": Row(
         "--device-cgroup-rule 'c 10:229 rwm'",
@@ -81,7 +83,7 @@ CREATE = {
     "--dns-option": Row("--dns-option ndots:3", "cat /etc/resolv.conf", "options ndots:3"),
     "--dns-search": Row("--dns-search team.example", "cat /etc/resolv.conf", "search team.example"),
     "--domainname": Row("--domainname team.example", "cat /proc/sys/kernel/domainname", "team.example"),
-    "--entrypoint": Row("--entrypoint /bin/busybox", "{{.Path}} {{.Args}}", "^/bin/busybox .(sleep 600|true)"),
+    "--entrypoint": Row("--entrypoint /bin/busybox", "{{.Path}} {{.Args}}", "^/bin/busybox .(sleep 600|true)"),  # that it runs: test_run.py
     "--env": Row("-e GREETING=hello", "echo $GREETING", "hello"),
     "--env-file": Row("--env-file variables", "echo $FROM_FILE", "a file"),
     "--expose": Row("--expose 8080", "{{json .Config.ExposedPorts}}", "8080/tcp"),
@@ -139,8 +141,17 @@ _SPOKE = "run --name made beta sh -c 'echo out; echo err >&2'"
 _GREW = "run --name made beta sh -c 'echo grown > /grown'"
 
 
-def _updated(flags: str, template: str, pattern: str) -> tuple[list[str], str]:
-    return [_MADE, f"update {flags} made", f"inspect -f '{template}' made"], pattern
+def _files(controller: str, old: str, new: str) -> str:
+    return f"/sys/fs/cgroup/{controller}/{old} /sys/fs/cgroup/{new}"
+
+
+def _updated(flags: str, template: str, value: str, files: str, pattern: str) -> tuple[list[str], str]:
+    """What inspect says, and behind it what a file of the running container's cgroup, or of its process, has now."""
+    lines = [
+        _MADE, f"update {flags} made", f"inspect -f '{template}' made > told",
+        f"exec made sh -c 'cat {files} 2>/dev/null; true' > seen", "joined told seen",
+    ]  # fmt: skip
+    return lines, rf"\A{value}\n(.*\n)*{pattern}"
 
 
 # (command, flag): the lines, and what the last one answers.
@@ -224,6 +235,7 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("rm", "--volumes"): (["create -v /anonymous --name made beta true", "rm -v made", "volume ls -q -f dangling=true"], "^$"),
     ("rmi", "--force"): (["load -q -i several.tar", "create --name made gamma:1 true", "rmi -f gamma:1"], "Untagged: gamma:1"),
     ("rmi", "--no-prune"): (["load -q -i several.tar", "rmi --no-prune gamma:1 gamma:2"], "Untagged: gamma:2"),
+    ("save", "--format"): (["save --format oci -o saved.tar beta", "joined saved.tar"], r"^oci-layout\0(?!(.|\n)*manifest\.json)"),
     ("save", "--output"): (["save -o saved.tar beta", "load -i saved.tar"], "Loaded image: beta:latest"),
     ("save", "--platform"): (["save --platform linux/s390x -o saved.tar beta"], "s390x"),
     ("start", "--attach"): (["create --name made beta sh -c 'echo out'", "start -a made"], "^out$"),
@@ -233,20 +245,22 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
          "exec made sh -c 'sleep 0.5'", "stop -s USR1 made", "inspect -f {{.State.ExitCode}} made"], "^7$",
     ),
     ("stop", "--timeout"): ([_MADE, "stop -t 0 made", "inspect -f {{.State.ExitCode}} made"], "^137$"),
-    ("update", "--blkio-weight"): _updated("--blkio-weight 300", "{{.HostConfig.BlkioWeight}}", "300"),
-    ("update", "--cpu-period"): _updated("--cpu-period 50000", "{{.HostConfig.CpuPeriod}}", "50000"),
-    ("update", "--cpu-quota"): _updated("--cpu-quota 20000", "{{.HostConfig.CpuQuota}}", "20000"),
+    ("update", "--blkio-weight"): _updated("--blkio-weight 300", "{{.HostConfig.BlkioWeight}}", "300", _WEIGHTS, r"(default )?300$"),
+    ("update", "--cpu-period"): _updated("--cpu-period 50000", "{{.HostConfig.CpuPeriod}}", "50000", _files("cpu", "cpu.cfs_period_us", "cpu.max"), r"(max )?50000$"),
+    ("update", "--cpu-quota"): _updated("--cpu-quota 20000", "{{.HostConfig.CpuQuota}}", "20000", _files("cpu", "cpu.cfs_quota_us", "cpu.max"), r"20000\b"),
     ("update", "--cpu-rt-period"): ([_MADE, "update --cpu-rt-period 900000 made"], "cannot be updated"),
     ("update", "--cpu-rt-runtime"): ([_MADE, "update --cpu-rt-runtime 100 made"], "cannot be updated"),
-    ("update", "--cpu-shares"): _updated("-c 512", "{{.HostConfig.CpuShares}}", "512"),
-    ("update", "--cpus"): _updated("--cpus 0.25", "{{.HostConfig.NanoCpus}}", "250000000"),
-    ("update", "--cpuset-cpus"): _updated("--cpuset-cpus 0", "{{.HostConfig.CpusetCpus}}", "^0$"),
-    ("update", "--cpuset-mems"): _updated("--cpuset-mems 0", "{{.HostConfig.CpusetMems}}", "^0$"),
-    ("update", "--memory"): _updated("-m 64m --memory-swap -1", "{{.HostConfig.Memory}}", "67108864"),
-    ("update", "--memory-reservation"): _updated("--memory-reservation 16m", "{{.HostConfig.MemoryReservation}}", "16777216"),
-    ("update", "--memory-swap"): _updated("-m 64m --memory-swap 80m", "{{.HostConfig.MemorySwap}}", "83886080"),
-    ("update", "--pids-limit"): _updated("--pids-limit 33", "{{.HostConfig.PidsLimit}}", "33"),
-    ("update", "--restart"): _updated("--restart on-failure:2", "{{.HostConfig.RestartPolicy.Name}}", "on-failure"),
+    ("update", "--cpu-shares"): _updated("-c 512", "{{.HostConfig.CpuShares}}", "512", _files("cpu", "cpu.shares", "cpu.weight"), r"(512|20)$"),
+    ("update", "--cpus"): _updated("--cpus 0.25", "{{.HostConfig.NanoCpus}}", "250000000", _files("cpu", "cpu.cfs_quota_us", "cpu.max"), r"25000\b"),
+    ("update", "--cpuset-cpus"): _updated("--cpuset-cpus 0", "{{.HostConfig.CpusetCpus}}", "0", "/proc/self/status", "Cpus_allowed_list:\t0$"),
+    ("update", "--cpuset-mems"): _updated("--cpuset-mems 0", "{{.HostConfig.CpusetMems}}", "0", "/proc/self/status", "Mems_allowed_list:\t0$"),
+    ("update", "--memory"): _updated("-m 64m --memory-swap -1", "{{.HostConfig.Memory}}", "67108864", _files("memory", "memory.limit_in_bytes", "memory.max"), "67108864$"),
+    ("update", "--memory-reservation"): _updated("--memory-reservation 16m", "{{.HostConfig.MemoryReservation}}", "16777216", _files("memory", "memory.soft_limit_in_bytes", "memory.low"), "16777216$"),
+    ("update", "--memory-swap"): _updated("-m 64m --memory-swap 80m", "{{.HostConfig.MemorySwap}}", "83886080", _files("memory", "memory.memsw.limit_in_bytes", "memory.swap.max"), "(83886080|16777216)$"),
+    ("update", "--pids-limit"): _updated("--pids-limit 33", "{{.HostConfig.PidsLimit}}", "33", _files("pids", "pids.max", "pids.max"), "33$"),
+    ("update", "--restart"): (
+        ["run -d --name made beta sh -c 'sleep 1; echo ran; exit 3'", "update --restart on-failure:1 made", "logs -f made"], "ran\nran",
+    ),
     ("container inspect", "--format"): ([_SPOKE, "container inspect -f '<{{.Name}}>' made"], "</made>"),
     ("container inspect", "--size"): ([_GREW, "container inspect -s -f {{.SizeRw}} made"], "^6$"),
     ("container prune", "--filter"): ([_SPOKE, "container prune -f --filter label=none", "ps -aq -f name=made"], "^[0-9a-f]{12}$"),

@@ -203,7 +203,7 @@ def test_exec_with_pipes(store: Store) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
     done = store.command("exec", "one", "sh", "-c", "sleep 600 & echo over")
     assert (done.returncode, done.stdout) == (0, b"over\n")
-    for argv, code in ((["nothing"], 127), (["/etc"], 126), (["sh", "-c", "kill -9 $$"], 137)):
+    for argv, code in ((["nothing"], 127), ([""], 127), (["/etc"], 126), (["sh", "-c", "kill -9 $$"], 137)):
         assert store.command("exec", "one", *argv).returncode == code
 
 
@@ -280,13 +280,19 @@ def test_the_end_of_each_exec_is_an_event(store: Store) -> None:
 def test_signals_go_to_the_container_that_is_attached_to(store: Store) -> None:
     store.ok(
         "run", "-d", "--name", "one", "beta", "sh", "-c",
-        "trap 'echo usr1; exit 4' USR1; while :; do busybox sleep 0.1; done",
+        "trap 'echo usr1; exit 4' USR1; trap 'echo winch' WINCH; trap 'echo cont' CONT;"
+        " while :; do busybox sleep 0.1; done",
     )  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, *_PYRUNC, "attach", "--no-stdin", "one"], env={**os.environ, **store.environment},
         stdout=subprocess.PIPE,
     )  # fmt: skip
     time.sleep(1.5)
+    process.send_signal(signal.SIGWINCH)  # which without a terminal is a signal as any
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"winch\n"
+    process.send_signal(signal.SIGCONT)
+    assert process.stdout.readline() == b"cont\n"
     process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate(timeout=30)
     assert (process.returncode, output) == (4, b"usr1\n")
