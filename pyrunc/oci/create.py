@@ -70,7 +70,7 @@ def run(command: Command, log: Log) -> int:
         )
         raise Failure(f"runc {command.verb} failed: {text}") from None
     for warning in getattr(prepared.template, "warnings", ()):
-        log.warning(warning)
+        log.write("warning", warning)
     from pyrunc.oci import planner
 
     planner.ensure(command.front_door)
