@@ -55,7 +55,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
     r.w.hook_fd = -1
-    r.w.stage_step = <uint32_t>NONE
+    r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
 
 
@@ -135,8 +135,8 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
     close(pair[1])
     r.w.progress_fd = pair[0]
     close_passed(&r.w, 0)
-    if r.pid < 0 and r.w.stage_step != <uint32_t>NONE:
-        return fail_step(r, r.w.stage_step, r.pid)
+    if r.pid < 0 and r.w.stage_failed:
+        return fail_step(r, r.w.stage_failed - 1, r.pid)
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
