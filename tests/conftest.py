@@ -26,6 +26,9 @@ for _number, _handler in (
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
+# A planner outlives whoever has started it; a test that wants one says where it is to be.
+os.environ.setdefault("PYRUNC_OCI_PLANNER", "0")
+
 
 class Run(Protocol):
     """Run a shell script in a fresh container; it must end with *code*."""

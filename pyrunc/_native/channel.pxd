@@ -32,6 +32,7 @@ cdef enum:
     PROGRESS_SYNC = 3
     PROGRESS_FORKED = 4
     PROGRESS_TERMINAL = 5
+    PROGRESS_LISTENER = 6           # see oci_notify.pxd
     PROGRESS_CREATED = 7            # see oci_waiting.pxd
     PROGRESS_PARTED = 8
     PROGRESS_HOOK = 9               # a hook_end (oci_hooks.pxd): one that init ran has failed
@@ -67,7 +68,7 @@ cdef struct progress:
     uint32_t kind
     uint32_t step               # index of the failed step, number of the sync point, or pid of the new process
     int32_t error               # -errno
-    uint32_t pad
+    uint32_t pad                # the failed step's operation, for who has no plan
     uint64_t stage_ns[STAGES]
 
 cdef struct record:

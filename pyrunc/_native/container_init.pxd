@@ -12,6 +12,7 @@ from pyrunc._native.mount cimport *
 from pyrunc._native.mount_change cimport *
 from pyrunc._native.netlink cimport *
 from pyrunc._native.oci_hooks cimport *
+from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_waiting cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
@@ -193,7 +194,11 @@ cdef inline int procfs_step(walk *w, const plan_step *step) noexcept nogil:
 
 cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
     """Become uid:gid with exactly the named groups; raw calls, since libc would signal threads."""
-    cdef int rc = become_groups(text(w, step.s0))
+    cdef int rc
+    if step.n2 != 0:
+        rc = <int>_rc(syscall(SYS_setgroups, step.n2 >> 32, w.data + w.header.blob_off + <uint32_t>step.n2))
+    else:
+        rc = become_groups(text(w, step.s0))
     if rc < 0:
         return rc
     rc = <int>_rc(syscall(SYS_setresgid, step.n1, step.n1, step.n1))
@@ -426,6 +431,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_CHDIR:
         return chdir_step(w, step)
     if op == OP_SECCOMP:
+        if listens(step):
+            return listen_step(w, step)
         return c_seccomp_install(w.data + w.header.blob_off + step.n0, <uint16_t>step.n1, <unsigned int>step.n2)
     return shared_step(w, step)
 
@@ -461,11 +468,15 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
                 return 125
             rc = execve_step(w, step)
+            if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
+                # Whoever has started it knows that it could be executed; the rest is for who reads its output.
+                say_unexecuted(w, rc)
+                return 1
         elif step.op == OP_FORK:
             rc = fork_step(w, step.flags & F_TTY)
         else:
             if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
-                close_for_join(w)
+                close_for_join(w, w.slots[step.slot_a])
             rc = init_step(w, step)
             if step.op == OP_WAIT_START:
                 mortal = False
@@ -475,6 +486,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             message.kind = PROGRESS_FAILED
             message.step = i
             message.error = rc
+            message.pad = step.op
             memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
             send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL)
             return 127

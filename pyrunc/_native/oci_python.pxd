@@ -29,6 +29,8 @@ cdef inline const char *bootstrap() noexcept nogil:
         b"sys.path+=[d]if d else[p+l+v+k+'-packages'for l in('/lib','/lib64')for k in('site','dist')]\n"
         b"try:import pyrunc\n"
         b"except ImportError:import site;site.main()\n"
+        b"from pyrunc.oci import bundled\n"
+        b"bundled.install()\n"
         b"from pyrunc.oci.main import main\n"
         b"sys.exit(main(f,a))\n"
     )

@@ -9,6 +9,8 @@ import os
 from libc.errno cimport EEXIST, EINVAL
 from libc.stdint cimport uint32_t, uint64_t
 
+from pyrunc._native.linux cimport EFAULT, SECCOMP_SET_MODE_FILTER, SYS_seccomp, errno, syscall
+
 CMP_NE = SCMP_CMP_NE
 CMP_LT = SCMP_CMP_LT
 CMP_LE = SCMP_CMP_LE
@@ -39,6 +41,14 @@ def version():
 def api_level():
     """Return libseccomp's API level, which also reflects the running kernel; see seccomp_api_get(3)."""
     return seccomp_api_get()
+
+
+def flag_supported(unsigned int flag):
+    """Whether the kernel knows *flag* (SECCOMP_FILTER_FLAG_*); 0 is nothing that it could not know.
+
+    Source: seccomp(2): with a flag that is known, the missing program is what it complains of.
+    """
+    return flag == 0 or (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flag, NULL) < 0 and errno == EFAULT)
 
 
 def native_arch():

@@ -10,10 +10,10 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
-from pyrunc.errors import InvalidSpec
+from pyrunc.errors import InvalidSpec, PyruncError
 from pyrunc.oci import bundle as bundles
-from pyrunc.oci import flags, hooks, state, state_text
-from pyrunc.oci.log import Failure
+from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
+from pyrunc.oci.log import Failure, reason
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import candidates, compile_spec
@@ -56,9 +56,25 @@ def prepare(
     return compile_command(flags.parse(arguments), bundle_fd, env or {}).plan
 
 
-def run(command: Command, log: Log) -> int:  # noqa: ARG001
+def run(command: Command, log: Log) -> int:
     """Compile the plan and become the front door with it. Raises Failure, PyruncError."""
-    execute(command.front_door, compile_command(command, -1, os.environ).plan)
+    try:
+        prepared = compile_command(command, -1, os.environ)
+    except Failure as failure:
+        raise Failure(f"runc {command.verb} failed: {failure.message}") from None
+    except (PyruncError, OSError) as error:
+        text = (
+            f"{error.filename}: {reason(error)}"
+            if isinstance(error, OSError) and error.filename
+            else str(error)
+        )
+        raise Failure(f"runc {command.verb} failed: {text}") from None
+    for warning in getattr(prepared.template, "warnings", ()):
+        log.write("warning", warning)
+    from pyrunc.oci import planner
+
+    planner.ensure(command.front_door)
+    execute(command.front_door, prepared.plan)
     return 1
 
 
@@ -93,7 +109,8 @@ def compile_bundle(command: Command, directory: str, container_id: str, bundle: 
     process = spec["process"]
     table = hooks.parse(spec)
     door = FrontDoor(command.verb == "create", tuple(hook.kind for hook in table))
-    template = compile_spec(spec, Rootfs((bundle.rootfs,)), front_door=door)
+    keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
+    template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
     variables = _environment(process, bundle.rootfs)
     argv = tuple(process["args"])
     path = next((entry[5:] for entry in variables if entry.startswith("PATH=")), None)
@@ -132,10 +149,12 @@ def _block(
         number |= FLAG_DETACH if command.flag("detach") else 0
         number |= FLAG_KEEP if command.flag("keep") else 0
         number |= native.FLAG_NO_SUBREAPER if command.flag("no-subreaper") else 0
+    listener, listener_head = seccomp_agent.listener(bundle.spec)
     return Oci(
         directory, container_id, number, _absolute(command.text("pid-file")),
         _absolute(command.text("pidfd-socket")), _absolute(console), _absolute(command.options.log),
         command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        seccomp_listener=listener, seccomp_metadata=listener_head,
         rows=size.get("height") or 0, columns=size.get("width") or 0,
         state=state_text.state(container_id, bundle, template), hook_state=state_text.hook_state(container_id, bundle),
         hooks=tuple(OciHook(*hook) for hook in table),

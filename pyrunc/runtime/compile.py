@@ -45,12 +45,17 @@ def compile_spec(
     compiler = _Compiler(spec, rootfs, files or {})
     compiler.keyring = keyring
     compiler.front_door = front_door
+    compiler.to_agent = front_door is not None
     return compiler.compile()
 
 
 class _Compiler(RootPart, ProcessPart):
     def compile(self) -> PlanTemplate:
         plan = self.plan
+        if self.linux.get("intelRdt"):
+            from pyrunc.runtime import intel_rdt
+
+            intel_rdt.refuse(self.linux["intelRdt"])
         self.stdio = [plan.descriptor() for _ in range(3)]
         self._user_namespace()
         self._cgroups()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from sys import byteorder
 
 from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.errors import InvalidSpec, Unsupported
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_MAX_GROUPS = 256
+_MAX_GROUPS = 65536  # NGROUPS_MAX
+_LISTED_GROUPS = 256  # as many as a step has room for; more are numbers among the plan's blobs
+_NEW_LISTENER = 1 << 3  # seccomp(2), here so that a start need not import what compiles filters
+_NOTHING = (None, None, None, None, None)
 _OOM_SCORE = "self/oom_score_adj"
 
 
@@ -29,6 +33,7 @@ class ProcessPart(FrontDoorPart):
     peer: int  # the slot of the program's side of its terminal
     procfs: int  # the slot of the container's procfs, or -1
     stdio: list[int]  # the slots of descriptors 0, 1 and 2 of the request
+    to_agent = False  # whether the supervisor hands the listener of a filter on
     keyring: str | None  # the name of its session keyring; None: without one, "": it keeps its starter's
 
     def _oom_score(self) -> None:
@@ -69,47 +74,41 @@ class ProcessPart(FrontDoorPart):
         self._attributes_of(process)
         plan.add("chdir", INIT, "process", s0=self.cwd)
         user: Mapping[str, Any] = process.get("user") or {}
-        uid, gid = (
-            checked_number(user.get(key) or 0, f"process.user.{key}", MAX_ID) for key in ("uid", "gid")
-        )
-        listed = user.get("additionalGids") or ()
-        if len(listed) > _MAX_GROUPS:
-            raise Unsupported(f"process.user.additionalGids: at most {_MAX_GROUPS} groups are supported")
-        groups = ",".join(
-            str(checked_number(group, "process.user.additionalGids", MAX_ID)) for group in listed
-        )
-        self._wait_start(uid, gid, groups)
-        seccomp = self._seccomp()
+        uid, gid, groups = _who(user)
+        self._lookup(uid, gid, groups)
         privileges = process.get("noNewPrivileges")
-        # None at all is what runc and crun make of a document that does not mention them.
-        caps: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
+        seccomp = self._seccomp()
+        # The front door hands a listener on, and is gone once the container is created.
+        notifies = seccomp is not None and bool(seccomp[2] & _NEW_LISTENER)
+        if not notifies:
+            self._wait_start()
         if privileges:
             plan.add("no_new_privs", INIT, "process")
         elif seccomp:
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which is about to go.
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
-        plan.add("bounding", INIT, "process", n0=self._caps(caps, "bounding"))
-        plan.add("user", INIT, "process", n0=uid, n1=gid, s0=groups)
+            if notifies:
+                self._wait_start()
+        caps = self._capabilities(process)
+        plan.add("bounding", INIT, "process", n0=caps["bounding"])
+        self._user(uid, gid, groups)
         plan.add(
-            "capabilities", INIT, "process", n0=self._caps(caps, "effective"),
-            n1=self._caps(caps, "permitted"), n2=self._caps(caps, "inheritable"),
+            "capabilities", INIT, "process", n0=caps["effective"], n1=caps["permitted"], n2=caps["inheritable"],
         )  # fmt: skip
         # The kernel raises an ambient capability only if it is inheritable and permitted too; the
         # documents that `runc spec` writes ask for more, and runc and crun pass over it in silence.
-        ambient = (
-            self._caps(caps, "ambient") & self._caps(caps, "inheritable") & self._caps(caps, "permitted")
-        )
+        ambient = caps["ambient"] & caps["inheritable"] & caps["permitted"]
         if ambient:
             plan.add("ambient", INIT, "process", n0=ambient)
-        plan.add(
-            "umask",
-            INIT,
-            "process",
-            n0=checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777),
-        )
-        self._run_hooks("startContainer", "process")
+        mask = checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777)
+        plan.add("umask", INIT, "process", n0=mask)
+        if not (privileges and notifies):
+            self._run_hooks("startContainer", "process")
         if privileges and seccomp:
             plan.add("seccomp", INIT, "process", n0=seccomp[0], n1=seccomp[1], n2=seccomp[2])
+            if notifies:
+                self._wait_start()
+                self._run_hooks("startContainer", "process")
         plan.add("execve", INIT, "program", s0="")
 
     def _session(self, flags: int) -> None:
@@ -137,25 +136,23 @@ class ProcessPart(FrontDoorPart):
     def _attributes_of(self, process: Mapping[str, Any]) -> None:
         """What few documents have: scheduling, memory policy, execution domain, labels of a security module."""
         plan = self.plan
-        own = [process.get(key) for key in ("scheduler", "ioPriority", "execCPUAffinity")]
-        shared = [self.linux.get(key) for key in ("personality", "memoryPolicy")]
-        if any(own) or any(shared):
+        scheduler, io_priority, affinity = map(process.get, ("scheduler", "ioPriority", "execCPUAffinity"))
+        personality, memory_policy = map(self.linux.get, ("personality", "memoryPolicy"))
+        given = (scheduler, io_priority, affinity, personality, memory_policy)
+        if given != _NOTHING:
             from pyrunc.runtime import process_settings as settings
 
-            scheduler, io_priority, affinity = own
-            personality, memory_policy = shared
-            if affinity:
-                settings.exec_affinity(
-                    affinity
-                )  # for the programs that join the container, not for its first
-            if scheduler:
+            if affinity is not None:
+                # For the programs that join the container, and not for its first.
+                settings.exec_affinity(affinity)
+            if scheduler is not None:
                 attr = settings.scheduler(scheduler)
                 plan.add("scheduler", INIT, "process", n0=plan.blob(attr), n1=len(attr) // 8)
-            if io_priority:
+            if io_priority is not None:
                 plan.add("io_priority", INIT, "process", n0=settings.io_priority(io_priority))
-            if personality:
+            if personality is not None:
                 plan.add("personality", INIT, "process", n0=settings.personality(personality))
-            if memory_policy:
+            if memory_policy is not None:
                 mode, nodes = settings.memory_policy(memory_policy)
                 place = plan.blob(nodes) if nodes else 0
                 plan.add("memory_policy", INIT, "process", n0=mode, n1=place, n2=len(nodes) // 8)
@@ -166,8 +163,22 @@ class ProcessPart(FrontDoorPart):
             for file, value in labels.exec_writes(process):
                 plan.add("write_procfs", INIT, "process", a=self._own_proc(), s0=file, s1=value)
 
-    def _caps(self, caps: Mapping[str, Sequence[str]], which: str) -> int:
-        return capabilities.mask(caps.get(which) or (), f"process.capabilities.{which}")
+    def _user(self, uid: int, gid: int, groups: list[int]) -> None:
+        if len(groups) <= _LISTED_GROUPS:
+            self.plan.add("user", INIT, "process", n0=uid, n1=gid, s0=",".join(map(str, groups)))
+        else:
+            place = self.plan.blob(b"".join(group.to_bytes(4, byteorder) for group in groups))
+            self.plan.add("user", INIT, "process", n0=uid, n1=gid, s0="", n2=len(groups) << 32 | place)
+
+    def _capabilities(self, process: Mapping[str, Any]) -> dict[str, int]:
+        """The five sets as bits: none at all, as runc and crun have it, where a document does not mention them."""
+        named: Mapping[str, Sequence[str]] = process.get("capabilities") or {}
+        unknown: list[str] = []
+        sets = {key: capabilities.known(named.get(key) or (), unknown) for key in capabilities.SETS}
+        if unknown:
+            names = " ".join(sorted(unknown))
+            self.plan.warnings.append(f"ignoring unknown or unavailable capabilities: [{names}]")
+        return sets
 
     def _seccomp(self) -> tuple[int, int, int] | None:
         profile = self.linux.get("seccomp")
@@ -187,4 +198,16 @@ class ProcessPart(FrontDoorPart):
         except InvalidProfile as exc:
             text = str(exc)
             raise InvalidSpec(text if text.startswith("linux.seccomp") else f"linux.seccomp: {text}") from exc
+        if program.flags & _NEW_LISTENER and not self.to_agent:
+            raise Unsupported("linux.seccomp: SCMP_ACT_NOTIFY: only pyrunc-oci hands a listener to an agent")
         return self.plan.blob(program.bpf), len(program.bpf) // 8, program.flags
+
+
+def _who(user: Mapping[str, Any]) -> tuple[int, int, list[int]]:
+    """User, group and supplementary groups of `process.user`."""
+    uid, gid = (checked_number(user.get(key) or 0, f"process.user.{key}", MAX_ID) for key in ("uid", "gid"))
+    field = "process.user.additionalGids"
+    groups = [checked_number(group, field, MAX_ID) for group in user.get("additionalGids") or ()]
+    if len(groups) > _MAX_GROUPS:
+        raise InvalidSpec(f"{field}: a process is in at most {_MAX_GROUPS} groups")
+    return uid, gid, groups

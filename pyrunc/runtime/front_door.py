@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from pyrunc._native.plan import ABSENT, NAMESPACES
+from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_host import HostPart
 from pyrunc.runtime.plan import HOOK_KINDS, INIT
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LISTED_GROUPS = 256  # as many as a step has room for
 
 
 class FrontDoor(NamedTuple):
@@ -27,15 +33,22 @@ class FrontDoorPart(HostPart):
         """Hooks that see the container's mounts and the runtime's file system."""
         if self.front_door is None:
             return
+        # The working directory need not be there, as with runc; nor can it be made once the root is read-only.
+        self.plan.add("mkdir", INIT, "pivot", s0=self.cwd, n0=0o755, flags=FLAGS["create"])
         if any(HOOK_KINDS[kind] in ("prestart", "createRuntime") for kind in self.front_door.hooks):
             self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
         self._run_hooks("createContainer", "pivot")
 
-    def _wait_start(self, uid: int, gid: int, groups: str) -> None:
-        """See that the program can be executed, and wait until it shall be."""
+    def _lookup(self, uid: int, gid: int, groups: Sequence[int]) -> None:
+        """See that the program can be executed by who it is executed as."""
+        if self.front_door is not None:
+            listed = ",".join(map(str, groups[:_LISTED_GROUPS]))
+            self.plan.add("lookup", INIT, "process", s0="", s1=listed, n0=uid << 32 | gid)
+
+    def _wait_start(self) -> None:
+        """Wait until the program shall be executed."""
         if self.front_door is None:
             return
-        self.plan.add("lookup", INIT, "process", s0="", s1=groups, n0=uid << 32 | gid)
         self.plan.add("wait_start", INIT, "process", a=self.plan.slot() if self.front_door.waits else ABSENT)
 
     def _run_hooks(self, name: str, stage: str) -> None:

@@ -39,7 +39,9 @@ _SUPERBLOCK = frozenset({"sync", "dirsync", "lazytime", "mand"})
 _OPPOSITE = {"async": "sync", "nolazytime": "lazytime", "nomand": "mand"}
 # What says nothing to this kernel: how loud it is, and i_version, which each file system now decides itself (5.17);
 # and what fstab(5) says to mount(8) alone, for whose own programs and comments the others are.
-_NO_EFFECT = frozenset({"loud", "silent", "iversion", "noiversion", "auto", "noauto", "nouser", "_netdev"})
+_NO_EFFECT = frozenset(
+    {"acl", "noacl", "loud", "silent", "iversion", "noiversion", "auto", "noauto", "nouser", "_netdev"}
+)
 _COMMENTS = frozenset({"comment", "helper", "uhelper"})
 # mount(8) lets these imply others, unless what follows says otherwise.
 _IMPLIED = {
@@ -179,6 +181,15 @@ def parse(options: Sequence[Any], field: str = "options") -> MountOptions:
         bind, recursive, attr_set, attr_clear, rec_set, rec_clear, propagation, rec_propagation, tuple(data),
         idmap, copy_up, no_fail, remount, **special,
     )  # fmt: skip
+
+
+def names() -> list[str]:
+    """The options that need no file system to know them, but for those with a value."""
+    both = (*_ATTRIBUTES, *_PROPAGATION)
+    special = ("bind", "rbind", "idmap", "ridmap", "tmpcopyup", "defaults", "nofail", "remount")
+    return [
+        *both, *(f"r{name}" for name in both), *special, *_SUPERBLOCK, *_OPPOSITE, *_NO_EFFECT, *_IMPLIED,
+    ]  # fmt: skip
 
 
 def fits(value: str) -> bool:

@@ -191,6 +191,7 @@ class PlanTemplate:
         self.cgroup_slot = _ABSENT
         self.memory_slot = _ABSENT
         self.cgroup_path = ""
+        self.warnings: list[str] = []  # what of a document was passed over, as it should be, with a word
         self._blobs = bytearray()
         self._base: bytes | None = None
         self._marks = b""

@@ -159,7 +159,7 @@ def _refuse_the_future(spans: list[layout.Span], profile: spec.Profile, name: st
     Its author did not know them, and programs take EPERM for a refusal, ENOSYS for an older kernel. Not where
     the default lets them pass. Source: runc, libcontainer/seccomp/patchbpf.
     """
-    if profile.default_action in (spec.RET_ALLOW, spec.RET_LOG) or (
+    if profile.default_action in (spec.RET_ALLOW, spec.RET_LOG, spec.RET_USER_NOTIF) or (
         profile.default_action & 0xFFFF0000 == spec.RET_TRACE
     ):
         return

@@ -18,6 +18,22 @@ NAMES = (
 )  # fmt: skip
 NUMBER = {f"CAP_{name}": number for number, name in enumerate(NAMES)}
 ALL = tuple(NUMBER)
+SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+
+
+def known(names: Iterable[str], unknown: list[str]) -> int:
+    """As `mask`, but for names that no kernel knows, which are added to *unknown*.
+
+    Source: OCI runtime-spec config.md "Linux Process": what cannot be mapped is for a warning, and no failure.
+    """
+    bits = 0
+    for name in names:
+        number = NUMBER.get(name)
+        if number is not None:
+            bits |= 1 << number
+        elif name not in unknown:
+            unknown.append(name)
+    return bits
 
 
 def mask(names: Iterable[str], field: str) -> int:

@@ -5,6 +5,7 @@ Source: OCI runtime specification, config-linux, "Seccomp"; linux/seccomp.h; sec
 
 from typing import Any, NamedTuple
 
+from pyrunc._native import seccomp as libseccomp
 from pyrunc.spec.seccomp import InvalidProfile
 
 RET_ERRNO = 0x00050000
@@ -21,7 +22,7 @@ FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5
 _EPERM = 1
 _MAX_ARGS = 6
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -32,7 +33,7 @@ _ACTIONS = {
     "SCMP_ACT_LOG": RET_LOG,
     "SCMP_ACT_NOTIFY": RET_USER_NOTIF,
 }
-_FLAGS = {
+FLAGS = {
     # Init has one thread, and the kernel refuses this flag together with a listener.
     "SECCOMP_FILTER_FLAG_TSYNC": 0,
     "SECCOMP_FILTER_FLAG_LOG": FILTER_FLAG_LOG,
@@ -105,20 +106,25 @@ class Profile(NamedTuple):
     listener_metadata: str | None
 
 
+def kernel_knows(flag: str) -> bool:
+    """Whether this kernel takes the filter flag that is called *flag*."""
+    bit = FLAGS[flag]
+    together = FILTER_FLAG_NEW_LISTENER if bit == FILTER_FLAG_WAIT_KILLABLE_RECV else 0
+    return libseccomp.flag_supported(bit | together)
+
+
 def parse_profile(document: dict[str, Any]) -> Profile:
     """Check the OCI object *document* and return it in the kernel's terms.
 
     Without `flags` the filter gets SECCOMP_FILTER_FLAG_SPEC_ALLOW, as runc does it: otherwise kernels before
-    5.16 slow the whole container down. SECCOMP_ACT_NOTIFY is refused for `write` and as the default, because
-    init reports that it is ready through the installed filter, before anybody can answer it.
+    5.16 slow the whole container down. Any syscall may be notified, also `write` and
+    whatever there is, which runc refuses: the agent has the listener before init makes another call.
     Raises InvalidProfile with the name of the field.
     """
     where = "linux.seccomp"
     if not isinstance(document, dict):
         raise InvalidProfile(f"{where}: not an object")
     default = _action(document, "defaultAction", "defaultErrnoRet", where)
-    if default == RET_USER_NOTIF:
-        raise InvalidProfile(f"{where}.defaultAction: SCMP_ACT_NOTIFY would stop the start itself")
     rules = tuple(
         _rule(rule, f"{where}.syscalls[{number}]")
         for number, rule in enumerate(_list(document, "syscalls", where))
@@ -127,11 +133,11 @@ def parse_profile(document: dict[str, Any]) -> Profile:
     for number, name in enumerate(architectures):
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise InvalidProfile(f"{where}.architectures[{number}]: unknown architecture {_quote(name)}")
-    notifies = any(rule.action == RET_USER_NOTIF for rule in rules)
+    notifies = RET_USER_NOTIF in (default, *(rule.action for rule in rules))
     listener_path = _text(document, "listenerPath", where)
     listener_metadata = _text(document, "listenerMetadata", where)
     if notifies and not listener_path:
-        raise InvalidProfile(f"{where}.listenerPath: missing, but a rule has SCMP_ACT_NOTIFY")
+        raise InvalidProfile(f"{where}.listenerPath: missing, but an action is SCMP_ACT_NOTIFY")
     if listener_metadata and not listener_path:
         raise InvalidProfile(f"{where}.listenerMetadata: only goes with listenerPath")
     return Profile(
@@ -145,9 +151,9 @@ def _flags(document: dict[str, Any], where: str, notifies: bool) -> int:
     else:
         flags = 0
         for number, name in enumerate(_list(document, "flags", where)):
-            if not isinstance(name, str) or name not in _FLAGS:
+            if not isinstance(name, str) or name not in FLAGS:
                 raise InvalidProfile(f"{where}.flags[{number}]: unknown flag {_quote(name)}")
-            flags |= _FLAGS[name]
+            flags |= FLAGS[name]
     if notifies:
         return flags | FILTER_FLAG_NEW_LISTENER
     return flags & ~FILTER_FLAG_WAIT_KILLABLE_RECV  # the kernel knows it only together with a listener
@@ -163,8 +169,6 @@ def _rule(rule: Any, where: str) -> Rule:
         if not isinstance(name, str) or not name or not name.isascii() or "\0" in name:
             raise InvalidProfile(f"{where}.names[{number}]: {_quote(name)} is not the name of a syscall")
     action = _action(rule, "action", "errnoRet", where)
-    if action == RET_USER_NOTIF and "write" in names:
-        raise InvalidProfile(f"{where}.action: SCMP_ACT_NOTIFY for write would stop the start itself")
     conditions = tuple(
         _condition(argument, f"{where}.args[{number}]")
         for number, argument in enumerate(_list(rule, "args", where))
@@ -176,9 +180,9 @@ def _action(document: dict[str, Any], key: str, errno_key: str, where: str) -> i
     name = document.get(key)
     if name is None:
         raise InvalidProfile(f"{where}.{key}: missing")
-    if not isinstance(name, str) or name not in _ACTIONS:
+    if not isinstance(name, str) or name not in ACTIONS:
         raise InvalidProfile(f"{where}.{key}: unknown action {_quote(name)}")
-    action = _ACTIONS[name]
+    action = ACTIONS[name]
     if document.get(errno_key) is None:
         return action | _EPERM if action in (RET_ERRNO, RET_TRACE) else action
     if action not in (RET_ERRNO, RET_TRACE):

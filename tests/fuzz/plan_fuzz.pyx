@@ -225,6 +225,15 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         elif step.op == OP_SECCOMP or step.op == OP_DEVICE_BPF:
             for j in range(step.n1 * 8):
                 total += data[h.blob_off + step.n0 + j]
+        elif step.op == OP_SCHEDULER or step.op == OP_AFFINITY:
+            for j in range(step.n1 * 8):
+                total += data[h.blob_off + step.n0 + j]
+        elif step.op == OP_MEMORY_POLICY:
+            for j in range(step.n2 * 8):
+                total += data[h.blob_off + step.n1 + j]
+        elif step.op == OP_USER and step.n2:
+            for j in range((step.n2 >> 32) * 4):
+                total += data[h.blob_off + <uint32_t>step.n2 + j]
     if h.shim_off:
         s = <const plan_shim *>(data + h.shim_off)
         total += s.log_bytes + s.window + touch_text(strings + s.state_dir, end, 1)

@@ -125,7 +125,7 @@ CHECKS = {
     "where the hooks are": ("not _inside(o.hooks_off, o.hook_count * sizeof(plan_oci_hook), size)", "False"),
     "a hook's words": (" or not _list_ends(strings, limit, hook.argv, hook.argc)", ""),
     "the texts of the state": ("o.state[i] >= limit", "False"),
-    "programs": ("return step.n1 * 8 <= h.blob_size - step.n0", "return True"),
+    "programs": ("words * 8 <= h.blob_size - offset", "True"),
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ def good_plans() -> list[bytes]:
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"]},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "mode=1777"]},
             {"destination": "/bin", "type": "bind", "source": "/bin", "options": ["rbind", "ro"]},
+            {"destination": "/dev", "type": "bind", "source": "/tmp", "options": ["bind"]},  # the world has no devices
             {"destination": "/made/here", "type": "tmpfs", "source": "x", "options": ["size=64k"]},
             {"destination": "/bin", "type": "tmpfs", "source": "x", "options": ["tmpcopyup", "ro"]},
         ],

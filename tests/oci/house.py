@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
-from tests.oci.runtime import Result
+from tests.oci.runtime import Result, thaw
 from tests.runtime.cgroup_support import remove_busy
 
 # Process 1 of the house: it reaps what loses its parent, and ends everything by its own end.
@@ -121,13 +121,6 @@ def house(place: Path, runtime: str, parents: tuple[str, ...]) -> Iterator[House
         for directory in sorted(_cgroups(parents) - before, key=len, reverse=True):
             remove_busy(Path(directory))
         shutil.rmtree(place, ignore_errors=True)
-
-
-def thaw(directory: Path) -> None:
-    """Let the processes of a cgroup run on."""
-    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-        if (directory / name).exists():
-            (directory / name).write_text(word)
 
 
 def _cgroups(parents: tuple[str, ...]) -> set[str]:

@@ -73,7 +73,7 @@ def observe(runtime: Runtime, bundle: Path, spec: Spec, extra: str = "") -> Obse
     output.unlink(missing_ok=True)
     runtime.create(bundle, name=container, output=output)
     found: Observation = {}
-    tidy = tidier(bundle, container, name)
+    tidy = tidier({name: "CGROUP", container: "ID", str(bundle): "BUNDLE", str(runtime.root.parent): "STATE"})
     try:
         found["state created"] = described(runtime.state(container), tidy)
         runtime("start", container)
@@ -132,13 +132,12 @@ def sections(text: str) -> Observation:
     return found
 
 
-def tidier(bundle: Path, container: str, cgroup: str) -> Callable[[str], str]:
-    """What makes a line independent of names, places and numbers that differ each time."""
+def tidier(words: dict[str, str]) -> Callable[[str], str]:
+    """What makes a line independent of names and places, which *words* has, and of numbers that differ each time."""
 
     def tidy(line: str) -> str:
-        if len(cgroup) > 1:
-            line = line.replace(cgroup, "CGROUP")
-        line = line.replace(container, "ID").replace(str(bundle), "BUNDLE")
+        for found, word in words.items():
+            line = line.replace(found, word) if len(found) > 1 else line
         return re.sub(r"(pipe|socket|ns|net|mnt|ipc|uts|pid|user|cgroup):\[\d+\]", r"\1:[N]", line)
 
     return tidy

@@ -20,7 +20,7 @@ PLANNED, DECLINED = 1, 2
 # A planner of this checkout, but with the plan that a file holds, or an error; it says what it was asked.
 _SERVE = """
 import os, sys
-from pyrunc.oci import planner
+from pyrunc.oci import planner, resident
 front_door, directory, plan, asked, idle, changes = sys.argv[1:]
 def prepare(arguments, cwd_fd, bundle_fd, env):
     bundle = os.readlink(f"/proc/self/fd/{bundle_fd}") if bundle_fd >= 0 else ""
@@ -28,12 +28,12 @@ def prepare(arguments, cwd_fd, bundle_fd, env):
         print([arguments, os.getcwd(), bundle, env], file=file)
     with open(plan, "rb") as file:
         return file.read()
-planner._prepare = prepare
+resident._prepare = prepare
 for change in changes.split():
     name, _, value = change.partition("=")
-    setattr(planner, name, int(value))
-planner._leave()
-planner.Planner(front_door, directory, f"{directory}/{planner._name(os.stat(front_door))}").serve(int(idle))
+    setattr(resident, name, int(value))
+resident.leave()
+resident.Planner(front_door, directory, f"{directory}/{planner.name_of(os.stat(front_door))}").serve(int(idle))
 """
 
 

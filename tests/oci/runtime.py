@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -140,7 +141,25 @@ class Runtime:
 
 
 def remove_cgroups() -> None:
-    """Remove the cgroups of this process's tests: those above containers', and what peers leave of a failed start."""
-    for directory, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
-        if f"/pyrunc-test-{os.getpid()}-" in directory:
-            remove_busy(Path(directory))
+    """Remove the cgroups of this process's tests, and what peers leave in them of a failed start."""
+    found = [
+        Path(directory)
+        for directory, _, _ in os.walk("/sys/fs/cgroup", topdown=False)
+        if f"/pyrunc-test-{os.getpid()}-" in directory
+    ]
+    for place in found:
+        thaw(place)
+        for pid in (place / "cgroup.procs").read_text().split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it was in another hierarchy's too
+    for place in found:
+        remove_busy(place)
+
+
+def thaw(directory: Path) -> None:
+    """Let the processes of a cgroup run on."""
+    for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+        if (directory / name).exists():
+            (directory / name).write_text(word)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.oci.cases import CASES, UNLIKE_CRUN
+from tests.oci.cases import BELOW_ITSELF, CASES, UNLIKE_CRUN, UNLIKE_PEERS
 from tests.oci.observe import differences, observe, settle
 from tests.oci.runtime import OURS, SUBJECT, Runtime, unique_id
 from tests.runtime.cgroup_support import needs_root
@@ -64,5 +64,7 @@ def test_a_feature(
     place = prepare(bundle("theirs"))
     theirs = observe(make_runtime(peer), place, document(spec_text, place, case.changes), case.extra)
     ways = (*UNLIKE_CRUN, *case.unlike) if "crun" in (peer, subject.name) else ()
+    if subject.path == str(OURS):
+        ways = (*ways, *UNLIKE_PEERS, *(BELOW_ITSELF if case.unlike == BELOW_ITSELF else ()))
     unlike = [line for line in differences(found, theirs) if not any(re.match(way, line) for way in ways)]
     assert not unlike, "\n".join(unlike)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pyrunc.oci import planner as planners
+from pyrunc.oci import resident
 from pyrunc.runtime.spawner import sealed_memfd
 from tests.oci.native import PYTHON, call, install
 from tests.oci.planning import MAGIC, PLAN, PLANNED, planner, socket_of, stranger
@@ -296,7 +296,7 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         here = os.open(directory, os.O_PATH)
         probe.connect(f"/proc/self/fd/{here}/{place.name}")
         os.close(here)
-        pid = planners._peer(probe)[0]
+        pid = resident._peer(probe)[0]
     try:
         process = Path(f"/proc/{pid}")
         assert os.readlink(process / "cwd") == "/"

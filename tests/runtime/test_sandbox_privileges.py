@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyrunc import Sandbox
-from pyrunc.errors import InvalidArgument, NotFound, StartError, Unsupported
+from pyrunc.errors import InvalidArgument, InvalidSpec, NotFound, StartError, Unsupported
 from pyrunc.spec import capabilities
 from tests.conftest import Run
 
@@ -133,8 +133,8 @@ def test_users_that_do_not_exist(run: Run) -> None:
     for user in ("-1", "4294967295", "99999999999999999999", "a/b", ":", "web:", ":web", "web\n", "we b"):
         with pytest.raises((InvalidArgument, NotFound)):
             run("true", user=user)
-    with pytest.raises(Unsupported, match="at most 256 groups"):
-        run("true", groups=[str(number) for number in range(300)])
+    with pytest.raises(InvalidSpec, match="a process is in at most 65536 groups"):
+        run("true", groups=[str(number) for number in range(65537)])
 
 
 def test_a_user_writes_to_its_own_standard_streams_by_name(run: Run) -> None:

@@ -4,6 +4,8 @@ import ctypes
 import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from pyrunc import Sandbox
 from pyrunc.errors import InvalidSpec, LimitRefused, StartError, Unsupported
 from pyrunc.runtime import process_labels
 from pyrunc.runtime import process_settings as settings
-from pyrunc.runtime.compile import compile_spec
+from pyrunc.runtime.compile import Rootfs, compile_spec
+from pyrunc.spec import capabilities
 from tests.spec_run import bundle_spec, run_spec
 
 pytestmark = pytest.mark.usefixtures("host_unchanged")
@@ -31,8 +34,6 @@ def process(**changes: Any) -> dict[str, Any]:
 
 def held(name: str) -> bool:
     """Whether this process has the capability *name*."""
-    from pyrunc.spec import capabilities
-
     status = Path("/proc/self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     return bool(effective >> capabilities.NUMBER[name] & 1)
@@ -168,6 +169,20 @@ def test_what_other_settings_cannot_be(call: Any, values: dict[str, Any], words:
         call(values)
 
 
+@pytest.mark.parametrize(("path", "words"), [
+    ("process.scheduler", "process.scheduler.policy: is required"),
+    ("process.ioPriority", "process.ioPriority.class: is required"),
+    ("linux.personality", "linux.personality.domain: is required"),
+    ("linux.memoryPolicy", "linux.memoryPolicy.mode: is required"),
+])  # fmt: skip
+def test_an_object_without_what_it_must_have_is_not_passed_over(path: str, words: str) -> None:
+    part, _, key = path.partition(".")
+    spec = bundle_spec()
+    spec[part][key] = {}
+    with pytest.raises(InvalidSpec, match=words):
+        compile_spec(spec, Rootfs(("/",)))
+
+
 def test_personality_flags_are_refused() -> None:
     with pytest.raises(Unsupported, match=r"linux.personality.flags: no flag is defined"):
         settings.personality({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]})
@@ -226,6 +241,56 @@ def test_an_oom_score_that_may_not_be_lowered_is_named(rootfs: Path, userns: boo
         run_spec(rootfs, spec, "true")
 
 
+def test_as_many_groups_as_the_kernel_takes(rootfs: Path) -> None:
+    """Also for who joins the container."""
+    spec = process(user={"uid": 0, "gid": 0, "additionalGids": [*range(1000, 1999)]})
+    spec["root"]["path"] = str(rootfs)
+    count = ["/bin/sh", "-c", "id -G | wc -w"]
+    with Sandbox.from_spec(spec, rootfs.parent) as box, box.start(["/bin/sleep", "100"]) as running:
+        assert box.run(count).stdout.split() == [b"1000"]
+        assert running.exec(count).stdout.split() == [b"1000"]
+
+
+def test_umask_and_groups(rootfs: Path) -> None:
+    spec = process(user={"uid": 7, "gid": 8, "umask": 0o27, "additionalGids": [9, 10]})
+    assert run_spec(rootfs, spec, "umask; id -u; id -G").split() == ["0027", "7", "8", "9", "10"]
+
+
+# --- capabilities
+
+SETS = ("Inh", "Prm", "Eff", "Bnd", "Amb")
+
+
+def sets(rootfs: Path, **caps: list[str]) -> dict[str, int]:
+    """The five sets that a program has, as its status shows them."""
+    status = run_spec(rootfs, process(capabilities=caps, noNewPrivileges=True), "cat /proc/self/status")
+    return {name: int(status.partition(f"Cap{name}:")[2].split()[0], 16) for name in SETS}
+
+
+@pytest.mark.parametrize(("caps", "shown"), [
+    ({}, (0, 0, 0, 0, 0)), ({"bounding": ["CAP_KILL"]}, (0, 0, 0, 32, 0)),
+    ({"bounding": ["CAP_KILL"], "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}, (0, 32, 32, 32, 0)),
+    ({"ambient": ["CAP_KILL"]}, (0, 0, 0, 0, 0)),
+    ({key: ["CAP_KILL", "CAP_FLY", "cap_chown"] for key in capabilities.SETS}, (32, 32, 32, 32, 32)),
+])  # fmt: skip
+def test_the_five_sets(rootfs: Path, caps: dict[str, list[str]], shown: tuple[int, ...]) -> None:
+    """With no_new_privs, so that execve(2) adds nothing for root; these are runc's."""
+    assert tuple(sets(rootfs, **caps).values()) == shown
+
+
+def test_unknown_capabilities_are_for_a_warning() -> None:
+    spec = process(capabilities={"bounding": ["CAP_KILL", "CAP_Z"], "ambient": ["CAP_FLY", "CAP_Z"]})
+    found = compile_spec(spec, Rootfs(("/",))).warnings
+    assert found == ["ignoring unknown or unavailable capabilities: [CAP_FLY CAP_Z]"]
+
+
+def test_a_resource_that_is_ignored_is_for_a_warning() -> None:
+    spec = bundle_spec(resources={"memory": {"kernel": 1 << 20}})
+    assert compile_spec(spec, Rootfs(("/",))).warnings == [
+        "linux.resources.memory.kernel: is ignored, as no kernel has it any more"
+    ]
+
+
 # --- labels
 
 
@@ -249,27 +314,70 @@ def test_a_label_of_two_lines_is_refused() -> None:
         process_labels.exec_writes({"selinuxLabel": "a\nb"})
 
 
+# --- Intel RDT
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"closID": "a"}, "linux.intelRdt.closID is specified in config, but Intel RDT is not supported"),
+    ({"l3CacheSchema": "L3:0=f"}, "linux.intelRdt.l3CacheSchema is specified in config, but"),
+    ({"memBwSchema": "MB:0=20"}, "linux.intelRdt.memBwSchema is specified in config, but"),
+    ({"schemata": ["L3:0=f"]}, "linux.intelRdt.schemata is specified in config, but"),
+    ({"enableMonitoring": True}, "linux.intelRdt.enableMonitoring is specified in config, but"),
+])  # fmt: skip
+def test_resource_director_technology_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(Unsupported, match=words):
+        compile_spec(bundle_spec(intelRdt=values), Rootfs(("/",)))
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"closID": "../x"}, "linux.intelRdt.closID: '../x' cannot be the name of a directory"),
+    ({"memBwSchema": "L3:0=f"}, "linux.intelRdt.memBwSchema: must be one line that begins with 'MB:'"),
+    ({"l3CacheSchema": "L3:0=f\nMB:0=20"}, "linux.intelRdt.l3CacheSchema: must not have a line"),
+    ({"schemata": ["L3:0=f", "x"]}, r"linux.intelRdt.schemata\[1\]: must be one line"),
+    ({"schemata": "L3"}, "linux.intelRdt.schemata: must be a list"), ({"closID": 5}, "linux.intelRdt.closID"),
+])  # fmt: skip
+def test_what_of_it_cannot_be_meant_is_named(rootfs: Path, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidSpec, match=words):
+        run_spec(rootfs, bundle_spec(intelRdt=values), "true")
+
+
+def test_a_document_that_asks_for_nothing_of_it_is_compiled() -> None:
+    assert compile_spec(bundle_spec(intelRdt={}), Rootfs(("/",))).steps
+    assert compile_spec(bundle_spec(intelRdt={"enableMonitoring": False}), Rootfs(("/",))).steps
+
+
 # --- the session keyring
 
 
-def keys(rootfs: Path, name: str | None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a program sees in /proc/keys, where the plan's keyring is *name*."""
-    monkeypatch.setattr(
-        "pyrunc.runtime.launcher.compile_spec",
-        lambda spec, root, files: compile_spec(spec, root, files, keyring=name),
-    )
-    spec = process()
-    spec["linux"]["maskedPaths"].remove("/proc/keys")
-    return run_spec(rootfs, spec, "cat /proc/keys")
+# In a session with a keyring that nobody but its possessors can see: what /proc/keys shows in a container.
+KEYS = """
+import ctypes, os, sys
+libc, keyctl = ctypes.CDLL(None), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+own = libc.syscall(keyctl, 1, b"pyrunc-test-own")
+assert own > 0 and libc.syscall(keyctl, 5, own, 0x3F000000) == 0
+from pathlib import Path
+from pyrunc.runtime import launcher
+from pyrunc.runtime.compile import compile_spec
+from tests.spec_run import bundle_spec, run_spec
+name = {"none": None, "same": ""}.get(sys.argv[2], sys.argv[2])
+launcher.compile_spec = lambda spec, root, files: compile_spec(spec, root, files, keyring=name)
+spec = bundle_spec()
+spec["linux"]["maskedPaths"].remove("/proc/keys")
+print(run_spec(Path(sys.argv[1]), spec, "cat /proc/keys"))
+"""
 
 
-def test_the_session_keyring_has_the_name_and_the_rights_that_runc_gives(
-    rootfs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And one that is its starter's has no new one at all."""
-    named = keys(rootfs, "_ses.pyrunc-test", monkeypatch)
+def keys(rootfs: Path, name: str) -> str:
+    """What a program sees in /proc/keys, where the plan's keyring is *name*, "none" or the "same"."""
+    command = [sys.executable, "-c", KEYS, str(rootfs), name]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_the_session_keyring_has_the_name_and_the_rights_that_runc_gives(rootfs: Path) -> None:
+    """And its starter's is no longer there, unless it is the one that is to be kept."""
+    named = keys(rootfs, "_ses.pyrunc-test")
     assert re.search(r" 3f1b0000 +0 +0 keyring +_ses.pyrunc-test: empty", named)
-    assert re.search(r" 3f030000 +0 +0 keyring +_ses: empty", keys(rootfs, None, monkeypatch))
-    mine = Path("/proc/keys").read_text()
-    for line in keys(rootfs, "", monkeypatch).splitlines():
-        assert line.split()[0] in mine
+    nameless = keys(rootfs, "none")
+    assert re.search(r" 3f030000 +0 +0 keyring +_ses: empty", nameless)
+    assert "pyrunc-test-own" not in named + nameless
+    assert "pyrunc-test-own" in keys(rootfs, "same")

@@ -37,8 +37,10 @@ def program(channels: Channels, memory_mib: int, append: list[str]) -> Program:
         "quiet",
         "panic=-1",
         "cgroup_no_v1=all",
-        # SELinux without a policy only slows down; `append` may ask for another module.
+        # SELinux without a policy only slows down; AppArmor confines nobody who has not asked for a profile.
         "selinux=0",
+        "apparmor=1",
+        "lsm=landlock,yama,apparmor",
         *append,
         f"init={SHARED}/init",
     ]
