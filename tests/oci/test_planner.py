@@ -112,14 +112,40 @@ def test_it_declines_whatever_goes_wrong_in_it(front_door: Path, directory: Path
         assert child.poll() is None
 
 
-@pytest.mark.parametrize("flag", ["--mount", "--net", "--cgroup", "--pid"])
+@pytest.mark.parametrize("flag", ["--mount", "--net", "--cgroup", "--pid", "--uts", "--ipc", "--time"])
 def test_it_declines_callers_of_other_namespaces(
     front_door: Path, directory: Path, plan: Path, flag: str
 ) -> None:
-    before = ("unshare", flag, *(["--fork"] if flag == "--pid" else []))
+    before = ("unshare", flag, *(["--fork"] if flag in ("--pid", "--time") else []))
     with planner(front_door, directory, plan):
         assert create(front_door, directory, before=before) == COLD
         assert asked(directory) == []
+
+
+def test_it_declines_callers_with_another_root(
+    front_door: Path, directory: Path, plan: Path, tmp_path: Path
+) -> None:
+    # The same mount namespace; its proc, and by a link the rest, are where they were.
+    root = tmp_path / "root"
+    for name in ("proc", "tmp", "usr", "lib", "lib64", "bin"):
+        (root / name).mkdir(parents=True)
+        subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
+    try:
+        with planner(front_door, directory, plan):
+            before = ("/usr/sbin/chroot", str(root))
+            done = call(front_door, "run", "x", planner=directory, before=before)
+            assert (done.returncode, done.stdout) == (PYTHON, "run x\n")
+            assert asked(directory) == []
+    finally:
+        for name in ("proc", "tmp", "usr", "lib", "lib64", "bin"):
+            subprocess.run(["umount", "--recursive", "--lazy", root / name], check=True)
+
+
+def test_a_plan_that_names_the_planner_is_none(front_door: Path, directory: Path, plan: Path) -> None:
+    with planner(front_door, directory, plan) as child:
+        name = f"/proc/{child.pid}/x".encode()
+        plan.write_bytes(PLAN.replace(b"/proc/nonexistent", name.ljust(17, b"x")))
+        assert create(front_door, directory) == COLD
 
 
 def test_it_declines_another_version(front_door: Path, directory: Path, plan: Path) -> None:
