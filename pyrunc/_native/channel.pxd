@@ -68,7 +68,7 @@ cdef struct progress:
     uint32_t kind
     uint32_t step               # index of the failed step, number of the sync point, or pid of the new process
     int32_t error               # -errno
-    uint32_t pad
+    uint32_t pad                # the failed step's operation, for who has no plan
     uint64_t stage_ns[STAGES]
 
 cdef struct record:

@@ -468,11 +468,15 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
                 return 125
             rc = execve_step(w, step)
+            if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
+                # Whoever has started it knows that it could be executed; the rest is for who reads its output.
+                say_unexecuted(w, rc)
+                return 1
         elif step.op == OP_FORK:
             rc = fork_step(w, step.flags & F_TTY)
         else:
             if step.op == OP_SETNS and w.header.flags & PLAN_EXEC:
-                close_for_join(w)
+                close_for_join(w, w.slots[step.slot_a])
             rc = init_step(w, step)
             if step.op == OP_WAIT_START:
                 mortal = False
@@ -482,6 +486,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             message.kind = PROGRESS_FAILED
             message.step = i
             message.error = rc
+            message.pad = step.op
             memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
             send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL)
             return 127

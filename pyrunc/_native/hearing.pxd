@@ -5,6 +5,7 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.host_steps cimport *
 from pyrunc._native.killing cimport *
+from pyrunc._native.oci_notify cimport *
 from pyrunc._native.net_device cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.shim_files cimport *
@@ -61,6 +62,15 @@ cdef inline void pass_on(walk *w) noexcept nogil:
     w.terminal = -1
 
 
+cdef inline int joined(walk *w) noexcept nogil:
+    """The init of the container that a plan joins by its number; 0 where it comes as a descriptor."""
+    cdef uint32_t i
+    for i in range(w.header.step_count):
+        if w.steps[i].op == OP_PROCESS:
+            return <int>w.steps[i].n0
+    return 0
+
+
 cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report) noexcept nogil:
     """Take one message of init; False when there is no more to come."""
     cdef progress message
@@ -86,6 +96,13 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
         elif message.kind == PROGRESS_FORKED and w.header.flags & PLAN_EXEC and not w.forked:
             w.forked = <int>message.step
             send(w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL)
+        elif message.kind == PROGRESS_LISTENER and w.header.flags & PLAN_EXEC and plan_oci_of(w.data) != NULL:
+            rc = oci_send_listener(w, &message, b"running", joined(w), pid, pidfd)
+            if rc < 0:
+                report.step = message.step
+                report.error = rc
+                syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
+            return True
         elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
             syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
         return True

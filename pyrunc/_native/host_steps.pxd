@@ -8,6 +8,7 @@ from pyrunc._native.device_bpf cimport *
 from pyrunc._native.overlay cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.unexecuted cimport *
 
 
 cdef inline int open_process(int pid) noexcept nogil:
@@ -64,6 +65,37 @@ cdef inline int userns_step(walk *w, const plan_step *step) noexcept nogil:
     return rc
 
 
+cdef inline int c_open_started(int pid, uint64_t started) noexcept nogil:
+    """A pidfd of the process *pid* that was started at *started* (field 22 of its stat), or -ESRCH if it has ended.
+
+    A number alone may have become another's (pidfd_open(2), Linux 5.3).
+    """
+    cdef char stat[1024]
+    cdef pollfd watch
+    cdef ssize_t length = -1
+    cdef int process
+    cdef int fd
+    cdef int pidfd = <int>_rc(syscall(NR_pidfd_open, pid, 0))
+    if pidfd < 0:
+        return pidfd
+    process = open_process(pid)
+    fd = openat(process, b"stat", O_RDONLY | O_CLOEXEC)
+    close(process)
+    if fd >= 0:
+        length = read(fd, stat, sizeof(stat) - 1)
+        close(fd)
+    watch.fd = pidfd
+    watch.events = POLLIN
+    watch.revents = 0
+    if length > 0:
+        stat[length] = 0
+        # It is the number's owner for as long as it has not ended.
+        if number_in_stat(stat, 22) == started and poll(&watch, 1, 0) == 0:
+            return pidfd
+    close(pidfd)
+    return -ESRCH
+
+
 cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) noexcept nogil:
     cdef uint32_t op = step.op
     cdef const char *path
@@ -97,6 +129,8 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
             c_leave_home(w.homes, home)
             rc = <int>_rc(openat(AT_FDCWD, text(w, step.s0), <int>step.n0 | O_CLOEXEC))
         return put_slot(w, step.slot_a, rc)
+    if op == OP_PROCESS:
+        return put_slot(w, step.slot_a, c_open_started(<int>step.n0, step.n1))
     if op == OP_DEVICE_BPF:
         return c_attach_device_program(w.slots[step.slot_a], w.data + w.header.blob_off + step.n0, <uint32_t>step.n1)
     if op == OP_USERNS:

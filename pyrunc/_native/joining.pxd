@@ -40,17 +40,15 @@ cdef inline void close_for_exec(walk *w) noexcept nogil:
     close_above(w, &w.progress_fd, 1)
 
 
-cdef inline void close_for_join(walk *w) noexcept nogil:
-    """Close what no further step needs: nothing of the host but the request's descriptors goes into a container."""
-    cdef int keep[MAX_FDS + 4]
+cdef inline void close_for_join(walk *w, int target) noexcept nogil:
+    """Close what no further step needs but *target*: nothing of the host but the request's descriptors goes into a container."""
+    cdef int keep[MAX_FDS + 2]
     cdef uint32_t i
-    keep[0] = 0
-    keep[1] = 1
-    keep[2] = 2
-    keep[3] = w.progress_fd
+    keep[0] = w.progress_fd
+    keep[1] = target
     for i in range(w.header.fd_count):
-        keep[i + 4] = w.slots[i] if i < MAX_FDS else -1
-    close_all_but(keep, 4 + (<int>w.header.fd_count if w.header.fd_count < MAX_FDS else MAX_FDS))
+        keep[i + 2] = w.slots[i] if i < MAX_FDS else -1
+    close_above(w, keep, 2 + (<int>w.header.fd_count if w.header.fd_count < MAX_FDS else MAX_FDS))
 
 
 cdef inline int fork_step(walk *w, bint tty) noexcept nogil:

@@ -55,7 +55,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
     r.w.hook_fd = -1
-    r.w.stage_step = <uint32_t>NONE
+    r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
 
 
@@ -76,6 +76,7 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
     """Walk the host section: cgroups, and what is opened on the host."""
     cdef walk *w = &r.w
     cdef const plan_step *step
+    cdef plan_step left
     cdef bint made
     cdef uint32_t i
     cdef int rc
@@ -88,6 +89,12 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
             continue
         made = False
         rc = host_step(w, step, &made, 0)
+        if rc == -EEXIST and step.op == OP_CGROUP_MKDIR:
+            # What somebody has left there, or made for it: like one of our own, it goes with the container.
+            left = step[0]
+            left.flags |= <uint32_t>F_EXISTING
+            rc = host_step(w, &left, &made, 0)
+            made = True
         if made:
             r.last_made = i + 1
         if rc < 0 and not step.flags & F_OPTIONAL:
@@ -123,12 +130,13 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
         close(pair[0])
         close(r.directory)          # with the lock
         close(r.plan_fd)
+        forget_texts(r.here.env)
         _exit(container_init(&r.w))
     close(pair[1])
     r.w.progress_fd = pair[0]
     close_passed(&r.w, 0)
-    if r.pid < 0 and r.w.stage_step != <uint32_t>NONE:
-        return fail_step(r, r.w.stage_step, r.pid)
+    if r.pid < 0 and r.w.stage_failed:
+        return fail_step(r, r.w.stage_failed - 1, r.pid)
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
@@ -145,6 +153,10 @@ cdef inline int tell_created(oci_run *r) noexcept nogil:
         if rc < 0:
             return fail(r, b"pid-file", rc)
         r.pid_written = True
+    if r.plan.pidfd_socket != <uint32_t>NONE:
+        rc = send_descriptor(text(&r.w, r.plan.pidfd_socket), b"pidfd", r.pidfd)
+        if rc < 0:
+            return fail(r, b"pidfd-socket", rc)
     if send(r.w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0:
         return fail(r, b"died", 0)
     return 0
@@ -258,10 +270,12 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
     """Undo what was done, and become Python to say why; an exit code if there is no Python."""
     cdef const char *words[8]
     cdef char numbers[6][NUMBER_ROOM]
-    if r.pid > 0:
+    if r.pid > 0 and not r.reaped:
         syscall(NR_pidfd_send_signal, r.pidfd, SIGKILL, NULL, 0)
         kill_container(&r.w, r.pidfd)
         reap(r)
+    if r.where != NULL and strcmp(r.where, b"died") == 0 and oom_kills(&r.w) > 0:
+        r.where = b"oom"
     if r.directory >= 0:
         end_container(r)
         if r.pid_written:
@@ -291,10 +305,19 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
 
 cdef inline int watch_signals(oci_run *r) noexcept nogil:
     """Where the program's end is waited for: signals are passed on to it, and its orphans adopted."""
+    cdef bint opened = False
+    cdef int tty
     if not r.plan.flags & OCI_RUN or r.plan.flags & OCI_DETACH:
         return 0
     if not r.plan.flags & OCI_NO_SUBREAPER:
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if r.plan.flags & OCI_TERMINAL:
+        # Before there is a program that would be without it.
+        tty = caller_terminal(&opened)
+        if tty < 0:
+            return fail(r, b"tty", tty)
+        if opened:
+            close(tty)
     r.signals = hold_signals()
     return fail(r, b"clone", r.signals) if r.signals < 0 else 0
 
@@ -326,38 +349,22 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
-cdef inline int oci_run_plan(oci_place *here, int plan_fd) noexcept nogil:
-    """Do what the sealed plan on the descriptor *plan_fd* says; the exit code of the command."""
-    cdef oci_run r
-    cdef uint32_t i
-    cdef int keep[1]
-    cdef int rc
-    begin_run(&r, here, plan_fd)
-    reset_signals()                 # Python has ignored one or two
-    rc = load_plan(&r.w, plan_fd, 3)
+cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
+    """`create` or `run` of a plan that was loaded; the exit code of the command."""
+    cdef int rc = create_container(r)
     if rc < 0:
-        fail(&r, b"plan", rc)
-        return give_up(&r)
-    r.plan = plan_oci_of(r.w.data)
-    if r.plan == NULL:
-        fail(&r, b"plan", -EINVAL)
-        return give_up(&r)
-    for i in range(3):
-        r.w.slots[i] = <int>i
-    keep[0] = plan_fd
-    close_above(&r.w, keep, 1)
-    fcntl(plan_fd, F_SETFD, FD_CLOEXEC)
-    rc = create_container(&r)
-    if rc < 0:
-        return give_up(&r)
+        return give_up(r)
     if r.signals < 0:
         return 0
     # Whoever looks at the container from now on need not wait for its end.
     flock(r.directory, LOCK_UN)
     rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
     r.reaped = True
-    end_container(&r)
+    if rc < 0:
+        fail(r, b"tty", rc)
+        return give_up(r)
+    end_container(r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
-        run_kind(&r, HOOK_POSTSTOP, b"stopped")
-    return exit_code_of(r.status) if rc == 0 else 1
+        run_kind(r, HOOK_POSTSTOP, b"stopped")
+    return exit_code_of(r.status)

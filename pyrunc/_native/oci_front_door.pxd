@@ -10,7 +10,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.oci_arguments cimport *
-from pyrunc._native.oci_create cimport oci_run_plan
+from pyrunc._native.oci_plan cimport oci_run_plan
 from pyrunc._native.oci_planner cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_seal cimport *

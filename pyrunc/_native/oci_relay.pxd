@@ -52,6 +52,17 @@ cdef inline int caller_terminal(bint *opened) noexcept nogil:
     return <int>_rc(openat(AT_FDCWD, b"/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY))
 
 
+cdef inline void size_as_callers(int master) noexcept nogil:
+    """Give the program's terminal the size of the caller's, before the program can ask for it."""
+    cdef winsize_t size
+    cdef bint opened
+    cdef int host = caller_terminal(&opened)
+    if host >= 0 and ioctl(host, TIOCGWINSZ, &size) == 0:
+        ioctl(master, TIOCSWINSZ, &size)
+    if host >= 0 and opened:
+        close(host)
+
+
 cdef inline void relay_resize(relay *r) noexcept nogil:
     """Give the program's terminal the size of the caller's."""
     cdef winsize_t size

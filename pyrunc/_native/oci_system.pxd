@@ -82,6 +82,14 @@ cdef inline void *anonymous(size_t size) noexcept nogil:
     return NULL if memory == MAP_FAILED else memory
 
 
+cdef inline void forget_texts(char **texts) noexcept nogil:
+    """Wipe the caller's environment: what goes into a container, where others may look into it, is no copy of secrets."""
+    cdef size_t i = 0
+    while texts[i] != NULL:
+        memset(texts[i], 0, strlen(texts[i]))
+        i += 1
+
+
 cdef inline const char *environment(char **env, const char *name) noexcept nogil:
     """The value of the variable *name*, or NULL."""
     cdef size_t length = strlen(name)

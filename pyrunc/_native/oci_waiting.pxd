@@ -10,6 +10,7 @@
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.joining cimport *
+from pyrunc._native.oci_files cimport piece, writev
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
@@ -37,8 +38,9 @@ cdef inline int lookup_step(walk *w, const plan_step *step) noexcept nogil:
     syscall(SYS_setresuid, uid, <uint32_t>-1, <uint32_t>-1)
     for i in range(step.n1):
         error = <int>_rc(faccessat(AT_FDCWD, candidate, X_OK, 0))
-        if error == 0 and (fstatat(AT_FDCWD, candidate, &status, 0) < 0 or S_ISDIR(status.st_mode)):
-            error = -EACCES
+        if error == 0 or error == -EACCES:
+            if fstatat(AT_FDCWD, candidate, &status, 0) == 0 and (S_ISDIR(status.st_mode) or not status.st_mode & 0o111):
+                error = -ENOENT if step.n2 else -EACCES
         if error == 0:
             rc = 0
             break
@@ -48,6 +50,29 @@ cdef inline int lookup_step(walk *w, const plan_step *step) noexcept nogil:
     syscall(SYS_setresuid, 0, <uint32_t>-1, <uint32_t>-1)
     syscall(SYS_setresgid, 0, <uint32_t>-1, <uint32_t>-1)
     return rc
+
+
+cdef inline const char *why_unexecuted(int error) noexcept nogil:
+    if error == -ENOENT: return b"no such file or directory"
+    if error == -EACCES: return b"permission denied"
+    if error == -ENOEXEC: return b"exec format error"
+    if error == -E2BIG: return b"argument list too long"
+    if error == -EINVAL: return b"invalid argument"
+    if error == -EPERM: return b"operation not permitted"
+    if error == -ENOMEM: return b"cannot allocate memory"
+    if error == -ELOOP: return b"too many levels of symbolic links"
+    return b"input/output error"
+
+
+cdef inline void say_unexecuted(walk *w, int error) noexcept nogil:
+    """Say on the program's standard error that it could not be executed, as runc does."""
+    cdef iovec_t pieces[5]
+    piece(&pieces[0], b"exec ")
+    piece(&pieces[1], w.argv[0])
+    piece(&pieces[2], b": ")
+    piece(&pieces[3], why_unexecuted(error))
+    piece(&pieces[4], b"\n")
+    writev(2, pieces, 5)
 
 
 cdef inline int wait_start_step(walk *w, const plan_step *step) noexcept nogil:

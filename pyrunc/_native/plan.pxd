@@ -56,6 +56,7 @@ cdef enum Op:
     OP_WRITE_AT                     # slot a: directory, s0 file, s1 value
     OP_OPEN_AT                      # slot a: directory, s0 file, n0 open flags -> slot b
     OP_OPEN                         # s0 host path, n0 open flags -> slot a
+    OP_PROCESS                      # n0 a pid, n1 when it was started, in ticks since boot -> slot a: its pidfd
     OP_DEVICE_BPF                   # slot a: cgroup v2 directory, n0 blob offset, n1 instructions
     OP_USERNS                       # s0 uid_map, s1 gid_map: a user namespace of its own, for idmapped mounts -> slot a
     OP_OVERLAY                      # slots b..b+n0-1: layers, the lowest first; slot b+n0: the directory of s1 upper and s2 work;
@@ -113,6 +114,7 @@ cdef enum Op:
     OP_SECCOMP                      # n0 blob offset, n1 instructions, n2 flags
     OP_FORK                         # go on as a child of the supervisor's, born inside the pid namespace that was joined; F_TTY: as above
     OP_LOOKUP                       # s0 candidates (n1 of them): may the user n0 >> 32 of the group n0 and the groups s1 execute one?
+                                    # n2: they are a search, which passes over what nobody could execute
     OP_WAIT_START                   # slot a, if given: the socket on which the start comes; else the supervisor goes on at once
     OP_HOOK                         # n0 index of the oci block's hook, which init executes itself
     OP_EXECVE                       # s0 candidates (n0 of them, NUL-separated)
@@ -208,6 +210,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_WRITE_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OPEN_AT: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0
     if op == OP_OPEN: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0
+    if op == OP_PROCESS: return ON_HOST | NEEDS_SLOT_A
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
     if op == OP_NET_DEVICE: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
@@ -420,7 +423,7 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
     """Whether a step may stand here in a plan with PLAN_EXEC: none that mounts or makes, and each in its order."""
     cdef uint32_t op = step.op
     if step.section != SECTION_INIT:
-        return step.section == SECTION_HOST and op == OP_OPEN
+        return step.section == SECTION_HOST and (op == OP_OPEN or op == OP_PROCESS)
     if not joined:
         if op == OP_SETNS:
             return step.n0 & <uint64_t>CLONE_NEWNS and not step.n0 & ~<uint64_t>PLAN_NAMESPACES
@@ -487,6 +490,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
         return step.n0 <= 1023
     if op == OP_TERMINAL:
         return step.n0 < <uint64_t>NONE and step.n1 <= 65535 and step.n2 <= 65535
+    if op == OP_PROCESS:
+        return 0 < step.n0 < <uint64_t>1 << 31
     if op == OP_SYNC:
         return step.n0 < MAX_SYNC
     if op == OP_NET_DEVICE:

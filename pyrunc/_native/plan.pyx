@@ -7,7 +7,7 @@ from pyrunc._native.linux cimport *
 
 # In the order of plan.pxd's Op.
 STEP_NAMES = (
-    "cgroup_mkdir", "write_at", "open_at", "open", "device_bpf", "userns", "overlay", "write_proc", "net_device",
+    "cgroup_mkdir", "write_at", "open_at", "open", "process", "device_bpf", "userns", "overlay", "write_proc", "net_device",
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",
@@ -209,6 +209,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
         if lookup.op == OP_LOOKUP:
             lookup.s0 = step.s0
             lookup.n1 = step.n0
+            lookup.n2 = 0 if b"/" in <bytes>arguments[0] else 1
     header.size = <uint32_t>size
     header.flags = flags
     header.argv_off = <uint32_t>table_off

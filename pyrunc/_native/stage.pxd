@@ -90,7 +90,7 @@ cdef inline int clone_staged(walk *w, clone_args *args) noexcept nogil:
     else:
         said.pid = stage
     close(ends[0])
-    w.stage_step = said.step
+    w.stage_failed = said.step + 1  # NONE + 1 is 0
     if said.pid > 0:
         # A child of ours that nobody has waited for: no other can have its number.
         pidfd[0] = <int>_rc(syscall(NR_pidfd_open, said.pid, 0))

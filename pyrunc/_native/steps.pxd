@@ -27,7 +27,7 @@ cdef struct walk:
     size_t argv_size                # of both, in bytes
     int slots[PLAN_MAX_SLOTS]
     bint dying                      # it was killed, and init has not ended yet
-    uint32_t stage_step             # the step of the stage that failed, or NONE
+    uint32_t stage_failed           # 1 + the step of the stage that failed, or 0
     int host_net                    # the host's network namespace, where this process has left it, else -1
     int forked                      # of a plan that joins a container: the program's process, once there is one
     bint skip                       # the next step is an alternative that is not needed

@@ -193,7 +193,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
     w.skip = False
     w.dying = False
     w.forked = 0
-    w.stage_step = <uint32_t>NONE
+    w.stage_failed = 0
     report.stage_ns[STAGE_HOST] = now_ns()
     report.kind = RECORD_FAILED
     report.step = FAILED_CHROOT
@@ -247,8 +247,8 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
         close(pair[1])
         w.progress_fd = pair[0]
         rc = pid if pid < 0 else 0
-        if w.stage_step != <uint32_t>NONE:
-            report.step = w.stage_step
+        if w.stage_failed:
+            report.step = w.stage_failed - 1
     if rc < 0:
         report.error = rc
         remove_cgroups(w, last_made)

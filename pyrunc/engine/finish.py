@@ -102,16 +102,16 @@ def _settled(parts: "Parts", row: "Row | None", late: bool) -> "ContainerRecord 
     if not record.running:
         return record
     while True:
-        if not late and observing.begins(row):
-            if time.time_ns() - record.started_ns < BEGUN_S * 10**9:
-                return record._replace(state="created")
-            late = True
         ending = _ending(row, late)
         if ending is not None:
             return _note(parts, row, ending)
         found = observing.seen(row)
         if found.running:
             return found  # and not ended since we looked
+        if observing.begins(row):
+            if time.time_ns() - record.started_ns < BEGUN_S * 10**9:
+                return record._replace(state="created")
+            late = True
 
 
 def exit_command(parts: "Parts", container_id: str) -> tuple[str, ...]:

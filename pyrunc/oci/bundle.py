@@ -35,12 +35,18 @@ def read(path: str, directory: int = -1) -> Bundle:
     try:
         spec = loads(text)
     except ValueError as error:
-        raise Failure(f"{CONFIG}: {error}") from None
+        raise Failure(f"{CONFIG}: {str(error)[:1].lower()}{str(error)[1:]}") from None
     if not isinstance(spec, dict):
         raise InvalidSpec(f"{CONFIG}: must be an object, not {type(spec).__name__}")
     check(spec)
-    root = os.path.join(path, spec["root"]["path"])
-    return Bundle(path, os.path.realpath(root), spec)
+    root = os.path.realpath(os.path.join(path, spec["root"]["path"]))
+    try:
+        os.stat(root)
+    except OSError as error:
+        raise Failure(f"invalid rootfs: stat {root}: {reason(error)}") from None
+    if not os.path.isdir(root):
+        raise Failure(f"invalid rootfs: {root}: not a directory")
+    return Bundle(path, root, spec)
 
 
 def _text(path: str, directory: int) -> str:
@@ -56,12 +62,25 @@ def _text(path: str, directory: int) -> str:
         raise Failure(f"JSON specification file {CONFIG} not found") from None
     except OSError as error:
         raise Failure(f"open {error.filename}: {reason(error)}") from None
-    with os.fdopen(opened, "rb") as file:
-        data = file.read(_MAX_SIZE + 1)
+    try:
+        data = _all(opened)
+    except OSError as error:
+        raise Failure(f"read {CONFIG}: {reason(error)}") from None
+    finally:
+        os.close(opened)
     if len(data) > _MAX_SIZE:
         raise InvalidSpec(f"{CONFIG}: more than {_MAX_SIZE} bytes")
     # What is no UTF-8 becomes U+FFFD, as Go reads it.
     return data.decode("utf-8", "replace")
+
+
+def _all(fd: int) -> bytes:
+    data = b""
+    while chunk := os.read(fd, 1 << 20):
+        data += chunk
+        if len(data) > _MAX_SIZE:
+            break
+    return data
 
 
 def check(spec: dict[str, Any]) -> None:
@@ -69,11 +88,13 @@ def check(spec: dict[str, Any]) -> None:
     document.check(spec)
     root = spec.get("root")
     if not root or not root.get("path"):
-        raise InvalidSpec("root.path: must not be empty")
+        raise InvalidSpec("root.path: root must be specified")
     process = spec.get("process")
     if process is None:
-        raise InvalidSpec("process: must be set to start a container")
+        raise InvalidSpec("process: process property must not be empty")
     if not process.get("args"):
-        raise InvalidSpec("process.args: must not be empty")
+        raise InvalidSpec("process.args: args must not be empty")
     if not process.get("cwd"):
-        raise InvalidSpec("process.cwd: must not be empty")
+        raise InvalidSpec("process.cwd: Cwd property must not be empty")
+    if not process["cwd"].startswith("/"):
+        raise InvalidSpec(f"process.cwd: Cwd must be an absolute path, not {process['cwd']!r}")

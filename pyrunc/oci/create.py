@@ -10,10 +10,10 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
-from pyrunc.errors import InvalidSpec
+from pyrunc.errors import InvalidSpec, PyruncError
 from pyrunc.oci import bundle as bundles
 from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
-from pyrunc.oci.log import Failure
+from pyrunc.oci.log import Failure, reason
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import candidates, compile_spec
@@ -56,9 +56,25 @@ def prepare(
     return compile_command(flags.parse(arguments), bundle_fd, env or {}).plan
 
 
-def run(command: Command, log: Log) -> int:  # noqa: ARG001
+def run(command: Command, log: Log) -> int:
     """Compile the plan and become the front door with it. Raises Failure, PyruncError."""
-    execute(command.front_door, compile_command(command, -1, os.environ).plan)
+    try:
+        prepared = compile_command(command, -1, os.environ)
+    except Failure as failure:
+        raise Failure(f"runc {command.verb} failed: {failure.message}") from None
+    except (PyruncError, OSError) as error:
+        text = (
+            f"{error.filename}: {reason(error)}"
+            if isinstance(error, OSError) and error.filename
+            else str(error)
+        )
+        raise Failure(f"runc {command.verb} failed: {text}") from None
+    for warning in getattr(prepared.template, "warnings", ()):
+        log.write("warning", warning)
+    from pyrunc.oci import planner
+
+    planner.ensure(command.front_door)
+    execute(command.front_door, prepared.plan)
     return 1
 
 

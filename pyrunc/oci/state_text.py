@@ -76,7 +76,8 @@ def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool) -> 
 
 
 def _cgroups(template: PlanTemplate) -> list[dict[str, Any]]:
-    hierarchies = {found.mountpoint: found for found in cgroup_layout.detect().hierarchies}
+    layout = cgroup_layout.detect()
+    hierarchies = {found.mountpoint: found for found in (*layout.hierarchies, *layout.named)}
     return [
         {
             "path": f"{step.s0}{step.s1}",

@@ -110,11 +110,12 @@ def parse_device_rules(entries: object) -> tuple[DeviceRule, ...]:
         where = f"{_FIELD}[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("allow"), bool):
             raise InvalidResources(f"{where}.allow: must be true or false")
-        kind = entry.get("type") or "a"
+        kind, letters = entry.get("type"), entry.get("access")
+        kind = "a" if kind is None or kind == "" else kind
         # 'u' is mknod(1)'s other name of 'c'; a fifo is no device.
-        if kind not in ("a", "b", "c", "u"):
+        if not isinstance(kind, str) or kind not in ("a", "b", "c", "u"):
             raise InvalidResources(f"{where}.type: must be one of a, b, c, not {kind!r}")
-        letters, access = entry.get("access") or "rwm", 0
+        letters, access = "rwm" if letters is None or letters == "" else letters, 0
         if not isinstance(letters, str) or not set(letters) <= {"r", "w", "m"}:
             raise InvalidResources(f"{where}.access: must be made of r, w and m, not {letters!r}")
         for letter, bit in _LETTERS:

@@ -204,6 +204,8 @@ def _memory(writes: Writes, whole: Section) -> None:
     reservation = memory.integer("reservation", -1, _INT64) or 0
     swappiness = memory.integer("swappiness", 0, 100)
     kernel_tcp = memory.integer("kernelTCP", -1, _INT64) or 0
+    for key in ("disableOOMKiller", "useHierarchy", "checkBeforeUpdate"):
+        memory.flag(key)  # useHierarchy is what every kernel does now
     if swap > 0 and limit > 0 and swap < limit:
         raise InvalidResources(f"{memory.name}.swap: memory+swap limit should be >= memory limit")
     if swap > 0 and limit == 0 and writes.current is None:

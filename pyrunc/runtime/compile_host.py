@@ -59,6 +59,8 @@ class Rootfs(NamedTuple):
 class HostPart(NamespacePart):
     """What a plan says before the root: the steps of the supervisor, and init's way into cgroups and namespaces."""
 
+    front_door: Any = None  # of a container of pyrunc-oci, see there
+
     def __init__(self, spec: Spec, rootfs: Rootfs, files: Mapping[str, str]) -> None:
         super().__init__(spec)
         self.rootfs = rootfs
@@ -92,7 +94,7 @@ class HostPart(NamespacePart):
         plan.warnings += [f"{field}: is ignored, as no kernel has it any more" for field in wanted.ignored]
         joins: list[tuple[int, str | None]] = []
         self.cgroups: list[cgroups.CgroupDir] = []
-        for directory in wanted.dirs:
+        for directory in (*wanted.dirs, *self._named_cgroups(layout, wanted)):
             if self._is_idle(layout, directory):
                 continue
             controllers = (*directory.enable, *self._controllers(layout, directory))
@@ -116,6 +118,15 @@ class HostPart(NamespacePart):
             plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
         for tasks, cpuset in joins:
             plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
+
+    def _named_cgroups(
+        self, layout: cgroup_layout.Layout, wanted: cgroups.CgroupPlan
+    ) -> list[cgroups.CgroupDir]:
+        """In hierarchies that only have a name, such as systemd's: for who looks there, as other OCI runtimes do."""
+        if self.front_door is None or not wanted.dirs:
+            return []
+        path = wanted.dirs[0].path
+        return [cgroups.CgroupDir(one.mountpoint, path, 1, (), False, ()) for one in layout.named]
 
     def _is_idle(self, layout: cgroup_layout.Layout, directory: cgroups.CgroupDir) -> bool:
         """Whether a cgroup of a hybrid host's v2 would have nothing to do for this container.

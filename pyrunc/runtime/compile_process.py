@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MAX_GROUPS = 65536  # NGROUPS_MAX
 _LISTED_GROUPS = 256  # as many as a step has room for; more are numbers among the plan's blobs
 _NEW_LISTENER = 1 << 3  # seccomp(2), here so that a start need not import what compiles filters
+_NOTHING = (None, None, None, None, None)
 _OOM_SCORE = "self/oom_score_adj"
 
 
@@ -135,25 +136,23 @@ class ProcessPart(FrontDoorPart):
     def _attributes_of(self, process: Mapping[str, Any]) -> None:
         """What few documents have: scheduling, memory policy, execution domain, labels of a security module."""
         plan = self.plan
-        own = [process.get(key) for key in ("scheduler", "ioPriority", "execCPUAffinity")]
-        shared = [self.linux.get(key) for key in ("personality", "memoryPolicy")]
-        if any(own) or any(shared):
+        scheduler, io_priority, affinity = map(process.get, ("scheduler", "ioPriority", "execCPUAffinity"))
+        personality, memory_policy = map(self.linux.get, ("personality", "memoryPolicy"))
+        given = (scheduler, io_priority, affinity, personality, memory_policy)
+        if given != _NOTHING:
             from pyrunc.runtime import process_settings as settings
 
-            scheduler, io_priority, affinity = own
-            personality, memory_policy = shared
-            if affinity:
-                settings.exec_affinity(
-                    affinity
-                )  # for the programs that join the container, not for its first
-            if scheduler:
+            if affinity is not None:
+                # For the programs that join the container, and not for its first.
+                settings.exec_affinity(affinity)
+            if scheduler is not None:
                 attr = settings.scheduler(scheduler)
                 plan.add("scheduler", INIT, "process", n0=plan.blob(attr), n1=len(attr) // 8)
-            if io_priority:
+            if io_priority is not None:
                 plan.add("io_priority", INIT, "process", n0=settings.io_priority(io_priority))
-            if personality:
+            if personality is not None:
                 plan.add("personality", INIT, "process", n0=settings.personality(personality))
-            if memory_policy:
+            if memory_policy is not None:
                 mode, nodes = settings.memory_policy(memory_policy)
                 place = plan.blob(nodes) if nodes else 0
                 plan.add("memory_policy", INIT, "process", n0=mode, n1=place, n2=len(nodes) // 8)

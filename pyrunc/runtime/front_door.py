@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrunc._native.plan import ABSENT, NAMESPACES
+from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_host import HostPart
 from pyrunc.runtime.plan import HOOK_KINDS, INIT
@@ -33,6 +33,8 @@ class FrontDoorPart(HostPart):
         """Hooks that see the container's mounts and the runtime's file system."""
         if self.front_door is None:
             return
+        # The working directory need not be there, as with runc; nor can it be made once the root is read-only.
+        self.plan.add("mkdir", INIT, "pivot", s0=self.cwd, n0=0o755, flags=FLAGS["create"])
         if any(HOOK_KINDS[kind] in ("prestart", "createRuntime") for kind in self.front_door.hooks):
             self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
         self._run_hooks("createContainer", "pivot")

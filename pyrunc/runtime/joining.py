@@ -313,26 +313,11 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     plan.add("setns", INIT, "namespaces", a=target, n0=namespaces)
     if namespaces & CLONE_NEW["user"]:
         plan.add("user", INIT, "namespaces", s0="")
-    plan.add("session", INIT, "process")  # its keyring, for which the filter may be in the way later
-    streams: Sequence[int] = range(3)
-    if terminal is not None:
-        # Now, while nobody in the container can see the process that holds both sides.
-        peer = plan.slot()
-        owner = (_own(container) if who is None else who)[0]
-        plan.add("terminal", INIT, "process", b=peer, s0="/dev/pts", n0=owner, n1=terminal[0], n2=terminal[1])
-        streams = [peer] * 3
-    for number, slot in enumerate(streams):
-        plan.add("stdio", INIT, "process", a=slot, n0=number)
     process = [step for step in container.steps if step.stage == STAGE_NUMBER["process"]]
-    # The last of what the new process does, since it asks for no privilege, or would stand in the way of its making.
-    late = [step for step in process if step.op == "rlimit" and step.n0 == _NPROC]
-    if any(step.op == "no_new_privs" for step in process):
-        late += [step for step in process if step.op == "seccomp"]
     bounding = next(step.n0 for step in process if step.op == "bounding")
     every = capabilities.mask(capabilities_of({"privileged": True}), "privileged") if privileged else 0
+    changed = []
     for step in process:
-        if step.op in ("session", "stdio", "execve", "write_procfs") or step in late:
-            continue
         if step.op == "chdir" and cwd:
             step = step._replace(s0=cwd)  # noqa: PLW2901
         elif step.op == "user" and who is not None:
@@ -346,12 +331,46 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
             step = step._replace(n0=held, n1=held)  # noqa: PLW2901
         elif step.op == "ambient" and as_user:
             continue
-        _copy(plan, container, step)
+        changed.append(step)
+    owner = (_own(container) if who is None else who)[0]
+    place_program(plan, container, changed, None if terminal is None else (owner, *terminal))
+    return plan
+
+
+def place_program(
+    plan: PlanTemplate, source: PlanTemplate, process: Sequence[Step],
+    terminal: tuple[int, int, int] | None, terminal_flags: int = 0,
+) -> None:  # fmt: skip
+    """Append to *plan*, after its setns, the process of a program that joins a container.
+
+    *process* are the steps that *source* has for a container's first program; *terminal* is the owner of one of its
+    own, and its rows and columns. What needs no privilege any more is done by the new process itself.
+    """
+    session = next((step for step in process if step.op == "session"), None)
+    # Now, for the filter may be in the way of its keyring later.
+    plan.add("session", INIT, "process", s0=session.s0 if session else None, n0=session.n0 if session else 0)
+    streams: Sequence[int] = range(3)
+    if terminal is not None:
+        # While nobody in the container can see the process that holds both sides.
+        peer = plan.slot()
+        owner, rows, columns = terminal
+        plan.add(
+            "terminal", INIT, "process", b=peer, s0="/dev/pts", n0=owner, n1=rows, n2=columns, flags=terminal_flags
+        )  # fmt: skip
+        streams = [peer] * 3
+    for number, slot in enumerate(streams):
+        plan.add("stdio", INIT, "process", a=slot, n0=number)
+    # The last of what the new process does, since it asks for no privilege, or would stand in the way of its making.
+    late = [step for step in process if step.op == "rlimit" and step.n0 == _NPROC]
+    if any(step.op == "no_new_privs" for step in process):
+        late += [step for step in process if step.op == "seccomp"]
+    for step in process:
+        if step.op not in ("session", "stdio", "execve", "write_procfs") and step not in late:
+            _copy(plan, source, step)
     plan.add("fork", INIT, "process", flags=0 if terminal is None else native.FLAGS["tty"])
     for step in late:
-        _copy(plan, container, step)
+        _copy(plan, source, step)
     plan.add("execve", INIT, "program", s0="")
-    return plan
 
 
 def _of_itself(step: Step) -> str:

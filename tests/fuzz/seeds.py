@@ -28,6 +28,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("write_at", HOST, {"a": 4, "s0": "memory.max", "s1": "1048576", "flags": native.FLAGS["alternative"]}),
     ("open_at", HOST, {"a": 4, "b": 5, "s0": "cgroup.procs", "n0": 1}),
     ("open", HOST, {"a": 6, "s0": "/proc/self/ns/net"}),
+    ("process", HOST, {"a": 13, "n0": 4194304, "n1": 1 << 40}),
     ("device_bpf", HOST, {"a": 4, "n0": 0, "n1": 3}),
     ("userns", HOST, {"a": 7, "s0": "0 100000 65536\n", "s1": "0 100000 65536\n"}),
     ("overlay", HOST, {"a": 10, "b": 8, "n0": 1, "n1": 1, "s0": "/sys", "s1": "fs", "s2": "work"}),

@@ -216,3 +216,25 @@ def test_masks_are_made_once_each(bundle: Path) -> None:
     assert lines[:2] == ["0", "refused"]
     places = [line.split()[4] for line in lines[2:]]
     assert places.count("/proc/version") == places.count("/tmp") == places.count("/etc") == 1
+
+
+# --- cgroups
+
+
+@pytest.mark.parametrize("namespace", [True, False])
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_container_sees_its_own_cgroups_and_no_others(
+    bundle: Path, namespace: bool, writable: bool
+) -> None:
+    spec = bundle_spec()
+    if not namespace:
+        spec["linux"]["namespaces"] = [row for row in spec["linux"]["namespaces"] if row["type"] != "cgroup"]
+    for mount in spec["mounts"]:
+        if mount["type"] == "cgroup" and writable:
+            mount["options"] = [option for option in mount["options"] if option != "ro"]
+    place = "/sys/fs/cgroup" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "/sys/fs/cgroup/pids"
+    script = f"cd {place}; grep -c . cgroup.procs; ls -d */ 2>/dev/null; mkdir x 2>&- && rmdir x && echo made; true"
+    ours = run_spec(bundle / "rootfs", spec, script).split()
+    # The shell and grep(1); no cgroup of anybody else's is below.
+    assert ours == (["2", "made"] if writable else ["2"])
+    assert peer_run(bundle, spec, script).stdout.split() == ours

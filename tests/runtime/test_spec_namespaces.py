@@ -258,3 +258,16 @@ def test_the_hosts_mount_namespace_is_refused(rootfs: Path, path: str | None) ->
         Unsupported, match=r"linux\.namespaces: a container needs a mount namespace of its own"
     ):
         Sandbox.from_spec(spec, rootfs.parent)
+
+
+def test_a_further_program_joins_them_all(rootfs: Path, user_namespace: int) -> None:
+    spec = spec_of(user=f"/proc/{user_namespace}/ns/user", network=f"/proc/{user_namespace}/ns/net", time="")
+    spec["linux"]["timeOffsets"] = {"boottime": {"secs": 12345}}
+    with (
+        Sandbox.from_spec({**spec, "root": {"path": str(rootfs)}}, rootfs.parent) as box,
+        box.start(["sleep", "60"]) as first,
+    ):
+        result = first.exec(["/bin/sh", "-c", f"{LINKS} cat /proc/self/timens_offsets; id -u"], timeout_s=30)
+        *links, _, _, _, _, seconds, _, uid = result.stdout.decode().split()
+        assert links == [os.readlink(f"/proc/{first.pid}/ns/{link}") for link in KINDS.values()]
+        assert (seconds, uid) == ("12345", "0")

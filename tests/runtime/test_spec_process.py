@@ -4,6 +4,8 @@ import ctypes
 import os
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,20 @@ def test_what_of_a_scheduler_no_kernel_can_do(values: dict[str, Any], words: str
 def test_what_other_settings_cannot_be(call: Any, values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidSpec, match=words):
         call(values)
+
+
+@pytest.mark.parametrize(("path", "words"), [
+    ("process.scheduler", "process.scheduler.policy: is required"),
+    ("process.ioPriority", "process.ioPriority.class: is required"),
+    ("linux.personality", "linux.personality.domain: is required"),
+    ("linux.memoryPolicy", "linux.memoryPolicy.mode: is required"),
+])  # fmt: skip
+def test_an_object_without_what_it_must_have_is_not_passed_over(path: str, words: str) -> None:
+    part, _, key = path.partition(".")
+    spec = bundle_spec()
+    spec[part][key] = {}
+    with pytest.raises(InvalidSpec, match=words):
+        compile_spec(spec, Rootfs(("/",)))
 
 
 def test_personality_flags_are_refused() -> None:
@@ -333,24 +349,35 @@ def test_a_document_that_asks_for_nothing_of_it_is_compiled() -> None:
 # --- the session keyring
 
 
-def keys(rootfs: Path, name: str | None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a program sees in /proc/keys, where the plan's keyring is *name*."""
-    monkeypatch.setattr(
-        "pyrunc.runtime.launcher.compile_spec",
-        lambda spec, root, files: compile_spec(spec, root, files, keyring=name),
-    )
-    spec = process()
-    spec["linux"]["maskedPaths"].remove("/proc/keys")
-    return run_spec(rootfs, spec, "cat /proc/keys")
+# In a session with a keyring that nobody but its possessors can see: what /proc/keys shows in a container.
+KEYS = """
+import ctypes, os, sys
+libc, keyctl = ctypes.CDLL(None), {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+own = libc.syscall(keyctl, 1, b"pyrunc-test-own")
+assert own > 0 and libc.syscall(keyctl, 5, own, 0x3F000000) == 0
+from pathlib import Path
+from pyrunc.runtime import launcher
+from pyrunc.runtime.compile import compile_spec
+from tests.spec_run import bundle_spec, run_spec
+name = {"none": None, "same": ""}.get(sys.argv[2], sys.argv[2])
+launcher.compile_spec = lambda spec, root, files: compile_spec(spec, root, files, keyring=name)
+spec = bundle_spec()
+spec["linux"]["maskedPaths"].remove("/proc/keys")
+print(run_spec(Path(sys.argv[1]), spec, "cat /proc/keys"))
+"""
 
 
-def test_the_session_keyring_has_the_name_and_the_rights_that_runc_gives(
-    rootfs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And one that is its starter's has no new one at all."""
-    named = keys(rootfs, "_ses.pyrunc-test", monkeypatch)
+def keys(rootfs: Path, name: str) -> str:
+    """What a program sees in /proc/keys, where the plan's keyring is *name*, "none" or the "same"."""
+    command = [sys.executable, "-c", KEYS, str(rootfs), name]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_the_session_keyring_has_the_name_and_the_rights_that_runc_gives(rootfs: Path) -> None:
+    """And its starter's is no longer there, unless it is the one that is to be kept."""
+    named = keys(rootfs, "_ses.pyrunc-test")
     assert re.search(r" 3f1b0000 +0 +0 keyring +_ses.pyrunc-test: empty", named)
-    assert re.search(r" 3f030000 +0 +0 keyring +_ses: empty", keys(rootfs, None, monkeypatch))
-    mine = Path("/proc/keys").read_text()
-    for line in keys(rootfs, "", monkeypatch).splitlines():
-        assert line.split()[0] in mine
+    nameless = keys(rootfs, "none")
+    assert re.search(r" 3f030000 +0 +0 keyring +_ses: empty", nameless)
+    assert "pyrunc-test-own" not in named + nameless
+    assert "pyrunc-test-own" in keys(rootfs, "same")

@@ -160,6 +160,10 @@ def test_v2_limits_of_a_device(root: Path) -> None:
     ({"unified": {"cgroup.procs": "1"}}, r"linux.resources.unified\['cgroup.procs'\]: is not a resource"),
     ({"hugepageLimits": [{"pageSize": "2M", "limit": 1}]}, r"linux.resources.hugepageLimits\[0\].pageSize: must be"),
     ({"memory": {"limit": 64 * M, "swap": M}}, "linux.resources.memory.swap: memory.swap limit should be >= memory"),
+    ({"memory": {"useHierarchy": 1}}, "linux.resources.memory.useHierarchy: must be true or false"),
+    ({"memory": {"checkBeforeUpdate": "x"}}, "linux.resources.memory.checkBeforeUpdate: must be true or false"),
+    ({"devices": [{"allow": True, "type": {}}]}, r"linux.resources.devices\[0\].type: must be one of"),
+    ({"devices": [{"allow": True, "access": {}}]}, r"linux.resources.devices\[0\].access: must be made of"),
     ({"cpu": {"realtimeRuntime": 5, "shares": "x"}}, "linux.resources.cpu.shares: must be an integer"),
 ])  # fmt: skip
 def test_what_this_host_cannot_do_is_refused_by_field(

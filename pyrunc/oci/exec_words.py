@@ -1,0 +1,114 @@
+"""Why `exec` has failed, in runc's words, from where the front door stopped.
+
+| where                    | what was about to be done                                         |
+|--------------------------|-------------------------------------------------------------------|
+| a step of the plan       | see `_native/plan.pxd`                                            |
+| tty                      | open the terminal that the caller sits at                         |
+| console-socket           | send the program's terminal                                       |
+| pid-file, pidfd-socket   | say who the program is                                            |
+| preserve                 | keep the descriptors that the caller passes on                    |
+| died                     | nothing: the process that joins the container was killed          |
+
+Recorded from runc 1.1.5.
+"""
+
+import errno
+import os
+
+from pyrunc.oci import state
+from pyrunc.oci.flags import quote
+from pyrunc.oci.log import Failure
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.runtime.plan import Step
+    from pyrunc.runtime.plan_read import Reader, Told
+
+EXIT_CODE = 255
+STOPPED = "cannot exec in a stopped container"
+_START = "unable to start container process: "
+# What a step says when the container's cgroups or its init are gone.
+_GONE = {
+    ("process", errno.ESRCH), ("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.ENODEV),
+    ("setns", errno.ESRCH), ("fork", errno.ENOMEM),
+}  # fmt: skip
+
+
+def words(told: "Told", where: str, error: int, status: int, reader: "Reader") -> str:
+    """The words for a failure with *error*, an errno or 0, at *where*: a step's number, or a word of the table.
+
+    *status* is the number of the descriptor that is not open, for preserve.
+    """
+    if not where.isdecimal():
+        return f"exec failed: {_elsewhere(told, where, error, status)}"
+    step = reader.step(int(where))
+    if (step.op, error) in _GONE and not _alive(told):
+        return f"exec failed: {STOPPED}"
+    return f"exec failed: {_START}{_at_step(step, error, reader.argument())}"
+
+
+def _alive(told: "Told") -> bool:
+    root, _, name = told.state_dir.rpartition("/")
+    try:
+        return state.load(root, name).alive()
+    except Failure:
+        return False
+
+
+def of_program(command: str, error: int, path: str = "") -> str:
+    """Why a program that is called *command* cannot be executed, as Go's search for one says it."""
+    reason = _reason(error)
+    if error in (errno.ENOENT, errno.ENOTDIR):
+        if "/" in command:
+            return f"exec: {quote(command)}: stat {command}: {reason}"
+        return f"exec: {quote(command)}: executable file not found in $PATH"
+    if error in (errno.EACCES, errno.EPERM, errno.EISDIR):
+        if "/" not in command:
+            return f"exec: {quote(command)}: executable file not found in $PATH"
+        return f"exec: {quote(command)}: permission denied"
+    return f"exec {path or command}: {reason}"
+
+
+def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
+    if where == "tty":
+        return f"open /dev/tty: {_reason(error)}"
+    if where in ("console-socket", "pidfd-socket"):
+        path = told.console_socket if where == "console-socket" else told.pidfd_socket
+        return f"dial unix {path}: connect: {_reason(error)}"
+    if where == "preserve":
+        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
+    if where == "pid-file":
+        directory, _, name = told.pid_file.rpartition("/")
+        return f"open {directory}/.{name}: {_reason(error)}"
+    if where == "died":
+        return f"{_START}the process that joins the container was killed" if _alive(told) else STOPPED
+    return f"{_START}{where}: {_reason(error)}"
+
+
+def _at_step(step: "Step", error: int, command: str) -> str:
+    reason, path = _reason(error), step.s0 or ""
+    if step.op in ("execve", "lookup"):
+        return of_program(command, error)
+    if step.op == "chdir":
+        if error == errno.EXDEV:
+            return (
+                "current working directory is outside of container mount namespace root"
+                " -- possible container breakout detected"
+            )
+        return f"chdir to cwd ({quote(path)}) set in config.json failed: {reason}"
+    if step.op == "open":
+        return f"error adding the process to cgroups: open {path}: {reason}"
+    if step.op in ("join_tasks", "process"):
+        return f"error adding the process to cgroups: {reason}"
+    if step.op == "setns":
+        return f"error joining the container's namespaces: {reason}"
+    if step.op == "terminal":
+        return f"error creating a terminal in {path}: {reason}"
+    if step.op == "fork":
+        return f"error making a process in the container: {reason}"
+    return f"{step.op.replace('_', ' ')}: {reason}"
+
+
+def _reason(error: int) -> str:
+    text = os.strerror(error)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,194 @@
+"""Why a container could not be made, in runc's words; the front door has undone all of it before it comes here.
+
+| arguments                                            | who                                                        |
+|------------------------------------------------------|------------------------------------------------------------|
+| PLAN WHERE ERRNO STATUS HOOK REPORT                  | create, run, exec: descriptor of the plan; the number of a |
+|                                                      | step or a word of `_WORDS`; init's wait status; the place  |
+|                                                      | of a hook in its kind, and the descriptor of its report    |
+|                                                      | + 1 (0: none)                                              |
+| start ROOT ID STEP ERRNO OP                          | start: what init has said; the plan is gone by then        |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrunc._native import plan as native
+from pyrunc.oci.log import Log
+from pyrunc.runtime.plan import HOST
+from pyrunc.runtime.plan_read import Reader
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.runtime.plan import Step
+    from pyrunc.runtime.plan_read import Told
+
+_START = "unable to start container process: "
+_INIT = "error during container init: "
+_MAX_PLAN = native.MAX_SIZE
+# What the host makes for a mount before init attaches it.
+_SOURCES = ("open_tree", "new_mount", "mount_attr", "attach", "remount", "reconfigure", "owner", "copy_up")
+
+
+def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
+    """Log why it failed; the exit code. *arguments* are those behind `:failed`."""
+    if arguments[0] == "start":
+        Log().error(start_words(int(arguments[3]), int(arguments[4]), int(arguments[5])))
+        return 1
+    plan, where, number, status, hook, report = arguments
+    reader = Reader(_contents(int(plan)))
+    told = reader.told()
+    log = Log(told.log, told.log_format, bool(told.flags & native.FLAG_DEBUG))
+    if told.flags & native.FLAG_OCI_EXEC:
+        from pyrunc.oci import exec_words
+
+        log.error(exec_words.words(told, where, int(number), int(status), reader))
+        return exec_words.EXIT_CODE
+    text = words(reader, told, where, int(number), int(status))
+    ending = _contents(int(report) - 1) if int(report) else b""
+    if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
+        text = _START + _INIT + _hook_words(ending, int(hook))
+    if told.flags & native.FLAG_OCI_EXEC:
+        log.error(f"exec failed: {text}")  # noqa: G004
+        return 255
+    verb = "run" if told.flags & native.FLAG_RUN else "create"
+    log.error(f"runc {verb} failed: {text}")  # noqa: G004
+    return 1
+
+
+def _contents(fd: int) -> bytes:
+    return os.pread(fd, _MAX_PLAN, 0)
+
+
+def reason(number: int) -> str:
+    """What an errno means, in Go's lower case."""
+    found = os.strerror(number)
+    return found[:1].lower() + found[1:]
+
+
+def words(reader: Reader, told: Told, where: str, number: int, status: int) -> str:
+    """What failed, *number* being the errno."""
+    if where.isdecimal():
+        index = int(where)
+        return _step_words(reader, index, reader.step(index), number)
+    why = reason(number)
+    if where == "exists":
+        return "container with given ID already exists"
+    if where == "state":
+        return f"mkdir {told.state_dir}: {why}"
+    if where == "pid-file":
+        directory, _, name = told.pid_file.rpartition("/")
+        return f"open {directory}/.{name}: {why}"
+    if where == "console-socket":
+        return f"{_START}dial unix {told.console_socket}: connect: {why}"
+    if where == "pidfd-socket":
+        return f"{_START}dial unix {told.pidfd_socket}: connect: {why}"
+    if where == "preserve":
+        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
+    if where == "tty":
+        return f"open /dev/tty: {why}"
+    if where == "oom":
+        return f"{_START}container init was OOM-killed (memory limit too low?)"
+    if where == "died":
+        return f"{_START}{_INIT}{_ending(status)}"
+    return f"{_START}{where}: {why}"
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        return f"container init was killed by signal {os.WTERMSIG(status)}"
+    return f"container init exited with status {os.waitstatus_to_exitcode(status)} and without a word"
+
+
+def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
+    why = reason(number)
+    if step.op == "lookup":
+        return _START + _missing(reader.argument(), number)
+    if step.op in ("cgroup_mkdir", "open_at", "join_tasks") or (
+        step.op == "open" and "/cgroup/" in (step.s0 or "")
+    ):
+        return f"{_START}unable to apply cgroup configuration: mkdir {step.s0 or ''}{step.s1 or ''}: {why}"
+    if step.op == "write_at":
+        what = f'failed to write "{step.s1}": write {step.s0}: {why}'
+        return f"{_START}{_INIT}error setting cgroup config for procHooks process: {what}"
+    if step.op == "chdir":
+        return f'{_START}{_INIT}chdir to cwd ("{step.s0}") set in config.json failed: {why}'
+    if step.op in _SOURCES:
+        return _START + _INIT + _mount_words(reader, index, step, why)
+    if step.op == "open" and step.section == HOST:
+        return f"{_START}namespace path: lstat {step.s0}: {why}"
+    if step.op == "write_procfs":
+        return f"{_START}{_INIT}open /proc/{step.s0}: {why}"
+    if step.op == "rlimit":
+        return f"{_START}{_INIT}error setting rlimits for ready process: error setting rlimit type {step.n0}: {why}"
+    if step.op == "mkdir":
+        return f"{_START}{_INIT}mkdir {step.s0}: {why}"
+    return f"{_START}{_INIT}{' '.join(filter(None, (step.op, step.s0)))}: {why}"
+
+
+def _missing(name: str, number: int) -> str:
+    if "/" not in name:
+        if number == errno.ENOENT:
+            return f'exec: "{name}": executable file not found in $PATH'
+        return f'exec: "{name}": {reason(number)}'
+    return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason(number)}'
+
+
+def _mount_words(reader: Reader, index: int, step: Step, why: str) -> str:
+    """A mount is several steps: what it is of, and where it goes, stand in others than the one that failed."""
+    source, place, kind = "", step.s0 or "", ""
+    if step.op in ("open_tree", "new_mount", "mount_attr"):
+        if step.op == "new_mount":
+            source, kind = reader.option(index, "source"), place
+        else:
+            source = place
+        place = next(
+            (
+                later.s0 or ""
+                for later in map(reader.step, range(index + 1, reader.count()))
+                if later.op == "attach" and later.a == step.a
+            ),
+            step.s2 or "",
+        )
+    else:
+        for before in range(index - 1, -1, -1):
+            earlier = reader.step(before)
+            if earlier.a == step.a and earlier.op in ("open_tree", "new_mount"):
+                source = earlier.s0 or "" if earlier.op == "open_tree" else reader.option(before, "source")
+                break
+    if not place:
+        return f"error preparing rootfs {source}: {why}"
+    head = f'error mounting "{source}" to rootfs at "{place}": '
+    if step.op == "open_tree":
+        return f"{head}stat {source}: {why}"
+    return f"{head}mount {source}:{place}{f' ({kind})' if kind else ''}: {why}"
+
+
+def _hook_words(report: bytes, index: int) -> str:
+    """From a hook_end, as `_native/hook_run.pxd` has it."""
+    import struct
+
+    from pyrunc.oci import hooks
+
+    head = struct.Struct("=IIIiiIII")
+    if len(report) < head.size:
+        return f"error running hook #{index}"
+    _, index, timeout_s, error, status, timed_out, out_size, err_size = head.unpack_from(report)
+    out = report[head.size :][:out_size]
+    err = report[head.size + _HOOK_OUT :][:err_size]
+    path = report[head.size + _HOOK_OUT + _HOOK_ERR :].split(b"\0", 1)[0].decode("utf-8", "replace")
+    return hooks.words(
+        index, hooks.Hook(0, path, (), None, timeout_s), -error, status, bool(timed_out), out, err
+    )
+
+
+_HOOK_OUT, _HOOK_ERR = 512, 1024
+
+
+def start_words(step: int, number: int, op: int) -> str:
+    """Why a container that waited did not become its program."""
+    if step == native.ABSENT:
+        return "container init died before it could start the program"
+    name = native.STEP_NAMES[op] if op < len(native.STEP_NAMES) else str(op)
+    return f"{_START}{_INIT}{name}: {reason(number)}"
