@@ -23,6 +23,7 @@ import sys
 from _struct import Struct
 
 from pyrunc._native import plan as native
+from pyrunc.oci.planner import let_go
 from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -48,11 +49,8 @@ _MSG_CMSG_CLOEXEC = 0x40000000
 
 
 def leave() -> None:
-    """Part with everything of the starter's."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    os.closerange(3, 1 << 30)
+    """Part with everything of the starter's; its descriptors first, of which others wait for the end."""
+    let_go()
     os.chdir("/")
     os.umask(0o077)
     try:
