@@ -51,7 +51,7 @@ def prepare(
     """The plan of a command line `create` or `run`, given without the program's name.
 
     *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
-    of the caller's environment. Raises Failure in runc's words, or PyruncError.
+    of the caller's environment. Raises Failure in runc's words, or PyruncError; also where a word of warning is due.
     """
     found = compile_command(flags.parse(arguments), bundle_fd, env or {})
     if found.template.warnings:
