@@ -115,11 +115,18 @@ def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
     if step.op == "chdir":
         return f'{_START}{_INIT}chdir to cwd ("{step.s0}") set in config.json failed: {why}'
     if step.op in _SOURCES:
-        return _START + _INIT + _mount_words(reader, index, step, why)
+        return _START + _INIT + _mount_words(reader, index, step, number)
     if step.op == "open" and step.section == HOST:
         return f"{_START}namespace path: lstat {step.s0}: {why}"
     if step.op == "write_procfs":
         return f"{_START}{_INIT}open /proc/{step.s0}: {why}"
+    if step.op == "write_proc":
+        from pyrunc.runtime import mount_words
+
+        field = mount_words.FIELDS.get(step.s0 or "", "it")
+        return f"{_START}{_INIT}{field}: failed to write {step.s0}: {why}"
+    if step.op == "net_device":
+        return f"{_START}{_INIT}linux.netDevices: unable to move network device {step.s0} to {step.s1}: {why}"
     if step.op == "rlimit":
         return f"{_START}{_INIT}error setting rlimits for ready process: error setting rlimit type {step.n0}: {why}"
     if step.op == "mkdir":
@@ -135,9 +142,12 @@ def _missing(name: str, number: int) -> str:
     return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason(number)}'
 
 
-def _mount_words(reader: Reader, index: int, step: Step, why: str) -> str:
+def _mount_words(reader: Reader, index: int, step: Step, number: int) -> str:
     """A mount is several steps: what it is of, and where it goes, stand in others than the one that failed."""
+    from pyrunc.runtime import mount_words
+
     source, place, kind = "", step.s0 or "", ""
+    why = reason(number)
     if step.op in ("open_tree", "new_mount", "mount_attr"):
         if step.op == "new_mount":
             source, kind = reader.option(index, "source"), place
@@ -156,6 +166,9 @@ def _mount_words(reader: Reader, index: int, step: Step, why: str) -> str:
             earlier = reader.step(before)
             if earlier.a == step.a and earlier.op in ("open_tree", "new_mount"):
                 source = earlier.s0 or "" if earlier.op == "open_tree" else reader.option(before, "source")
+                made = earlier.s0 or "" if earlier.op == "new_mount" else ""
+                if step.op == "attach" and (refusal := mount_words.refusal(step, number, made)):
+                    return f'error mounting "{source}" to rootfs at "{place}": {refusal}'
                 break
     if not place:
         return f"error preparing rootfs {source}: {why}"
