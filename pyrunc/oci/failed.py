@@ -15,7 +15,7 @@ import errno
 import os
 
 from pyrunc._native import plan as native
-from pyrunc.oci.log import Log
+from pyrunc.oci.log import Failure, Log, of_verb
 from pyrunc.runtime.plan import HOST
 from pyrunc.runtime.plan_read import Reader
 
@@ -49,12 +49,12 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
     ending = _contents(int(report) - 1) if int(report) else b""
     if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
         text = _START + _INIT + _hook_words(ending, int(hook))
-    if told.flags & native.FLAG_OCI_EXEC:
-        log.error(f"exec failed: {text}")  # noqa: G004
-        return 255
-    verb = "run" if told.flags & native.FLAG_RUN else "create"
-    log.error(f"runc {verb} failed: {text}")  # noqa: G004
-    return 1
+    verb = (
+        "exec" if told.flags & native.FLAG_OCI_EXEC else "run" if told.flags & native.FLAG_RUN else "create"
+    )
+    failure = of_verb(verb, Failure(text))
+    log.error(failure.message)
+    return failure.exit_code
 
 
 def _contents(fd: int) -> bytes:
