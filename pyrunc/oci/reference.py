@@ -27,7 +27,7 @@ dockerd --add-runtime pyrunc=/path/to/pyrunc-oci        # docker run --runtime p
 Some 300 command lines were given to runc 1.1.5, and what it said is in `tests/fixtures/runc`. pyrunc-oci says the same,
 but for this:
 
-- a document that is wrong (`config.json`, `update --resources`) is refused with the name of its field, not in Go's words;
+- a document that is wrong (`config.json`, `update --resources`) is refused by the name of its field;
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
 - a container whose `checkpoint` fails is left alone.
