@@ -225,6 +225,13 @@ cdef inline int chdir_step(walk *w, const plan_step *step) noexcept nogil:
     return 0 if w.path[0] == c'/' else -EXDEV
 
 
+cdef inline void give_stream(int fd, uint64_t uid) noexcept nogil:
+    """Let the program's user open its stream once more, as /dev/stdout; what cannot be given is let alone, as with runc."""
+    cdef stat_t status
+    if fstat(fd, &status) == 0 and status.st_uid != uid and not is_null(&status):
+        fchown(fd, <uid_t>uid, <gid_t>-1)
+
+
 cdef inline int stdio_step(walk *w, const plan_step *step) noexcept nogil:
     """Put a descriptor where the program expects it; the container's own /dev/null in place of the host's.
 
@@ -361,6 +368,7 @@ cdef inline int session_step(walk *w, const plan_step *step) noexcept nogil:
 cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     cdef uint32_t op = step.op
     cdef rlimit_t limit
+    cdef int rc
     if op == OP_ATTACH:
         return attach_step(w, step)
     if op == OP_COPY_UP:
@@ -388,7 +396,7 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_PIVOT_ROOT:
         if fchdir(w.slots[step.slot_a]) < 0:
             return -errno
-        return c_pivot_root_here()
+        return c_move_root_here() if step.n0 else c_pivot_root_here()
     if op == OP_WRITE_PROCFS:
         return procfs_step(w, step)
     if op == OP_HOSTNAME:
@@ -404,7 +412,10 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_TERMINAL:
         return terminal_step(w, step)
     if op == OP_STDIO:
-        return stdio_step(w, step)
+        rc = stdio_step(w, step)
+        if rc == 0 and step.n1:
+            give_stream(<int>step.n0, step.n1 - 1)
+        return rc
     if op == OP_SESSION:
         return session_step(w, step)
     if op == OP_NO_NEW_PRIVS:

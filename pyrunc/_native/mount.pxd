@@ -6,7 +6,7 @@ from pyrunc._native.linux cimport (
     AT_EMPTY_PATH, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW, FSCONFIG_CMD_CREATE, FSCONFIG_CMD_RECONFIGURE, FSCONFIG_SET_FLAG,
     FSCONFIG_SET_STRING, FSMOUNT_CLOEXEC, FSOPEN_CLOEXEC, FSPICK_CLOEXEC, FSPICK_EMPTY_PATH, MNT_DETACH, MOUNT_ATTR_IDMAP, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH,
     MS_PRIVATE, MS_REC, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, NR_fsconfig, NR_fsmount, NR_fsopen, NR_fspick,
-    NR_mount_setattr, NR_move_mount, NR_open_tree, O_CLOEXEC, OPEN_TREE_CLONE, SYS_pivot_root, _rc, chdir, close, memset, mount_attr,
+    NR_mount_setattr, NR_move_mount, NR_open_tree, O_CLOEXEC, OPEN_TREE_CLONE, SYS_pivot_root, _rc, chdir, chroot, close, memset, mount_attr,
     read, strlen, syscall, uint64_t,
 )
 # mount.pyx has functions of these names
@@ -109,3 +109,15 @@ cdef inline int c_pivot_root_here() noexcept nogil:
     if rc < 0:
         return rc
     return <int>_rc(chdir(b"/"))
+
+
+cdef inline int c_move_root_here() noexcept nogil:
+    """Move the working directory, a mount, over the root, and make it the root: where pivot_root(2) refuses, as in initramfs.
+
+    What was mounted below the old root stays, covered.
+    """
+    # 8192: MS_MOVE
+    cdef int rc = <int>_rc(libc_mount(b".", b"/", NULL, 8192, NULL))
+    if rc == 0:
+        rc = <int>_rc(chroot(b"."))
+    return <int>_rc(chdir(b"/")) if rc == 0 else rc

@@ -176,6 +176,8 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
         if passed >= 0:
             if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
+                if r.plan.console_socket == <uint32_t>NONE:
+                    size_as_callers(passed)
                 got = give_terminal(r)
                 if got < 0:
                     return got
@@ -211,6 +213,8 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
     """Send the terminal's other side to who asked for it, or keep it where the program's end is waited for."""
     cdef int rc
     if r.plan.console_socket == <uint32_t>NONE:
+        # The program may ask for its size at once.
+        size_as_callers(r.w.terminal)
         return 0
     rc = send_descriptor(text(&r.w, r.plan.console_socket), b"/dev/ptmx", r.w.terminal)
     pass_on(&r.w)
@@ -332,6 +336,8 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:
         return fail(r, b"state", rc)
+    if r.plan.flags & OCI_NOTIFY and mkdirat(r.directory, b"notify", 0o755) < 0:
+        return fail(r, b"state", -errno)
     rc = listen_where_wanted(r)
     if rc == 0:
         rc = make_host_part(r)

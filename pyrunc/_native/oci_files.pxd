@@ -195,6 +195,7 @@ cdef inline int write_pid_file(walk *w, const char *path, int pid) noexcept nogi
 cdef inline void remove_state(const char *path, int directory) noexcept nogil:
     """Give the id up."""
     unlinkat(directory, b"start", 0)
+    unlinkat(directory, b"notify", AT_REMOVEDIR)
     unlinkat(directory, b".state.json", 0)
     unlinkat(directory, b"state.json", 0)
     unlinkat(AT_FDCWD, path, AT_REMOVEDIR)

@@ -88,7 +88,7 @@ cdef enum Op:
     OP_FILE                         # s0 path in the root, s1 content, n0 mode
     OP_MASK                         # s0 path in the root, slot a: tmpfs shared by masked directories
     OP_READONLY                     # s0 path in the root
-    OP_PIVOT_ROOT                   # slot a: the root's mount
+    OP_PIVOT_ROOT                   # slot a: the root's mount; n0: it is moved over the old one
     OP_WRITE_PROCFS                 # slot a: a procfs of our own, s0 path in it, s1 value
     OP_HOSTNAME                     # s0
     OP_DOMAINNAME                   # s0
@@ -96,7 +96,7 @@ cdef enum Op:
     OP_RLIMIT                       # n0 resource, n1 soft, n2 hard
     OP_TERMINAL                     # slot a: a devpts, or what is at /dev/pts; n0 the owner of the program's side, n1 rows, n2 columns -> slot b;
                                     # F_TTY: "\n" stays what it is
-    OP_STDIO                        # slot a -> descriptor n0
+    OP_STDIO                        # slot a -> descriptor n0; n1, if not 0: who gets it, + 1
     OP_SESSION                      # setsid; s0, if given: the name of its keyring; n0: without one of its own; F_TTY: descriptor 0 becomes the controlling terminal
     OP_NO_NEW_PRIVS
     OP_BOUNDING                     # n0 set of capabilities kept
@@ -487,7 +487,7 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
             return False
         return step.n0 < <uint64_t>NONE and step.n1 < <uint64_t>NONE and _groups_ok(s0)
     if op == OP_STDIO:
-        return step.n0 <= 1023
+        return step.n0 <= 1023 and step.n1 <= <uint64_t>NONE
     if op == OP_TERMINAL:
         return step.n0 < <uint64_t>NONE and step.n1 <= 65535 and step.n2 <= 65535
     if op == OP_PROCESS:

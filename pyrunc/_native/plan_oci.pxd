@@ -19,7 +19,8 @@ cdef enum:
     OCI_NO_NEW_KEYRING = 64
     OCI_NO_PIVOT = 128
     OCI_DEBUG = 256                 # --debug, for who words an error
-    OCI_ALL = 511
+    OCI_NOTIFY = 512                # the state directory gets one for the socket of sd_notify(3)
+    OCI_ALL = 1023
 
     OCI_SYNC = 1                    # the sync point at which the namespaces exist: prestart, createRuntime
     OCI_STATE_TEXTS = 5

@@ -34,6 +34,8 @@ def read(path: str, directory: int = -1) -> Bundle:
     text = _text(path, directory)
     try:
         spec = loads(text)
+    except RecursionError:
+        raise Failure(f"{CONFIG}: nested too deeply") from None
     except ValueError as error:
         raise Failure(f"{CONFIG}: {str(error)[:1].lower()}{str(error)[1:]}") from None
     if not isinstance(spec, dict):

@@ -10,10 +10,10 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
-from pyrunc.errors import InvalidSpec, PyruncError
+from pyrunc.errors import InvalidSpec
 from pyrunc.oci import bundle as bundles
 from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
-from pyrunc.oci.log import Failure, reason
+from pyrunc.oci.log import Failure
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import candidates, compile_spec
@@ -51,25 +51,18 @@ def prepare(
     """The plan of a command line `create` or `run`, given without the program's name.
 
     *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
-    of the caller's environment. Raises Failure in runc's words, or PyruncError.
+    of the caller's environment. Raises Failure in runc's words, or PyruncError; also where a word of warning is due.
     """
-    return compile_command(flags.parse(arguments), bundle_fd, env or {}).plan
+    found = compile_command(flags.parse(arguments), bundle_fd, env or {})
+    if found.template.warnings:
+        raise Failure("there are warnings, which only a command itself can log")
+    return found.plan
 
 
 def run(command: Command, log: Log) -> int:
     """Compile the plan and become the front door with it. Raises Failure, PyruncError."""
-    try:
-        prepared = compile_command(command, -1, os.environ)
-    except Failure as failure:
-        raise Failure(f"runc {command.verb} failed: {failure.message}") from None
-    except (PyruncError, OSError) as error:
-        text = (
-            f"{error.filename}: {reason(error)}"
-            if isinstance(error, OSError) and error.filename
-            else str(error)
-        )
-        raise Failure(f"runc {command.verb} failed: {text}") from None
-    for warning in getattr(prepared.template, "warnings", ()):
+    prepared = compile_command(command, -1, os.environ)
+    for warning in prepared.template.warnings:
         log.write("warning", warning)
     from pyrunc.oci import planner
 
@@ -94,27 +87,59 @@ def execute(front_door: str, plan: bytes) -> None:
     os.execve(front_door, ["pyrunc-oci", ":plan", str(fd)], os.environ)
 
 
-def compile_command(command: Command, bundle_fd: int, env: Mapping[str, str]) -> Prepared:  # noqa: ARG001
-    """Make everything of a command line that the front door needs."""
+def compile_command(
+    command: Command, bundle_fd: int, env: Mapping[str, str], terminal_ok: bool = False
+) -> Prepared:
+    """Make everything of a command line that the front door needs; with *terminal_ok* a terminal needs no taker."""
     container_id = command.arguments[0]
     state.check_id(container_id)
     root = state.root_of(command.options)
     bundle = bundles.read(command.text("bundle"), bundle_fd)
-    return compile_bundle(command, f"{root}/{container_id}", container_id, bundle)
+    if not terminal_ok:
+        _check_terminal(command, bool(bundle.spec["process"].get("terminal")))
+    return compile_bundle(command, f"{root}/{container_id}", container_id, bundle, env)
 
 
-def compile_bundle(command: Command, directory: str, container_id: str, bundle: bundles.Bundle) -> Prepared:
-    """The plan of a container with the state in *directory*."""
+def _check_terminal(command: Command, terminal: bool) -> None:
+    console = command.text("console-socket")
+    detached = command.verb == "create" or command.flag("detach")
+    if detached and terminal and not console:
+        raise Failure(f"cannot allocate tty if {flags.NAME} will detach without setting console socket")
+    if (not detached or not terminal) and console:
+        raise Failure(f"cannot use console socket if {flags.NAME} will not detach or allocate tty")
+
+
+def compile_bundle(
+    command: Command, directory: str, container_id: str, bundle: bundles.Bundle, env: Mapping[str, str]
+) -> Prepared:
+    """The plan of a container with the state in *directory*; *env* is the caller's environment."""
     spec = _completed(bundle, container_id)
     process = spec["process"]
     table = hooks.parse(spec)
-    door = FrontDoor(command.verb == "create", tuple(hook.kind for hook in table))
+    notify = f"{directory}/notify" if env.get("NOTIFY_SOCKET") else ""
+    if notify and command.verb == "run":
+        raise Failure("NOTIFY_SOCKET: readiness is told by create and start, not by run")
+    door = FrontDoor(
+        command.verb == "create",
+        tuple(hook.kind for hook in table),
+        command.flag("no-pivot"),
+        notify,
+        not command.text("console-socket"),
+    )
     keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
-    variables = _environment(process, bundle.rootfs)
+    listening = _listening(env)
+    added = {"LISTEN_FDS": str(listening), "LISTEN_PID": "1"} if listening else {}
+    if notify:
+        added["NOTIFY_SOCKET"] = "/run/notify/notify.sock"
+    variables = _environment(process, bundle.rootfs, added)
     argv = tuple(process["args"])
     path = next((entry[5:] for entry in variables if entry.startswith("PATH=")), None)
-    oci = _block(command, directory, container_id, bundle, template, table)
+    oci = _block(command, directory, container_id, bundle, table)
+    oci = oci._replace(
+        preserve_fds=oci.preserve_fds + listening, flags=oci.flags | (native.FLAG_NOTIFY if notify else 0),
+        state=state_text.state(container_id, bundle, template, command.flag("no-new-keyring"), not notify),
+    )  # fmt: skip
     plan = template.finish(_NO_ID, argv, variables, candidates(argv[0], path), FLAG_KEEP_RUNNING, oci=oci)
     return Prepared(plan, template, oci, argv)
 
@@ -124,17 +149,10 @@ def _block(
     directory: str,
     container_id: str,
     bundle: bundles.Bundle,
-    template: PlanTemplate,
     table: Sequence[hooks.Hook],
 ) -> Oci:
     process = bundle.spec["process"]
     terminal = bool(process.get("terminal"))
-    console = command.text("console-socket")
-    detached = command.verb == "create" or command.flag("detach")
-    if detached and terminal and not console:
-        raise Failure("cannot allocate tty if runc will detach without setting console socket")
-    if (not detached or not terminal) and console:
-        raise Failure("cannot use console socket if runc will not detach or allocate tty")
     size = process.get("consoleSize") or {}
     number = 0
     for wanted, bit in (
@@ -152,11 +170,11 @@ def _block(
     listener, listener_head = seccomp_agent.listener(bundle.spec)
     return Oci(
         directory, container_id, number, _absolute(command.text("pid-file")),
-        _absolute(command.text("pidfd-socket")), _absolute(console), _absolute(command.options.log),
-        command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        _absolute(command.text("pidfd-socket")), _absolute(command.text("console-socket")),
+        _absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
         seccomp_listener=listener, seccomp_metadata=listener_head,
         rows=size.get("height") or 0, columns=size.get("width") or 0,
-        state=state_text.state(container_id, bundle, template), hook_state=state_text.hook_state(container_id, bundle),
+        hook_state=state_text.hook_state(container_id, bundle),
         hooks=tuple(OciHook(*hook) for hook in table),
     )  # fmt: skip
 
@@ -171,9 +189,6 @@ def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
     linux = dict(spec.get("linux") or {})
     linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
     spec["linux"] = linux
-    if not spec.get("hostname"):
-        # A new namespace of its own begins with the host's.
-        spec["hostname"] = os.uname().nodename
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec
 
@@ -187,16 +202,27 @@ def _below(bundle: str, mount: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**mount, "source": os.path.normpath(os.path.join(bundle, source))}
 
 
-def _environment(process: Mapping[str, Any], rootfs: str) -> list[str]:
-    """The program's environment; with HOME, as runc has it, for programs that stop without one."""
-    entries = list(process.get("env") or ())
-    for entry in entries:
-        if "=" not in entry or entry.startswith("="):
+def _listening(env: Mapping[str, str]) -> int:
+    """How many sockets systemd has passed to the caller, which are the program's then; see sd_listen_fds(3)."""
+    if env.get("LISTEN_PID") != env.get("PYRUNC_CALLER", str(os.getpid())):
+        return 0
+    number = env.get("LISTEN_FDS", "")
+    return int(number) if number.isdecimal() else 0
+
+
+def _environment(process: Mapping[str, Any], rootfs: str, added: Mapping[str, str]) -> list[str]:
+    """The program's environment: of a name that is there twice the last; with HOME, as runc has it."""
+    found: dict[str, str] = {}
+    for entry in process.get("env") or ():
+        name, equals, value = entry.partition("=")
+        if not name or not equals:
             raise InvalidSpec(f"process.env: invalid environment variable {entry!r}")
-    if not any(entry.startswith("HOME=") for entry in entries):
+        found[name] = value
+    found |= added
+    if "HOME" not in found:
         uid = str((process.get("user") or {}).get("uid") or 0)
-        entries.append(f"HOME={users.resolve(uid, (), [rootfs]).home or '/'}")
-    return entries
+        found["HOME"] = users.resolve(uid, (), [rootfs]).home or "/"
+    return [f"{name}={value}" for name, value in found.items()]
 
 
 __all__ = ["HOOK_KINDS", "NAMESPACES", "Prepared", "compile_command", "execute", "prepare", "run"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -66,6 +67,7 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
             cgroup_control.kill(layout, path)
             cgroup_control.remove(layout, path)
             cgroup_control.prune(layout, path)
+            _remove_named(container)
         except TimeoutError as error:
             raise Failure(str(error)) from None
         except OSError as error:
@@ -74,6 +76,13 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
             ) from None
     remove_directory(container.directory)
     _poststop(container, log)
+
+
+def _remove_named(container: Container) -> None:
+    """Remove what is left of its cgroups: those of hierarchies without controllers, which the layout does not join."""
+    for cgroup in container.own.get("cgroups") or ():
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(cgroup["path"])
 
 
 def _kill(container: Container) -> None:

@@ -29,14 +29,18 @@ def json_text(text: str) -> str:
 
 
 def state(
-    container_id: str, bundle: Bundle, template: PlanTemplate, no_new_keyring: bool = False
+    container_id: str,
+    bundle: Bundle,
+    template: PlanTemplate,
+    no_new_keyring: bool = False,
+    plain: bool = True,
 ) -> tuple[str, str, str, str, str]:
     """What stands before the pid, the status, the time of creation, the start time of the pid, and at last."""
     version = str(bundle.spec.get("ociVersion") or VERSION)
     notes = bundle.spec.get("annotations") or {}
     rows = ",\n".join(f"    {json_text(key)}: {json_text(notes[key])}" for key in sorted(notes))
     annotations = f'  "annotations": {{\n{rows}\n  }},\n' if rows else ""
-    own = dumps(_own(bundle.spec, template, no_new_keyring))
+    own = dumps(_own(bundle.spec, template, no_new_keyring, plain))
     first, _, last = own.partition(f'"start_time":{_MARK}')
     return (
         f'{{\n  "ociVersion": {json_text(version)},\n  "id": {json_text(container_id)},\n  "pid": ',
@@ -50,7 +54,7 @@ def state(
 _MARK = (1 << 63) - 1
 
 
-def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool) -> dict[str, Any]:
+def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, plain: bool) -> dict[str, Any]:
     """The last member, of which `_native/oci_state.pxd` reads the first ones in this order."""
     linux = spec.get("linux") or {}
     namespaces = {entry.get("type"): entry.get("path") or "" for entry in linux.get("namespaces") or ()}
@@ -60,7 +64,7 @@ def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool) -> 
     return {
         "version": 1,
         "start_time": _MARK,
-        "native": not any(slow.values()),
+        "native": plain and not any(slow.values()),
         "own_pids": namespaces.get("pid") == "",
         "cgroups": cgroups,
         "freezer": next(

@@ -67,6 +67,7 @@ class _Compiler(RootPart, ProcessPart):
         self._before_pivot()
         self._pivot()
         self._process()
+        self._as_runc_has_it()
         return plan
 
 

@@ -85,6 +85,9 @@ class HostPart(NamespacePart):
             flags=_FLAG["recursive"] if recursive else 0,
         )  # fmt: skip
 
+    def _last_mounts(self) -> None:
+        """What else is made in the root, before that may become read-only."""
+
     def _cgroups(self) -> None:
         """Make the cgroups on the host; init joins them as its first act."""
         plan = self.plan

@@ -193,6 +193,7 @@ class RootPart(DevicePart):
         if self.cwd != "/":
             # As runc and Docker have it; it must come before the root is read-only.
             self.plan.add("mkdir", INIT, "devices", s0=self.cwd, n0=0o755, flags=_CREATE)
+        self._last_mounts()
         self._proc_writes()
         if readonly:
             self.plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_host import HostPart
-from pyrunc.runtime.plan import HOOK_KINDS, INIT
+from pyrunc.runtime.plan import HOOK_KINDS, HOST, INIT
+
+_READONLY = 0x1 | 0x2 | 0x4 | 0x8  # with nosuid, nodev, noexec: linux/mount.h, MOUNT_ATTR_*
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -15,10 +17,18 @@ _LISTED_GROUPS = 256  # as many as a step has room for
 
 
 class FrontDoor(NamedTuple):
-    """How a container of pyrunc-oci starts: by another command if *waits*; *hooks* are the kinds of its table."""
+    """How a container of pyrunc-oci starts: by another command if *waits*; *hooks* are the kinds of its table.
+
+    With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
+    the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
+    leaves "\n" as it is, since that one shows it.
+    """
 
     waits: bool = False
     hooks: tuple[int, ...] = ()
+    no_pivot: bool = False
+    notify: str = ""
+    relayed: bool = False
 
 
 class FrontDoorPart(HostPart):
@@ -29,12 +39,19 @@ class FrontDoorPart(HostPart):
 
     front_door: FrontDoor | None = None
 
+    def _last_mounts(self) -> None:
+        if self.front_door is None:
+            return
+        if self.front_door.notify:
+            slot, source = self.plan.slot(), self.front_door.notify
+            self.plan.add("open_tree", HOST, "host", a=slot, s0=source)
+            self.plan.add("mount_attr", HOST, "host", a=slot, s0=source, n0=_READONLY)
+            self.plan.add("attach", INIT, "devices", a=slot, s0="/run/notify", flags=FLAGS["create"])
+
     def _before_pivot(self) -> None:
         """Hooks that see the container's mounts and the runtime's file system."""
         if self.front_door is None:
             return
-        # The working directory need not be there, as with runc; nor can it be made once the root is read-only.
-        self.plan.add("mkdir", INIT, "pivot", s0=self.cwd, n0=0o755, flags=FLAGS["create"])
         if any(HOOK_KINDS[kind] in ("prestart", "createRuntime") for kind in self.front_door.hooks):
             self.plan.add("sync", INIT, "pivot", n0=NAMESPACES)
         self._run_hooks("createContainer", "pivot")
@@ -57,3 +74,16 @@ class FrontDoorPart(HostPart):
             for index, kind in enumerate(self.front_door.hooks):
                 if HOOK_KINDS[kind] == name:
                     self.plan.add("hook", INIT, stage, n0=index)
+
+    def _as_runc_has_it(self) -> None:
+        """What is another way here: whose the streams are, how a terminal shows lines, the root's place."""
+        if self.front_door is None:
+            return
+        owner = ((self.spec.get("process") or {}).get("user") or {}).get("uid") or 0
+        for index, step in enumerate(self.plan.steps):
+            if step.op == "stdio":
+                self.plan.steps[index] = step._replace(n1=owner + 1)
+            elif step.op == "terminal" and self.front_door.relayed:
+                self.plan.steps[index] = step._replace(flags=step.flags | FLAGS["tty"])
+            elif step.op == "pivot_root" and self.front_door.no_pivot:
+                self.plan.steps[index] = step._replace(n0=1)

@@ -46,6 +46,7 @@ OCI_FLAGS = {
     "run": native.FLAG_RUN, "exec": native.FLAG_OCI_EXEC, "detach": native.FLAG_DETACH, "keep": native.FLAG_KEEP,
     "terminal": native.FLAG_OCI_TERMINAL, "no_subreaper": native.FLAG_NO_SUBREAPER,
     "no_new_keyring": native.FLAG_NO_NEW_KEYRING, "no_pivot": native.FLAG_NO_PIVOT, "debug": native.FLAG_DEBUG,
+    "notify": native.FLAG_NOTIFY,
 }  # fmt: skip
 # A hook's kind is its place here; the names are the document's.
 HOOK_KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")

@@ -59,14 +59,16 @@ class Reader:
     def step(self, index: int) -> Step:
         """A step; of a list of texts only the first."""
         at = self._number(_STEPS_OFF) + index * native.STEP_SIZE
-        texts = [self._number(at + place) for place in (8, 12, 16)]
-        s0, s1, s2 = (None if text == native.ABSENT else self._text(text) for text in texts)
-        numbers = [self._number(at + place, 8) for place in (32, 40, 48)]
+        first, second, third = (self._text_or_none(at + place) for place in (8, 12, 16))
         op, section = native.STEP_NAMES[self._number(at, 2)], self._number(at + 20)
         return Step(
-            op, section, self._number(at + 2, 2), self._number(at + 4), s0, s1, s2,
-            self._number(at + 24), self._number(at + 28), *numbers,
+            op, section, self._number(at + 2, 2), self._number(at + 4), first, second, third, self._number(at + 24),
+            self._number(at + 28), *(self._number(at + place, 8) for place in (32, 40, 48)),
         )  # fmt: skip
+
+    def _text_or_none(self, at: int) -> str | None:
+        offset = self._number(at)
+        return None if offset == native.ABSENT else self._text(offset)
 
     def option(self, index: int, name: str) -> str:
         """The value of an option of the file system that the step at *index* makes, or ""."""

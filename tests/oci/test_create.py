@@ -148,3 +148,72 @@ def test_nobody_but_the_owner_can_start_it_and_only_once(oci: Runtime, tmp_path:
     oci.call("start", oci.id, code=1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client, pytest.raises(OSError):
         client.connect(str(oci.directory / "start"))
+
+
+def test_sockets_of_systemd_are_passed_on(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; cat <&3"])
+    third = os.memfd_create("socket", 0)
+    os.write(third, b"three")
+    os.lseek(third, 0, os.SEEK_SET)
+    call = f'exec 3<&{third}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", call, "-", *oci.command("run", "-b", bundle, oci.id)], pass_fds=(third,), cwd="/",
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=oci.environment,
+    )  # fmt: skip
+    assert done.stdout == "1 1\nthree", done.stderr
+    # Sockets that are another's are none of ours.
+    stranger = {**oci.environment, "LISTEN_FDS": "1", "LISTEN_PID": "1"}
+    assert oci.call("run", "-b", bundle, oci.id, code=1, env=stranger).stdout == "\n"
+
+
+def test_readiness_is_told_by_a_socket_of_the_containers_own(oci: Runtime, tmp_path: Path) -> None:
+    script = "echo $NOTIFY_SOCKET; ls -d /run/notify; touch /run/notify/x || echo read-only"
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script])
+    notify = {**oci.environment, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        oci.call("create", "-b", bundle, oci.id, env=notify, stdout=file, stderr=file)
+    assert (oci.directory / "notify").is_dir()
+    oci.call("start", oci.id)
+    oci.wait("stopped")
+    assert out.read_text().splitlines()[:2] == ["/run/notify/notify.sock", "/run/notify"]
+    assert out.read_text().endswith("read-only\n")
+    oci.end()
+    assert "NOTIFY_SOCKET" in oci.call("run", "-b", bundle, oci.id, code=1, env=notify).stderr
+
+
+def test_without_pivot_the_root_is_the_bundles_too(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", "ls -d /bin /usr; ls /../bin/sh; pwd"])
+    done = oci.call("run", "--no-pivot", "-b", bundle, oci.id, code=None)
+    assert done.stdout.splitlines()[-2:] == ["/../bin/sh", "/"], done.stderr
+
+
+def test_the_programs_user_owns_its_pipes(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(
+        tmp_path / "b", ["sh", "-c", "echo again > /dev/stdout"], user={"uid": 1000, "gid": 1000}
+    )
+    done = subprocess.run(
+        oci.command("run", "-b", bundle, oci.id), cwd="/", env=oci.environment, capture_output=True, text=True,
+        check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.stdout == "again\n", done.stderr
+
+
+def test_a_working_directory_that_there_is_not_is_made(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(oci.rootfs, ["pwd"], cwd="/tmp/new/directory")
+    spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
+    done = oci.call("run", "-b", oci.write(tmp_path / "b", spec), oci.id)
+    assert done.stdout == "/tmp/new/directory\n"
+
+
+def test_of_a_variable_that_is_there_twice_the_last_counts(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["env"], env=["A=1", "PATH=/bin", "A=2"])
+    assert sorted(oci.call("run", "-b", bundle, oci.id).stdout.split()) == ["A=2", "HOME=/root", "PATH=/bin"]
+
+
+def test_a_cgroup_that_was_left_is_taken_over(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    for hierarchy in ("memory", "pids"):
+        Path(f"/sys/fs/cgroup/{hierarchy}/pyrunc-test/{oci.id}").mkdir(parents=True)
+    oci.call("run", "-b", bundle, oci.id)
+    assert not cgroups(oci.id)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyrunc.oci import create
+from pyrunc.oci.flags import NAME
 from tests.oci.bundles import FRONT_DOOR, Runtime, cgroups, document
 
 Change = Callable[[dict[str, Any]], object]
@@ -78,7 +79,7 @@ WORDS: dict[str, tuple[Change, str]] = {
         f"{INIT}error running hook #0: fork/exec /nowhere: no such file or directory",
     ),
     "a terminal for nobody": (
-        process(terminal=True), "cannot allocate tty if runc will detach without setting console socket",
+        process(terminal=True), f"cannot allocate tty if {NAME} will detach without setting console socket",
     ),
 }  # fmt: skip
 # What runc words otherwise: here each names the field.
@@ -127,7 +128,7 @@ def test_the_words_are_runcs(oci: Runtime, tmp_path: Path, what: str, verb: str)
     change, expected = WORDS[what]
     spec = document(oci.rootfs, ["true"])
     change(spec)
-    assert refused(oci, verb, "-b", oci.write(tmp_path / "b", spec)) == f"runc {verb} failed: {expected}"
+    assert refused(oci, verb, "-b", oci.write(tmp_path / "b", spec)) == f"{NAME} {verb} failed: {expected}"
 
 
 @pytest.mark.parametrize("what", FIELDS)
@@ -136,7 +137,7 @@ def test_the_message_names_the_field(oci: Runtime, tmp_path: Path, what: str) ->
     spec = document(oci.rootfs, ["true"])
     change(spec)
     message = refused(oci, "create", "-b", oci.write(tmp_path / "b", spec))
-    assert message.startswith("runc create failed: ")
+    assert message.startswith(f"{NAME} create failed: ")
     assert expected in message
 
 
@@ -149,6 +150,7 @@ def test_the_message_names_the_field(oci: Runtime, tmp_path: Path, what: str) ->
         ("[]", "config.json: must be an object, not list"),
         ("null", "config.json: must be an object, not NoneType"),
         ("\0", "config.json: "),
+        ("[" * 100_000, "config.json: nested too deeply"),
     ],
 )
 def test_a_bundle_without_a_document(oci: Runtime, tmp_path: Path, text: str | None, expected: str) -> None:
@@ -162,11 +164,11 @@ def test_a_bundle_without_a_document(oci: Runtime, tmp_path: Path, text: str | N
 def test_a_bundle_and_a_root_that_there_are_not(oci: Runtime, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert (
-        refused(oci, "create", "-b", gone) == f"runc create failed: chdir {gone}: no such file or directory"
+        refused(oci, "create", "-b", gone) == f"{NAME} create failed: chdir {gone}: no such file or directory"
     )
     spec = document(gone, ["true"])
     message = refused(oci, "create", "-b", oci.write(tmp_path / "b", spec))
-    assert message == f"runc create failed: invalid rootfs: stat {gone}: no such file or directory"
+    assert message == f"{NAME} create failed: invalid rootfs: stat {gone}: no such file or directory"
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a b", "ü", "a:b", ""])
@@ -181,7 +183,7 @@ def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Runtime
     oci.call("create", "-b", bundle, oci.id)
     before = oci.state()
     done = oci.call("create", "-b", bundle, oci.id, code=1)
-    assert "runc create failed: container with given ID already exists" in done.stderr
+    assert f"{NAME} create failed: container with given ID already exists" in done.stderr
     assert oci.state() == before
 
 
@@ -189,7 +191,7 @@ def test_sockets_and_files_that_cannot_be_reached(oci: Runtime, tmp_path: Path) 
     bundle = oci.bundle(tmp_path / "b", ["true"])
     nowhere = tmp_path / "nowhere/x"
     message = refused(oci, "create", "-b", bundle, "--pid-file", nowhere)
-    assert message == f"runc create failed: open {nowhere.parent}/.x: no such file or directory"
+    assert message == f"{NAME} create failed: open {nowhere.parent}/.x: no such file or directory"
     assert f"dial unix {nowhere}: connect: no such file or directory" in refused(
         oci, "create", "-b", bundle, "--pidfd-socket", nowhere
     )
@@ -205,7 +207,8 @@ def test_descriptors_that_are_not_open(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
     message = refused(oci, "create", "-b", bundle, "--preserve-fds", "2")
     assert (
-        message == "runc create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
+        message
+        == f"{NAME} create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
     )
 
 
@@ -258,7 +261,7 @@ def test_the_terminal_and_the_pidfd_go_to_who_asked_for_them(oci: Runtime, tmp_p
     assert f"Pid:\t{oci.state()['pid']}\n" in Path(f"/proc/self/fdinfo/{found['pidfd'][1]}").read_text()
     oci.call("start", oci.id)
     with open(found["console"][1], "r+b", buffering=0) as master:
-        assert master.read(100) == b"/dev/pts/0\n"
+        assert master.read(100) == b"/dev/pts/0\r\n"
         master.write(b"this\n")
         text = b""
         while b"got this" not in text:
