@@ -189,10 +189,6 @@ def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
     linux = dict(spec.get("linux") or {})
     linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
     spec["linux"] = linux
-    kinds = [entry for entry in linux.get("namespaces") or () if entry.get("type") == "uts"]
-    if not spec.get("hostname") and kinds and not kinds[0].get("path"):
-        # A new namespace of its own begins with the host's.
-        spec["hostname"] = os.uname().nodename
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec
 
