@@ -39,6 +39,16 @@ class FrontDoorPart(HostPart):
 
     front_door: FrontDoor | None = None
 
+    def _place(self, usual: str) -> str:
+        """Over itself, where hooks that enter the mount namespace look for it by the path that the state has.
+
+        Not in a user namespace, whose root may be unable to walk there.
+        """
+        if self.front_door is None or "user" in self.namespaces:
+            return usual
+        early = any(HOOK_KINDS[kind] in HOOK_KINDS[:3] for kind in self.front_door.hooks)
+        return self.rootfs.layers[0] if early else usual
+
     def _last_mounts(self) -> None:
         if self.front_door is None:
             return
