@@ -111,7 +111,6 @@ def test_a_line_is_typed_once_and_the_exit_code_is_the_programs(sit: Sit) -> Non
     assert seat.shown.startswith(b"/dev/pts/")
 
 
-@pytest.mark.parametrize("sit", ["exec"], indirect=True)
 def test_ends_of_lines_are_made_by_the_callers_terminal(sit: Sit) -> None:
     seat = sit("stty -a; echo one; echo two")
     assert seat.end() == 0
