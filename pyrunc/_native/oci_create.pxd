@@ -176,6 +176,8 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
         if passed >= 0:
             if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
+                if r.plan.console_socket == <uint32_t>NONE:
+                    size_as_callers(passed)
                 got = give_terminal(r)
                 if got < 0:
                     return got

@@ -21,7 +21,7 @@ cdef enum:
     PLANNER_VERSION = 1
     PLANNER_PATIENCE_MS = 300
     PLANNER_ROOM = 1 << 16          # of all words of a request
-    PLANNER_NAMESPACES = 5
+    PLANNER_NAMESPACES = 8
     PLAN_STREAMS = 3                # descriptors that such a plan counts on: 0, 1 and 2
 
     ANSWER_PLAN = 1
@@ -36,7 +36,7 @@ cdef struct planner_ask:
     uint32_t has_bundle
     uint64_t executable[4]          # device, inode, size, time of change in ns
     uint64_t root[2]                # device and inode of "/"
-    uint64_t namespaces[PLANNER_NAMESPACES]     # inodes: mnt, user, pid, net, cgroup
+    uint64_t namespaces[PLANNER_NAMESPACES]     # inodes: mnt, user, pid, net, cgroup, uts, ipc, time
 
 cdef struct planner_answer:
     uint32_t magic
@@ -127,9 +127,11 @@ cdef inline int say_who(planner_ask *ask, char *name) noexcept nogil:
         if i == 2: path = b"/proc/self/ns/pid"
         if i == 3: path = b"/proc/self/ns/net"
         if i == 4: path = b"/proc/self/ns/cgroup"
-        if fstatat(AT_FDCWD, path, &status, 0) < 0:
-            return -errno
-        ask.namespaces[i] = status.st_ino
+        if i == 5: path = b"/proc/self/ns/uts"
+        if i == 6: path = b"/proc/self/ns/ipc"
+        if i == 7: path = b"/proc/self/ns/time"
+        # 0 where the kernel has none of this kind.
+        ask.namespaces[i] = status.st_ino if fstatat(AT_FDCWD, path, &status, 0) == 0 else 0
     return 0
 
 

@@ -51,7 +51,7 @@ def prepare(
     """The plan of a command line `create` or `run`, given without the program's name.
 
     *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
-    of the caller's environment. Raises Failure in runc's words, or PyruncError.
+    of the caller's environment. Raises Failure in runc's words, or PyruncError; also where a word of warning is due.
     """
     found = compile_command(flags.parse(arguments), bundle_fd, env or {})
     if found.template.warnings:
@@ -189,10 +189,6 @@ def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
     linux = dict(spec.get("linux") or {})
     linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
     spec["linux"] = linux
-    kinds = [entry for entry in linux.get("namespaces") or () if entry.get("type") == "uts"]
-    if not spec.get("hostname") and kinds and not kinds[0].get("path"):
-        # A new namespace of its own begins with the host's.
-        spec["hostname"] = os.uname().nodename
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec
 

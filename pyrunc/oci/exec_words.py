@@ -15,7 +15,7 @@ Recorded from runc 1.1.5.
 import errno
 import os
 
-from pyrunc.oci import state
+from pyrunc.oci import process_words, state
 from pyrunc.oci.flags import quote
 from pyrunc.oci.log import Failure
 
@@ -106,7 +106,7 @@ def _at_step(step: "Step", error: int, command: str) -> str:
         return f"error creating a terminal in {path}: {reason}"
     if step.op == "fork":
         return f"error making a process in the container: {reason}"
-    return f"{step.op.replace('_', ' ')}: {reason}"
+    return process_words.of(step, reason) or f"{step.op.replace('_', ' ')}: {reason}"
 
 
 def _reason(error: int) -> str:

@@ -15,6 +15,7 @@ import errno
 import os
 
 from pyrunc._native import plan as native
+from pyrunc.oci import process_words
 from pyrunc.oci.log import Failure, Log, of_verb
 from pyrunc.runtime.plan import HOST
 from pyrunc.runtime.plan_read import Reader
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _START = "unable to start container process: "
 _INIT = "error during container init: "
 _MAX_PLAN = native.MAX_SIZE
+_LATE = ("bounding", "capabilities", "ambient", "user")
 # What the host makes for a mount before init attaches it.
 _SOURCES = ("open_tree", "new_mount", "mount_attr", "attach", "remount", "reconfigure", "owner", "copy_up")
 
@@ -115,13 +117,22 @@ def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
     if step.op == "chdir":
         return f'{_START}{_INIT}chdir to cwd ("{step.s0}") set in config.json failed: {why}'
     if step.op in _SOURCES:
-        return _START + _INIT + _mount_words(reader, index, step, why)
+        return _START + _INIT + _mount_words(reader, index, step, number)
     if step.op == "open" and step.section == HOST:
         return f"{_START}namespace path: lstat {step.s0}: {why}"
+    found = process_words.of(step, why, reader.told().seccomp_listener)
+    if found:
+        # Its parent has heard by then that runc's init is ready.
+        return f"{_START}{'' if step.op in _LATE else _INIT}{found}"
     if step.op == "write_procfs":
         return f"{_START}{_INIT}open /proc/{step.s0}: {why}"
-    if step.op == "rlimit":
-        return f"{_START}{_INIT}error setting rlimits for ready process: error setting rlimit type {step.n0}: {why}"
+    if step.op == "write_proc":
+        from pyrunc.runtime import mount_words
+
+        field = mount_words.FIELDS.get(step.s0 or "", "it")
+        return f"{_START}{_INIT}{field}: failed to write {step.s0}: {why}"
+    if step.op == "net_device":
+        return f"{_START}{_INIT}linux.netDevices: unable to move network device {step.s0} to {step.s1}: {why}"
     if step.op == "mkdir":
         return f"{_START}{_INIT}mkdir {step.s0}: {why}"
     return f"{_START}{_INIT}{' '.join(filter(None, (step.op, step.s0)))}: {why}"
@@ -135,9 +146,12 @@ def _missing(name: str, number: int) -> str:
     return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason(number)}'
 
 
-def _mount_words(reader: Reader, index: int, step: Step, why: str) -> str:
+def _mount_words(reader: Reader, index: int, step: Step, number: int) -> str:
     """A mount is several steps: what it is of, and where it goes, stand in others than the one that failed."""
+    from pyrunc.runtime import mount_words
+
     source, place, kind = "", step.s0 or "", ""
+    why = reason(number)
     if step.op in ("open_tree", "new_mount", "mount_attr"):
         if step.op == "new_mount":
             source, kind = reader.option(index, "source"), place
@@ -156,6 +170,9 @@ def _mount_words(reader: Reader, index: int, step: Step, why: str) -> str:
             earlier = reader.step(before)
             if earlier.a == step.a and earlier.op in ("open_tree", "new_mount"):
                 source = earlier.s0 or "" if earlier.op == "open_tree" else reader.option(before, "source")
+                made = earlier.s0 or "" if earlier.op == "new_mount" else ""
+                if step.op == "attach" and (refusal := mount_words.refusal(step, number, made)):
+                    return f'error mounting "{source}" to rootfs at "{place}": {refusal}'
                 break
     if not place:
         return f"error preparing rootfs {source}: {why}"

@@ -38,7 +38,7 @@ def document() -> dict[str, Any]:
         },
         "annotations": {
             "io.github.seccomp.libseccomp.version": ".".join(map(str, libseccomp.version())),
-            "org.opencontainers.runc.checkpoint.enabled": "false",
+            "org.opencontainers.runc.checkpoint.enabled": "true",
         },
         "potentiallyUnsafeConfigAnnotations": [],
     }

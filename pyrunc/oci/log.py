@@ -13,7 +13,7 @@ import sys
 import time
 
 from pyrunc.oci import go_json
-from pyrunc.oci.flags import NAME, quote
+from pyrunc.oci.flags import quote
 
 _PLAIN = frozenset("-._/@^+")
 
@@ -27,11 +27,11 @@ class Failure(Exception):
         self.exit_code = exit_code
 
 
-_PREFIXES = {"create": f"{NAME} create failed: ", "run": f"{NAME} run failed: ", "exec": "exec failed: "}
+_PREFIXES = {"create": "runc create failed: ", "run": "runc run failed: ", "exec": "exec failed: "}
 
 
 def of_verb(verb: str, failure: Failure) -> Failure:
-    """*failure* as *verb* tells it: runc says which verb failed where a container is made or joined.
+    """*failure* as *verb* tells it: runc says which verb failed where a container is made or joined, in these words.
 
     A failure of exec is exit code 255, by which callers tell it from the program's.
     """

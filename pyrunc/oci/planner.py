@@ -73,6 +73,7 @@ def _start(front_door: str, directory: str, name: str) -> None:
     try:
         os.setsid()
         if os.fork() == 0:
+            let_go()
             from pyrunc.oci import resident
 
             resident.leave()
@@ -81,3 +82,11 @@ def _start(front_door: str, directory: str, name: str) -> None:
     finally:
         # Whatever happened: this process is not the one that was called.
         os._exit(code)
+
+
+def let_go() -> None:
+    """Close every descriptor of the starter's; the standard streams are /dev/null from here on."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    os.closerange(3, 1 << 30)

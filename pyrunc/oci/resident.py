@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import _socket  # without what the socket module adds: its import costs milliseconds
 import os
+import select
 import sys
 from _struct import Struct
 
 from pyrunc._native import plan as native
+from pyrunc.oci.planner import let_go
 from pyrunc.records import NamedTuple
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -36,26 +38,37 @@ _PATIENCE_MS = 100  # a caller sends at once
 _LOOK_AGAIN_NS = 500_000_000
 _BACKLOG = 64
 _CGROUP = "/pyrunc-planner"
-_ASK = Struct("=6I4Q2Q5Q")
+_ASK = Struct("=6I4Q2Q8Q")
 _ANSWER = Struct("=II")
-_NAMESPACES = ("mnt", "user", "pid", "net", "cgroup")
+_NAMESPACES = ("mnt", "user", "pid", "net", "cgroup", "uts", "ipc", "time")
+# What of the environment a caller sends, and so what of its own a planner does not use.
+_MATTERS = ("LISTEN_", "PYRUNC_", "NOTIFY_SOCKET=", "XDG_RUNTIME_DIR=", "DBUS_SESSION_BUS_ADDRESS=")
 _SO_PEERCRED = 17
 _SCM_RIGHTS = 1
 _MSG_CMSG_CLOEXEC = 0x40000000
 
 
 def leave() -> None:
-    """Part with everything of the starter's."""
-    null = os.open("/dev/null", os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    os.closerange(3, 1 << 30)
+    """Part with everything of the starter's; its descriptors first, of which others wait for the end."""
+    let_go()
     os.chdir("/")
     os.umask(0o077)
+    try:
+        # A daemon's starter may be spared by the OOM killer; who is there to save time shall not be.
+        _write("/proc/self/oom_score_adj", b"0")
+    except OSError:
+        pass
     import signal
 
-    for sig in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(sig, signal.SIG_DFL if sig != signal.SIGPIPE else signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _end(*_: object) -> None:
+    """End as if nobody had asked for long, and leave nothing."""
+    raise SystemExit
 
 
 class World(NamedTuple):
@@ -72,8 +85,15 @@ def own_world(front_door: str) -> World:
     return World(
         (exe.st_dev, exe.st_ino, exe.st_size, exe.st_mtime_ns),
         (root.st_dev, root.st_ino),
-        tuple(os.stat(f"/proc/self/ns/{kind}").st_ino for kind in _NAMESPACES),
+        tuple(map(_namespace, _NAMESPACES)),
     )
+
+
+def _namespace(kind: str) -> int:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
+    except FileNotFoundError:
+        return 0  # the kernel has none of this kind
 
 
 class Planner:
@@ -87,11 +107,13 @@ class Planner:
         self._files: dict[str, tuple[int, int]] = {}
         self._looked_ns = 0
         self._own_cgroups: list[str] = []
+        # Readable is what has changed since it was last looked at; proc_pid_mountinfo(5).
+        self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounts = select.poll()
+        self._mounts.register(self._mountinfo, select.POLLPRI)
 
     def serve(self, idle_ms: int = IDLE_MS) -> None:
         """Answer until nobody has asked for *idle_ms* milliseconds. Raises OSError where there is a planner already."""
-        import select
-
         os.makedirs(self._directory, 0o700, exist_ok=True)
         lock = _locked(f"{self._name}.lock")
         if lock < 0:
@@ -172,11 +194,25 @@ class Planner:
         env["PYRUNC_CALLER"] = str(pid)
         try:
             os.fchdir(descriptors[0])
-            return _prepare(words[:argc], descriptors[0], descriptors[1] if has_bundle else -1, env)
+            self._see_as(env)
+            plan = _prepare(words[:argc], descriptors[0], descriptors[1] if has_bundle else -1, env)
         except Exception:  # noqa: BLE001
             return None  # whatever it is, the caller finds it too, and has the words
+        else:
+            # What names this process may not be there any more when the plan is carried out.
+            return None if f"/proc/{os.getpid()}/".encode() in plan else plan
         finally:
             os.chdir("/")
+
+    def _see_as(self, env: Mapping[str, str]) -> None:
+        """Have what is read of this process be as it is for the caller, and of the host as it is now."""
+        for key in [key for key in os.environ if f"{key}=".startswith(_MATTERS)]:
+            del os.environ[key]
+        os.environ.update(env)
+        if self._mounts.poll(0):
+            from pyrunc.runtime import cgroup_layout
+
+            cgroup_layout.detect.cache_clear()
 
     def _unchanged(self) -> bool:
         """Whether the files that this process was made of are as they were, when that was last looked at."""
@@ -231,8 +267,6 @@ def _peer(connection: _socket.socket) -> tuple[int, int]:
 
 def _receive(caller: _socket.socket) -> tuple[bytes, list[int]]:
     """Its message and descriptors; nothing from one that sends nothing."""
-    import select
-
     poller = select.poll()
     poller.register(caller.fileno(), select.POLLIN)
     if not poller.poll(_PATIENCE_MS):

@@ -107,7 +107,8 @@ def _unescape(field: str) -> str:
     return head.decode("utf-8", "surrogateescape")
 
 
-def _parse(text: str) -> list[_Mount]:
+def parse_mounts(text: str) -> list[_Mount]:
+    """The mounts that the *text* of a mountinfo file tells of, in its order."""
     mounts = []
     for line in text.splitlines():
         # Any number of optional fields stands before the separator, so the line is split there first.
@@ -156,7 +157,7 @@ def parse_layout(text: str, controllers_of: Callable[[str], str] = _read_control
     Never raises for what the kernel writes; a host without cgroups has the mode `none`.
     Source: proc_pid_mountinfo(5); cgroup_namespaces(7) for roots other than `/`.
     """
-    mounts = _parse(text)
+    mounts = parse_mounts(text)
     by_ident = {mount.ident: mount for mount in mounts}
     children: dict[str, list[_Mount]] = {}
     for mount in mounts:

@@ -279,6 +279,10 @@ class Supervised(held.Holder):
                 _ENOENT: ": there is no devpts at /dev/pts", _ENOSPC: ": no more are possible",
             }.get(error, "")  # fmt: skip
             return f"cannot make a terminal{why}", errors.StartError
+        if step.op == "write_proc":
+            from pyrunc.runtime import mount_words
+
+            return f"cannot set {mount_words.FIELDS.get(path, 'it')} by {path}", errors.StartError
         if step.op == "net_device":
             return f"cannot move the network device {path} to {step.s1}", errors.StartError
         if step.op == "attach":

@@ -37,6 +37,18 @@ DIFFERENCES: dict[tuple[str, str], dict[str, Any]] = {
     ("update", "update --cpu-quota 10 b"): _says(
         "linux.resources.cpu.quota: must be at least 1000 µs, not 10"
     ),
-    # runc tries to delete the container whose checkpoint it has refused.
+    # runc tries to delete the container whose checkpoint has failed.
+    ("criu", "--criu {work}/criu checkpoint box"): _says(
+        "CRIU version check failed: fork/exec {work}/criu: no such file or directory"
+    ),
     ("criu", "checkpoint --empty-ns bogus box"): _says('namespace \\"bogus\\" is not supported'),
+    # The whole path, and what is wrong with which field.
+    ("run", "run -b none x"): _says("{runtime} run failed: chdir {work}/none: no such file or directory"),
+    ("run", "run -b bad x"): _says(
+        "{runtime} run failed: config.json: expecting value: line 1 column 16 (char 15)"
+    ),
+    ("run", "run -b empty x"): _says("{runtime} run failed: root.path: root must be specified"),
+    ("run", "run -b cwd x"): _says(
+        "{runtime} run failed: process.cwd: Cwd must be an absolute path, not 'bin'"
+    ),
 }

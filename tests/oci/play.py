@@ -79,6 +79,8 @@ class Player:
         text = outline(text)
         text = text.replace(str(self.root), "{root}").replace(str(self.work), "{work}")
         text = text.replace(self.cgroup, "{cgroup}").replace(self.name, "{runtime}")
+        # Some of runc's texts have its own name, and are kept as they are.
+        text = re.sub(r"\brunc\b", "{runtime}", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "{time}", text)
         text = re.sub(r'("pid": ?)[1-9]\d*', r"\1{pid}", text)
         text = re.sub(r'("(?:ociVersion|spec)": ?)"[^"]*"', r'\1"{version}"', text)

@@ -154,3 +154,20 @@ def test_what_is_wrong_with_a_bundle_is_told_in_the_same_words(
     when = re.compile(r'time="[^"]*"')
     assert when.sub("", done.stderr) == when.sub("", cold.stderr) != ""
     assert done.stdout == cold.stdout
+
+
+def test_a_warning_is_told_with_a_planner_too(oci: bundles.Runtime, tmp_path: Path) -> None:
+    path = oci.bundle(tmp_path / "b", ["/bin/true"], capabilities={"bounding": ["CAP_KILL", "CAP_NOPE"]})
+    cold = oci.call("run", "--bundle", path, oci.id)
+    directory = tmp_path / "planner"
+    pid = start_planner(bundles.FRONT_DOOR, directory)
+    try:
+        oci.environment["PYRUNC_OCI_PLANNER"] = str(directory)
+        done = oci.call("run", "--bundle", path, oci.id)
+    finally:
+        oci.environment["PYRUNC_OCI_PLANNER"] = "0"
+        os.kill(pid, signal.SIGKILL)
+        forget_cgroups()
+    assert "CAP_NOPE" in cold.stderr
+    when = re.compile(r'time="[^"]*"')
+    assert when.sub("", done.stderr) == when.sub("", cold.stderr)

@@ -25,11 +25,11 @@ pytestmark = pytest.mark.skipif(platform.machine() not in _NUMBERS, reason="numb
 
 
 class Agent:
-    """Takes one listener at the socket *path*, refuses mkdir with ENOMEDIUM, and lets everything else happen."""
+    """Takes listeners at the socket *path*, refuses mkdir with ENOMEDIUM, and lets everything else happen."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.state: dict[str, Any] = {}
+        self.states: list[dict[str, Any]] = []
         self.asked: list[int] = []
         self._refused = set(_NUMBERS[platform.machine()].values())
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -38,18 +38,21 @@ class Agent:
         self._socket.bind(f"/proc/self/fd/{home}/{path.name}")
         os.close(home)
         self._socket.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
-    def _serve(self) -> None:
-        if not self._wait(self._socket.fileno()):
-            return
-        connection, _ = self._socket.accept()
-        with connection:
-            # All of it comes at once, as agents expect that read it with one call.
-            text, fds, _, _ = socket.recv_fds(connection, 65536, 2)
-            self.state = json.loads(text)
-        (listener,) = fds
+    def _accept(self) -> None:
+        while self._wait(self._socket.fileno()):
+            connection, _ = self._socket.accept()
+            with connection:
+                # All of it comes at once, as agents expect that read it with one call.
+                text, fds, _, _ = socket.recv_fds(connection, 65536, 2)
+            (listener,) = fds
+            self.states.append(json.loads(text))
+            self._threads.append(threading.Thread(target=self._serve, args=(listener,)))
+            self._threads[-1].start()
+
+    def _serve(self, listener: int) -> None:
         try:
             while self._wait(listener):
                 notice = bytearray(80)
@@ -74,7 +77,8 @@ class Agent:
 
     def close(self) -> None:
         os.close(self.over)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         os.close(self._over)
         self._socket.close()
 
@@ -109,9 +113,10 @@ def test_run_with_an_agent(oci: Runtime, agent: Agent, tmp_path: Path, privilege
     done = oci.call("run", "--bundle", bundle, oci.id)
     assert done.stdout == "1\n"
     assert "No medium found" in done.stderr
-    pid = agent.state["pid"]
+    (state,) = agent.states
+    pid = state["pid"]
     assert pid > 0
-    assert agent.state == {
+    assert state == {
         "ociVersion": "1.0.2", "fds": ["seccompFd"], "metadata": 'who "I" am', "pid": pid,
         "state": {
             "ociVersion": "1.0.2", "id": oci.id, "status": "creating", "pid": pid, "bundle": str(bundle),
@@ -129,7 +134,7 @@ def test_the_agent_answers_for_what_init_itself_calls(
     spec = watched(oci, agent, MAKES, names, noNewPrivileges=privileges)
     oci.call("create", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
     pid = oci.state()["pid"]
-    assert agent.state["state"]["pid"] == pid
+    assert agent.states[0]["state"]["pid"] == pid
     # The agent alone has the listener.
     held = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     assert not [name for name in held if "seccomp" in name]
@@ -144,6 +149,27 @@ def test_everything_may_be_notified(oci: Runtime, agent: Agent, tmp_path: Path) 
     spec["linux"]["seccomp"]["defaultAction"] = "SCMP_ACT_NOTIFY"
     spec["linux"]["seccomp"]["syscalls"] = []
     assert oci.call("run", "--bundle", oci.write(tmp_path / "b", spec), oci.id).stdout == "here\n"
+
+
+@pytest.mark.parametrize("privileges", [True, False])
+def test_who_joins_is_told_of_with_a_listener_of_its_own(
+    oci: Runtime, agent: Agent, tmp_path: Path, privileges: bool
+) -> None:
+    spec = watched(oci, agent, "sleep 100", ["mkdir", "mkdirat"], noNewPrivileges=privileges)
+    oci.call("run", "--detach", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
+    done = oci.call("exec", oci.id, "sh", "-c", MAKES)
+    assert done.stdout == "1\n"
+    assert "No medium found" in done.stderr
+    _, joined = agent.states
+    assert joined["state"]["status"] == "running"
+    assert joined["state"]["pid"] == oci.state()["pid"] != joined["pid"]
+
+
+@pytest.mark.parametrize("flag", ["TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV"])
+def test_with_every_flag(oci: Runtime, agent: Agent, tmp_path: Path, flag: str) -> None:
+    spec = watched(oci, agent, MAKES, ["mkdir", "mkdirat"])
+    spec["linux"]["seccomp"]["flags"] = [f"SECCOMP_FILTER_FLAG_{flag}"]
+    assert oci.call("run", "--bundle", oci.write(tmp_path / "b", spec), oci.id).stdout == "1\n"
 
 
 def test_without_an_agent_nothing_is_left(oci: Runtime, agent: Agent, tmp_path: Path) -> None:

@@ -112,14 +112,40 @@ def test_it_declines_whatever_goes_wrong_in_it(front_door: Path, directory: Path
         assert child.poll() is None
 
 
-@pytest.mark.parametrize("flag", ["--mount", "--net", "--cgroup", "--pid"])
+@pytest.mark.parametrize("flag", ["--mount", "--net", "--cgroup", "--pid", "--uts", "--ipc", "--time"])
 def test_it_declines_callers_of_other_namespaces(
     front_door: Path, directory: Path, plan: Path, flag: str
 ) -> None:
-    before = ("unshare", flag, *(["--fork"] if flag == "--pid" else []))
+    before = ("unshare", flag, *(["--fork"] if flag in ("--pid", "--time") else []))
     with planner(front_door, directory, plan):
         assert create(front_door, directory, before=before) == COLD
         assert asked(directory) == []
+
+
+def test_it_declines_callers_with_another_root(
+    front_door: Path, directory: Path, plan: Path, tmp_path: Path
+) -> None:
+    # The same mount namespace; its proc, and by a link the rest, are where they were.
+    root = tmp_path / "root"
+    for name in ("proc", "tmp", "usr", "lib", "lib64", "bin"):
+        (root / name).mkdir(parents=True)
+        subprocess.run(["mount", "--rbind", f"/{name}", root / name], check=True)
+    try:
+        with planner(front_door, directory, plan):
+            before = ("/usr/sbin/chroot", str(root))
+            done = call(front_door, "run", "x", planner=directory, before=before)
+            assert (done.returncode, done.stdout) == (PYTHON, "run x\n")
+            assert asked(directory) == []
+    finally:
+        for name in ("proc", "tmp", "usr", "lib", "lib64", "bin"):
+            subprocess.run(["umount", "--recursive", "--lazy", root / name], check=True)
+
+
+def test_a_plan_that_names_the_planner_is_none(front_door: Path, directory: Path, plan: Path) -> None:
+    with planner(front_door, directory, plan) as child:
+        name = f"/proc/{child.pid}/x".encode()
+        plan.write_bytes(PLAN.replace(b"/proc/nonexistent", name.ljust(17, b"x")))
+        assert create(front_door, directory) == COLD
 
 
 def test_it_declines_another_version(front_door: Path, directory: Path, plan: Path) -> None:
@@ -144,6 +170,17 @@ def test_it_ends_when_nobody_asks_and_leaves_nothing(front_door: Path, directory
         assert child.wait(30) == 0
     assert not directory.exists()
     assert create(front_door, directory) == COLD
+
+
+def test_a_signal_ends_it_as_idleness_does(front_door: Path, directory: Path, plan: Path) -> None:
+    with planner(front_door, directory, plan) as child:
+        assert create(front_door, directory).startswith(":failed ")
+        child.terminate()
+        assert child.wait(30) == 0
+        assert not directory.exists()
+        assert str(child.pid) not in "".join(
+            path.read_text() for path in Path("/sys/fs/cgroup").glob("*/pyrunc-planner/cgroup.procs")
+        )
 
 
 def test_a_second_planner_leaves_the_place_to_the_first(
@@ -297,18 +334,18 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         probe.connect(f"/proc/self/fd/{here}/{place.name}")
         os.close(here)
         pid = resident._peer(probe)[0]
+        probe.recv(100)  # it has declined what was no request, and so is where it will be
     try:
         process = Path(f"/proc/{pid}")
         assert os.readlink(process / "cwd") == "/"
         assert int((process / "stat").read_text().rpartition(")")[2].split()[3]) not in (0, os.getsid(0))
         assert {os.readlink(process / f"fd/{number}") for number in (0, 1, 2)} == {"/dev/null"}
-        assert len(os.listdir(process / "fd")) <= 6
-        for _ in range(1000):  # which it does when it listens already
-            cgroups = (process / "cgroup").read_text().splitlines()
-            if all(line.endswith(":/pyrunc-planner") for line in cgroups):
-                break
-            time.sleep(0.01)
+        cgroups = (process / "cgroup").read_text().splitlines()
         assert [line for line in cgroups if not line.endswith(":/pyrunc-planner")] == []
+        kept = [os.readlink(entry) for entry in (process / "fd").iterdir()]
+        assert [
+            name for name in kept if not name.startswith(("/dev/null", "socket:", str(place), "/proc/"))
+        ] == []
     finally:
         os.kill(pid, 9)
         planning_over(pid)

@@ -14,7 +14,6 @@ from tests.oci.runtime import OURS
 from tests.runtime.cgroup_support import needs_root
 
 # Those that need no container, so that Python alone can answer.
-_NOT_YET = ("exec", "run")
 _WITHOUT_CONTAINER = ("usage", "help", "missing", "spec")
 
 
@@ -48,7 +47,7 @@ def test_python_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("scenario", [name for name in SCENARIOS if name not in _NOT_YET])
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_program_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
     if not OURS.exists():
         pytest.skip("needs bin/pyrunc-oci, which build_ext --inplace makes")

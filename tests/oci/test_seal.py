@@ -1,0 +1,106 @@
+"""Nobody who gets hold of the executable that acts for a container can write it (CVE-2019-5736)."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pyrunc.runtime import spawner
+from tests.oci import bundles
+from tests.oci.native import PYTHON, install
+from tests.oci.planning import socket_of, stranger
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not bundles.FRONT_DOOR.exists(),
+    reason="needs root and a checkout that was built in place",
+)
+
+
+def attack(pid: int, end: "subprocess.Popen[bytes] | None" = None) -> int:
+    """Keep the executable of *pid* as a container's process can, and open it for writing when it runs no more.
+
+    0 if that succeeds, else its errno.
+    """
+    kept = os.open(f"/proc/{pid}/exe", os.O_PATH)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        if end is not None:
+            end.wait()
+        for _ in range(1000):
+            try:
+                os.close(os.open(f"/proc/self/fd/{kept}", os.O_WRONLY))
+            except OSError as error:
+                if error.errno != 26:  # ETXTBSY: it still runs
+                    return error.errno or 0
+                time.sleep(0.01)
+            else:
+                return 0
+        return 26
+    finally:
+        os.close(kept)
+
+
+def test_init_of_a_created_container_is_not_the_hosts_file(oci: bundles.Runtime, tmp_path: Path) -> None:
+    path = oci.bundle(tmp_path / "b", ["/bin/true"])
+    oci.call("create", "--bundle", path, oci.id)
+    assert attack(oci.state()["pid"]) == 30  # EROFS
+
+
+def test_the_supervisor_is_not_the_hosts_file_either(oci: bundles.Runtime, tmp_path: Path) -> None:
+    path = oci.bundle(tmp_path / "b", ["/bin/sleep", "1000"])
+    child = subprocess.Popen(
+        oci.command("run", "--bundle", path, oci.id), env=oci.environment, stdin=subprocess.DEVNULL
+    )
+    while not oci.directory.exists() or oci.call("state", oci.id, code=None).returncode:
+        time.sleep(0.01)
+    oci.wait("running")
+    assert attack(child.pid, child) == 30
+
+
+def test_the_attack_succeeds_on_what_is_executed_as_it_is(tmp_path: Path) -> None:
+    unsafe = tmp_path / "pyrunc-init"
+    shutil.copy2(spawner.init_path(), unsafe)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        # A number of its own: the copy that the program gets is not closed.
+        far = os.dup2(theirs.fileno(), 100)
+        pid = os.posix_spawn(
+            unsafe, ["pyrunc-init", "spawner"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, far, 3)]
+        )
+        os.close(far)
+        assert attack(pid) == 0
+        os.waitpid(pid, 0)
+
+
+def test_where_it_may_not_mount_it_runs_from_a_sealed_copy(tmp_path: Path) -> None:
+    """In a user namespace whose mounts are another's; what waits for a silent planner can be looked at."""
+    front_door = install(tmp_path / "installed")
+    directory = tmp_path / "planner"
+    found: list[str] = []
+
+    def look() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            pid = int.from_bytes(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little"
+            )
+            while not found or found[-1] == str(front_door) or found[-1].endswith("/unshare"):
+                found.append(os.readlink(f"/proc/{pid}/exe"))
+            connection.recv(1)
+
+    with stranger(socket_of(front_door, directory)) as listener:
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        done = subprocess.run(
+            ["unshare", "--user", "--map-root-user", front_door, "run", "x"],
+            capture_output=True, text=True, check=False, env={"PATH": "/usr/bin", "PYRUNC_OCI_PLANNER": str(directory)},
+        )  # fmt: skip
+        watcher.join()
+    assert (done.returncode, done.stdout) == (PYTHON, "run x\n")
+    assert found[-1] == "/memfd:pyrunc-oci (deleted)"
