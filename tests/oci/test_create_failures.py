@@ -171,6 +171,13 @@ def test_a_bundle_and_a_root_that_there_are_not(oci: Runtime, tmp_path: Path) ->
     assert message == f"runc create failed: invalid rootfs: stat {gone}: no such file or directory"
 
 
+def test_cgroups_of_systemd_are_not_made_behind_its_back(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    done = oci.call("--systemd-cgroup", "create", "-b", bundle, oci.id, code=1)
+    assert "systemd not running on this host" in done.stderr or "--systemd-cgroup: " in done.stderr
+    assert not oci.directory.exists()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a b", "ü", "a:b", ""])
 def test_a_name_that_is_no_id(oci: Runtime, tmp_path: Path, name: str) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
