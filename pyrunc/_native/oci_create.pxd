@@ -223,7 +223,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
-    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, &r.hook)
+    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
     return fail(r, b"hook", rc) if rc < 0 else 0
 
 
@@ -355,6 +355,17 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
+cdef inline bint lock_again(oci_run *r) noexcept nogil:
+    """Lock the state directory; False if it was deleted meanwhile: then the id, and with it the cgroups, may be another's."""
+    cdef stat_t ours
+    cdef stat_t named
+    while flock(r.directory, LOCK_EX) < 0 and errno == EINTR:
+        pass
+    if fstat(r.directory, &ours) < 0 or fstatat(AT_FDCWD, text(&r.w, r.plan.state_dir), &named, AT_SYMLINK_NOFOLLOW) < 0:
+        return False
+    return ours.st_ino == named.st_ino and ours.st_dev == named.st_dev
+
+
 cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     """`create` or `run` of a plan that was loaded; the exit code of the command."""
     cdef int rc = create_container(r)
@@ -366,6 +377,8 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     flock(r.directory, LOCK_UN)
     rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
     r.reaped = True
+    if not lock_again(r):
+        return exit_code_of(r.status)
     if rc < 0:
         fail(r, b"tty", rc)
         return give_up(r)
