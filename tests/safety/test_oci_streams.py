@@ -1,4 +1,4 @@
-"""Who calls with a standard stream closed does not give the container what is opened next: files and cgroups of the host."""
+"""Who calls with a standard stream closed does not give the container what is opened next: files of the host."""
 
 import json
 import os
