@@ -72,6 +72,18 @@ cdef inline int fail_step(oci_run *r, uint32_t step, int error) noexcept nogil:
     return fail(r, NULL, error)
 
 
+cdef inline bint inhabited(walk *w, const plan_step *step) noexcept nogil:
+    """Whether somebody is in the cgroup that a step was to make: what ends a container would end them, too."""
+    cdef char first
+    cdef ssize_t got
+    cdef int directory = open_cgroup(w, step)
+    cdef int fd = openat(directory, b"cgroup.procs", O_RDONLY | O_CLOEXEC)
+    got = read(fd, &first, 1)
+    close(fd)
+    close(directory)
+    return got > 0
+
+
 cdef inline int make_host_part(oci_run *r) noexcept nogil:
     """Walk the host section: cgroups, and what is opened on the host."""
     cdef walk *w = &r.w
@@ -90,6 +102,8 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
         made = False
         rc = host_step(w, step, &made, 0)
         if rc == -EEXIST and step.op == OP_CGROUP_MKDIR:
+            if inhabited(w, step):
+                return fail_step(r, i, -ENOTEMPTY)
             # What somebody has left there, or made for it: like one of our own, it goes with the container.
             left = step[0]
             left.flags |= <uint32_t>F_EXISTING

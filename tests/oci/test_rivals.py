@@ -102,3 +102,25 @@ def test_a_container_runs_though_whoever_started_it_was_killed(oci: Runtime, tmp
     os.kill(pid, signal.SIGCONT)
     until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "it has ended")
     assert oci.state()["status"] == "running"
+
+
+@pytest.mark.parametrize("args", [["sleep", "100"], ["/nonexistent"]], ids=["good", "bad"])
+def test_a_cgroup_in_which_others_are_is_no_containers(oci: Runtime, tmp_path: Path, args: list[str]) -> None:
+    bundle = oci.bundle(tmp_path / "b", args)
+    with subprocess.Popen(["sleep", "100"]) as stranger:
+        place = Path("/sys/fs/cgroup/freezer/pyrunc-test", oci.id)
+        if not place.parent.parent.is_dir():
+            pytest.skip("needs the freezer of cgroup v1")
+        place.mkdir(parents=True)
+        try:
+            (place / "cgroup.procs").write_text(str(stranger.pid))
+            done = oci.call("create", "-b", bundle, oci.id, code=1)
+            assert "container's cgroup is not empty" in done.stderr
+            assert stranger.poll() is None
+            assert cgroups(oci.id) == [place]
+            (place.parent.parent / "cgroup.procs").write_text(str(stranger.pid))
+        finally:
+            stranger.kill()
+            stranger.wait()
+            until(lambda: not place.rmdir(), "busy") if place.exists() else None
+    assert not oci.directory.exists()
