@@ -98,7 +98,7 @@ def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
     oci: Runtime, hooked: Callable[..., Path]
 ) -> None:
     mount = f"nsenter -t $pid -m mount -t tmpfs hook {oci.rootfs}/mnt"
-    script = f"read -r state; pid=${{state##*pid\\\":}}; pid=${{pid%%,*}}; {mount}"
+    script = f'read -r state; pid=${{state##*pid\\":}}; pid=${{pid%%,*}}; {mount}'
     (oci.rootfs / "mnt").mkdir(exist_ok=True)
     done = oci.call("run", "-b", hooked(["grep", " /mnt ", "/proc/mounts"], createRuntime=script), oci.id)
     assert done.stdout.startswith("hook /mnt tmpfs ")
