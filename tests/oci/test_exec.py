@@ -119,11 +119,6 @@ class Box(NamedTuple):
         return found
 
 
-@pytest.fixture(autouse=True)
-def no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYRUNC_OCI_PLANNER", "0")
-
-
 @pytest.fixture
 def make_box(make_runtime: Make, bundle: Callable[..., Path]) -> Callable[..., Box]:
     """Starts a container: `make_box(runtime, changes of the document)`."""

@@ -78,14 +78,8 @@ Sit = Callable[..., Seat]
 
 
 @pytest.fixture(params=["exec", "run"])
-def sit(
-    request: pytest.FixtureRequest,
-    runtime: Runtime,
-    bundle: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Sit]:
+def sit(request: pytest.FixtureRequest, runtime: Runtime, bundle: Callable[..., Path]) -> Iterator[Sit]:
     """Calls a shell script with a terminal, in a running container or as one: `sit(script)`."""
-    monkeypatch.setenv("PYRUNC_OCI_PLANNER", "0")
     seats: list[Seat] = []
 
     def make(script: str, *size: int) -> Seat:
