@@ -67,6 +67,21 @@ def test_a_document_replaces_the_flags_and_unnamed_limits_stay(tmp_path: Path) -
         assert box.run("update", "-r", "-", text="{}") == (0, "", "")
 
 
+def test_files_of_cgroup_v2_are_set_by_their_names(tmp_path: Path) -> None:
+    v2 = detect().v2
+    if v2 is None or "memory" not in v2.controllers:
+        pytest.skip("needs the controller memory in cgroup v2")
+    with live(tmp_path) as box:
+        text = json.dumps({"unified": {"memory.high": "67108864", "pids.max": "9"}})
+        assert box.run("update", "-r", "-", text=text) == (0, "", "")
+        assert (box.file("memory.high").read_text(), box.file("pids.max").read_text()) == (
+            "67108864\n",
+            "9\n",
+        )
+        code, _, err = box.run("update", "-r", "-", text='{"unified": {"cgroup.procs": "1"}}')
+        assert code == 1 and "linux.resources.unified['cgroup.procs']: is not a resource" in err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
