@@ -7,10 +7,14 @@ import pytest
 
 from pyrunc import Sandbox
 from tests import rootfs as roots
+from tests.oci.conftest import bundle, make_runtime, runtime, spec_text
+
+__all__ = ["bundle", "make_runtime", "runtime", "spec_text"]
 
 # What ./dev vm leaves out, since it takes minutes there and says little about cgroup v2. All of it runs by
 # ./dev vm --timeout 900 -m "not soak" tests/safety
 _NOT_UNDER_VM = {
+    "test_oci_paths.py", "test_oci_processes.py",
     "test_leaks.py", "test_shim_leaks.py", "test_plan_attacks.py", "test_forged_words.py", "test_shim.py",
     "test_no_host_program_is_executed_through_a_descriptor", "test_a_failed_start_is_never_taken_for_an_end",
     "test_exchanged_mount_targets", "test_who_looks_into_a_program_does_not_choose_its_terminal",
