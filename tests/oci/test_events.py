@@ -118,6 +118,18 @@ def test_a_kill_for_want_of_memory_is_told(tmp_path: Path) -> None:
             assert event == {"type": "oom", "id": "box"}
 
 
+def test_ctrl_c_ends_it_as_it_ends_any_program(tmp_path: Path) -> None:
+    with live(tmp_path) as box:
+        command = [*box.player.program, "--root", str(box.player.root), "events", "--interval", "10ms", "box"]
+        # A job in the background would ignore the signal.
+        interruptible = ["env", "--default-signal=INT", *command]
+        process = subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
 def test_an_interval_must_be_positive(tmp_path: Path) -> None:
     with live(tmp_path) as box:
         assert log_of(box.run("events", "--interval", "0s")) == "duration interval must be greater than 0"
