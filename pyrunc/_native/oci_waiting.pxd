@@ -75,6 +75,21 @@ cdef inline void say_unexecuted(walk *w, int error) noexcept nogil:
     writev(2, pieces, 5)
 
 
+cdef inline void never_started(int number) noexcept nogil:
+    _exit(2)
+
+
+cdef inline void mind_signals(sighandler_t handler) noexcept nogil:
+    """What to do when told to end: without a handler the first process of a pid namespace does not even hear of it.
+
+    So `kill` ends a container that waits, as it does runc's, which gives this exit code too.
+    """
+    signal(SIGTERM, handler)
+    signal(SIGINT, handler)
+    signal(SIGHUP, handler)
+    signal(SIGQUIT, handler)
+
+
 cdef inline int wait_start_step(walk *w, const plan_step *step) noexcept nogil:
     """Say that the container is created; with a socket in slot a, go on when somebody connects to it.
 
@@ -98,6 +113,7 @@ cdef inline int wait_start_step(walk *w, const plan_step *step) noexcept nogil:
     keep[0] = w.slots[step.slot_a]
     keep[1] = w.progress_fd
     close_above(w, keep, 2)
+    mind_signals(never_started)
     message.kind = PROGRESS_PARTED
     if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
         return -errno
@@ -105,6 +121,7 @@ cdef inline int wait_start_step(walk *w, const plan_step *step) noexcept nogil:
         fd = <int>_rc(accept4(keep[0], NULL, NULL, SOCK_CLOEXEC))
         if fd < 0 and fd != -EINTR and fd != -ECONNABORTED:
             return fd
+    mind_signals(SIG_DFL)
     close(w.progress_fd)
     close(keep[0])
     w.slots[step.slot_a] = -1

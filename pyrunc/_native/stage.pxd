@@ -44,7 +44,8 @@ cdef inline int stage_steps(walk *w, uint32_t *failed) noexcept nogil:
         if rc < 0:
             failed[0] = i
             return rc
-    return 0
+    # A user namespace that was joined may have made it what fs.suid_dumpable says; who is in there shall not look.
+    return <int>_rc(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 cdef inline int clone_staged(walk *w, clone_args *args) noexcept nogil:

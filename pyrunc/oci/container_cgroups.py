@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from pyrunc.runtime.cgroup_layout import Layout
 
 
+def relative_paths(container: Container, layout: Layout) -> list[str]:
+    """The paths of its cgroups below the roots of the hierarchies of *layout*, each once; usually there is one."""
+    found = {
+        entry["path"][len(hierarchy.mountpoint) + 1 :]: None
+        for entry in container.own.get("cgroups") or ()
+        for hierarchy in layout.hierarchies
+        if entry["path"].startswith(f"{hierarchy.mountpoint}/")
+    }
+    return list(found)
+
+
 def relative_path(container: Container, layout: Layout) -> str:
-    """The path of its cgroups below the root of each hierarchy of *layout*; "" where it has none."""
-    for entry in container.own.get("cgroups") or ():
-        for hierarchy in layout.hierarchies:
-            if entry["path"].startswith(hierarchy.mountpoint + "/"):
-                found: str = entry["path"][len(hierarchy.mountpoint) + 1 :]
-                return found
-    return ""
+    """The first of them; "" where it has none."""
+    return next(iter(relative_paths(container, layout)), "")
 
 
 def place(container: Container) -> tuple[Layout, str]:

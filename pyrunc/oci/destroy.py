@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 
-from pyrunc.oci.container_cgroups import relative_path
+from pyrunc.oci.container_cgroups import relative_paths
 from pyrunc.oci.kill import signal_first
 from pyrunc.oci.log import Failure, reason
 from pyrunc.runtime.cgroup_layout import detect
@@ -16,6 +15,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.oci.log import Log
     from pyrunc.oci.state import Container
+    from pyrunc.runtime.cgroup_layout import Layout
 
 _PATIENCE_S = 10.0
 _STEP_S = 0.005
@@ -57,17 +57,15 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
     """
     from pyrunc.runtime import cgroup_control
 
-    layout = detect()
-    path = relative_path(container, layout)
+    layout = _all_hierarchies(container)
     if kill:
         _kill(container)
-    if path:
+    for path in relative_paths(container, layout):
         try:
             # A container without a pid namespace of its own leaves processes behind; runc kills them here too.
             cgroup_control.kill(layout, path)
             cgroup_control.remove(layout, path)
             cgroup_control.prune(layout, path)
-            _remove_named(container)
         except TimeoutError as error:
             raise Failure(str(error)) from None
         except OSError as error:
@@ -78,11 +76,16 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
     _poststop(container, log)
 
 
-def _remove_named(container: Container) -> None:
-    """Remove what is left of its cgroups: those of hierarchies without controllers, which the layout does not join."""
-    for cgroup in container.own.get("cgroups") or ():
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(cgroup["path"])
+def _all_hierarchies(container: Container) -> Layout:
+    """The host's hierarchies, with those without controllers in which the container has a cgroup too."""
+    layout = detect()
+    paths = [entry["path"] for entry in container.own.get("cgroups") or ()]
+    named = [
+        hierarchy
+        for hierarchy in layout.named
+        if any(path.startswith(f"{hierarchy.mountpoint}/") for path in paths)
+    ]
+    return layout._replace(hierarchies=(*named, *layout.hierarchies))
 
 
 def _kill(container: Container) -> None:

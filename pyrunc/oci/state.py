@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Options
 
-_ROOT = "/run/pyrunc-oci"
+ROOT = "/run/pyrunc-oci"
 _ID = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_+-.")
 
 NO_SUCH = "container does not exist"
@@ -72,7 +72,7 @@ class Container:
 def default_root() -> str:
     """The root where none is given: /run/pyrunc-oci, or one of an unprivileged user's own."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return f"{runtime}/pyrunc-oci" if runtime and os.geteuid() else _ROOT
+    return f"{runtime}/pyrunc-oci" if runtime and os.geteuid() else ROOT
 
 
 def root_of(options: Options) -> str:

@@ -188,7 +188,7 @@ def _usage_of(verb: str) -> str:
     if verb in _DESCRIPTIONS:
         parts.append(f"\nDESCRIPTION:\n   {_DESCRIPTIONS[verb]}\n")
     if shown:
-        parts.append(f"\nOPTIONS:\n{_table([_row(flag, verb) for flag in shown])}   \n")
+        parts.append(f"\nOPTIONS:\n{_table([row(flag, verb) for flag in shown])}   \n")
     return "".join(parts)
 
 
@@ -198,7 +198,7 @@ def _usage_of_all() -> str:
     own = version().removeprefix(f"{NAME} version ").rstrip("\n").replace("\n", "\n   ")
     verbs = [(verb, _SUMMARIES[verb]) for verb in VERBS]
     verbs.append(("help, h", "show the verbs, or the help of one"))
-    rows = [(names, text.replace("{root}", default_root())) for names, text in (_row(f, "") for f in GLOBAL)]
+    rows = [(names, text.replace("{root}", default_root())) for names, text in (row(f, "") for f in GLOBAL)]
     return (
         f"NAME:\n   {NAME} - a runtime for containers of the Open Container Initiative\n{_ABOUT}\n\n"
         f"USAGE:\n   {NAME} [global options] command [command options] [arguments...]\n\n"
@@ -208,7 +208,13 @@ def _usage_of_all() -> str:
     )
 
 
-def _row(flag: Flag, verb: str) -> tuple[str, str]:
+def summary(verb: str) -> str:
+    """What *verb* does, in a few words."""
+    return _SUMMARIES[verb]
+
+
+def row(flag: Flag, verb: str) -> tuple[str, str]:
+    """The names of a flag and what it does; *verb* is "" for a global one."""
     value = "" if flag.kind == BOOL else " value"
     names = ", ".join(f"{'--' if len(name) > 1 else '-'}{name}{value}" for name in flag.names)
     text = _BY_VERB.get((verb, flag.names[0]), _FLAGS[flag.names[0]])

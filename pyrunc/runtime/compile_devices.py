@@ -65,7 +65,7 @@ class DevicePart(SpecialPart):
         makes = not any(destination_of(entry) == "/dev" for entry in self.spec.get("mounts") or ())
         if self.in_userns and (self.dev_is_ours or makes):
             for path, major, minor in defaults:
-                self._bind_device(path, path, stat.S_IFCHR, os.makedev(major, minor))
+                self._bind_device(path, path, stat.S_IFCHR, os.makedev(major, minor), loose if makes else 0)
         elif makes:
             # A document without a mount at /dev: in the root itself, where an image may have them.
             for path, major, minor in defaults:
@@ -80,7 +80,7 @@ class DevicePart(SpecialPart):
         for i, device in enumerate(self.linux.get("devices") or ()):
             self._device(device, f"linux.devices[{i}]", made)
 
-    def _bind_device(self, source: str, path: str, kind: int, rdev: int) -> None:
+    def _bind_device(self, source: str, path: str, kind: int, rdev: int, flags: int = 0) -> None:
         slot = self.plan.slot()
         self.plan.add(
             "open_tree", HOST, "host", a=slot, s0=source, n0=rdev, n1=kind if kind != stat.S_IFCHR else 0,
@@ -88,7 +88,9 @@ class DevicePart(SpecialPart):
         )  # fmt: skip
         # Writing to a device does not mind; chmod(2) by a user that is mapped to its owner changed the host's node.
         self.plan.add("mount_attr", HOST, "host", a=slot, n0=mo.RDONLY | mo.NOSUID | mo.NOEXEC)
-        self.plan.add("attach", INIT, "devices", a=slot, s0=path, flags=_FLAG["file"] | _FLAG["create"])
+        self.plan.add(
+            "attach", INIT, "devices", a=slot, s0=path, flags=flags | _FLAG["file"] | _FLAG["create"]
+        )
 
     def _device(self, device: Mapping[str, Any], field: str, made: set[str]) -> None:
         """One node; a fifo belongs to nobody, so that a user namespace's root can make it too.

@@ -85,6 +85,10 @@ class HostPart(NamespacePart):
             flags=_FLAG["recursive"] if recursive else 0,
         )  # fmt: skip
 
+    def _place(self, usual: str) -> str:
+        """Where the root is attached until pivot_root."""
+        return usual
+
     def _last_mounts(self) -> None:
         """What else is made in the root, before that may become read-only."""
 

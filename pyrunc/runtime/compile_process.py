@@ -100,7 +100,8 @@ class ProcessPart(FrontDoorPart):
         ambient = caps["ambient"] & caps["inheritable"] & caps["permitted"]
         if ambient:
             plan.add("ambient", INIT, "process", n0=ambient)
-        mask = checked_number(user.get("umask", 0o022), "process.user.umask", 0o7777)
+        mask = user.get("umask")
+        mask = checked_number(0o022 if mask is None else mask, "process.user.umask", 0o7777)
         plan.add("umask", INIT, "process", n0=mask)
         if not (privileges and notifies):
             self._run_hooks("startContainer", "process")

@@ -46,7 +46,7 @@ class RootPart(DevicePart):
         )  # fmt: skip
         self.root = plan.slot()
         # Where the root is attached until pivot_root: anywhere, but where a user namespace's root can walk to.
-        self.place = _SCRATCH
+        self.place = self._place(_SCRATCH)
         layers = self.rootfs.layers
         if self.rootfs.upper or (self.in_userns and len(layers) > 1):
             self._root_of_many()

@@ -21,7 +21,7 @@ class FrontDoor(NamedTuple):
 
     With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
     the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
-    leaves "\n" as it is, since that one shows it.
+    leaves the ends of lines as they are, since that one shows them.
     """
 
     waits: bool = False
@@ -38,6 +38,16 @@ class FrontDoorPart(HostPart):
     """
 
     front_door: FrontDoor | None = None
+
+    def _place(self, usual: str) -> str:
+        """Over itself, where hooks that enter the mount namespace look for it by the path that the state has.
+
+        Not in a user namespace, whose root may be unable to walk there.
+        """
+        if self.front_door is None or "user" in self.namespaces:
+            return usual
+        early = any(HOOK_KINDS[kind] in HOOK_KINDS[:3] for kind in self.front_door.hooks)
+        return self.rootfs.layers[0] if early else usual
 
     def _last_mounts(self) -> None:
         if self.front_door is None:

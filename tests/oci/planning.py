@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyrunc.oci import resident
 from tests.fuzz.seeds import DIRECTORY
 
 # It fails with the first thing that it does, in the same length.
@@ -71,6 +72,31 @@ def planner(
         child.send_signal(signal.SIGKILL)
         child.wait()
         forget_cgroups()
+
+
+def end_planner(front_door: Path, directory: Path) -> None:
+    """End the planner that somebody has started for *front_door*, if there is one, and what a killed one has left."""
+    place = socket_of(front_door, directory)
+    here = os.open(directory, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+            probe.connect(f"/proc/self/fd/{here}/{place.name}")
+            pid = resident._peer(probe)[0]
+        if pid:
+            os.kill(pid, signal.SIGTERM)
+            for _ in range(1000):
+                if not place.exists():
+                    break
+                time.sleep(0.01)
+    except OSError:
+        pass
+    finally:
+        os.close(here)
+    for path in (place, place.with_name(f"{place.name}.lock")):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    forget_cgroups()
 
 
 def forget_cgroups() -> None:

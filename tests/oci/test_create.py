@@ -217,3 +217,24 @@ def test_a_cgroup_that_was_left_is_taken_over(oci: Runtime, tmp_path: Path) -> N
         Path(f"/sys/fs/cgroup/{hierarchy}/pyrunc-test/{oci.id}").mkdir(parents=True)
     oci.call("run", "-b", bundle, oci.id)
     assert not cgroups(oci.id)
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT"])
+def test_a_container_that_waits_can_be_told_to_end(oci: Runtime, tmp_path: Path, name: str) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
+    oci.call("create", "-b", bundle, oci.id)
+    oci.call("kill", oci.id, "USR1")
+    assert oci.state()["status"] == "created"
+    oci.call("kill", oci.id, name)
+    oci.wait("stopped")
+
+
+def test_signals_are_the_programs_own_again_once_it_runs(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["cat", "/proc/self/status"])
+    out = tmp_path / "out"
+    with out.open("w") as file:
+        oci.call("create", "-b", bundle, oci.id, stdout=file, stderr=file)
+    oci.call("start", oci.id)
+    oci.wait("stopped")
+    shown = dict(line.split(":\t", 1) for line in out.read_text().splitlines() if ":\t" in line)
+    assert {shown[name].strip("0") for name in ("SigBlk", "SigIgn", "SigCgt")} == {""}

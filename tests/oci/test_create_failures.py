@@ -128,7 +128,7 @@ def test_the_words_are_runcs(oci: Runtime, tmp_path: Path, what: str, verb: str)
     change, expected = WORDS[what]
     spec = document(oci.rootfs, ["true"])
     change(spec)
-    assert refused(oci, verb, "-b", oci.write(tmp_path / "b", spec)) == f"{NAME} {verb} failed: {expected}"
+    assert refused(oci, verb, "-b", oci.write(tmp_path / "b", spec)) == f"runc {verb} failed: {expected}"
 
 
 @pytest.mark.parametrize("what", FIELDS)
@@ -137,7 +137,7 @@ def test_the_message_names_the_field(oci: Runtime, tmp_path: Path, what: str) ->
     spec = document(oci.rootfs, ["true"])
     change(spec)
     message = refused(oci, "create", "-b", oci.write(tmp_path / "b", spec))
-    assert message.startswith(f"{NAME} create failed: ")
+    assert message.startswith("runc create failed: ")
     assert expected in message
 
 
@@ -164,11 +164,18 @@ def test_a_bundle_without_a_document(oci: Runtime, tmp_path: Path, text: str | N
 def test_a_bundle_and_a_root_that_there_are_not(oci: Runtime, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert (
-        refused(oci, "create", "-b", gone) == f"{NAME} create failed: chdir {gone}: no such file or directory"
+        refused(oci, "create", "-b", gone) == f"runc create failed: chdir {gone}: no such file or directory"
     )
     spec = document(gone, ["true"])
     message = refused(oci, "create", "-b", oci.write(tmp_path / "b", spec))
-    assert message == f"{NAME} create failed: invalid rootfs: stat {gone}: no such file or directory"
+    assert message == f"runc create failed: invalid rootfs: stat {gone}: no such file or directory"
+
+
+def test_cgroups_of_systemd_are_not_made_behind_its_back(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    done = oci.call("--systemd-cgroup", "create", "-b", bundle, oci.id, code=1)
+    assert "systemd not running on this host" in done.stderr or "--systemd-cgroup: " in done.stderr
+    assert not oci.directory.exists()
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a b", "ü", "a:b", ""])
@@ -183,7 +190,7 @@ def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Runtime
     oci.call("create", "-b", bundle, oci.id)
     before = oci.state()
     done = oci.call("create", "-b", bundle, oci.id, code=1)
-    assert f"{NAME} create failed: container with given ID already exists" in done.stderr
+    assert "runc create failed: container with given ID already exists" in done.stderr
     assert oci.state() == before
 
 
@@ -191,7 +198,7 @@ def test_sockets_and_files_that_cannot_be_reached(oci: Runtime, tmp_path: Path) 
     bundle = oci.bundle(tmp_path / "b", ["true"])
     nowhere = tmp_path / "nowhere/x"
     message = refused(oci, "create", "-b", bundle, "--pid-file", nowhere)
-    assert message == f"{NAME} create failed: open {nowhere.parent}/.x: no such file or directory"
+    assert message == f"runc create failed: open {nowhere.parent}/.x: no such file or directory"
     assert f"dial unix {nowhere}: connect: no such file or directory" in refused(
         oci, "create", "-b", bundle, "--pidfd-socket", nowhere
     )
@@ -207,8 +214,7 @@ def test_descriptors_that_are_not_open(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
     message = refused(oci, "create", "-b", bundle, "--preserve-fds", "2")
     assert (
-        message
-        == f"{NAME} create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
+        message == "runc create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
     )
 
 

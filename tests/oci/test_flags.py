@@ -1,7 +1,10 @@
 """How a command line is read: what a script that was written for runc relies on."""
 
+from pathlib import Path
+
 import pytest
 
+from pyrunc.oci import reference
 from pyrunc.oci.flags import BadUsage, duration_ns, integer, parse, quote
 from pyrunc.oci.grammar import GLOBAL, VERBS
 from pyrunc.oci.usage import usage
@@ -119,3 +122,8 @@ def test_the_help_of_every_verb_names_each_of_its_flags() -> None:
     assert all(f"--{flag.names[0]}" in whole for flag in GLOBAL) and all(
         f"   {name} " in whole for name in VERBS
     )
+
+
+def test_the_page_of_the_documentation_is_made_of_what_there_is() -> None:
+    page = Path(__file__).parents[2] / "docs/oci.md"
+    assert page.read_text() == reference.text(), "python -m pyrunc.oci.reference > docs/oci.md"

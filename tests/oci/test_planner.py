@@ -172,6 +172,17 @@ def test_it_ends_when_nobody_asks_and_leaves_nothing(front_door: Path, directory
     assert create(front_door, directory) == COLD
 
 
+def test_a_signal_ends_it_as_idleness_does(front_door: Path, directory: Path, plan: Path) -> None:
+    with planner(front_door, directory, plan) as child:
+        assert create(front_door, directory).startswith(":failed ")
+        child.terminate()
+        assert child.wait(30) == 0
+        assert not directory.exists()
+        assert str(child.pid) not in "".join(
+            path.read_text() for path in Path("/sys/fs/cgroup").glob("*/pyrunc-planner/cgroup.procs")
+        )
+
+
 def test_a_second_planner_leaves_the_place_to_the_first(
     front_door: Path, directory: Path, plan: Path
 ) -> None:
@@ -323,21 +334,18 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         probe.connect(f"/proc/self/fd/{here}/{place.name}")
         os.close(here)
         pid = resident._peer(probe)[0]
+        probe.recv(100)  # it has declined what was no request, and so is where it will be
     try:
         process = Path(f"/proc/{pid}")
         assert os.readlink(process / "cwd") == "/"
         assert int((process / "stat").read_text().rpartition(")")[2].split()[3]) not in (0, os.getsid(0))
         assert {os.readlink(process / f"fd/{number}") for number in (0, 1, 2)} == {"/dev/null"}
+        cgroups = (process / "cgroup").read_text().splitlines()
+        assert [line for line in cgroups if not line.endswith(":/pyrunc-planner")] == []
         kept = [os.readlink(entry) for entry in (process / "fd").iterdir()]
         assert [
             name for name in kept if not name.startswith(("/dev/null", "socket:", str(place), "/proc/"))
         ] == []
-        for _ in range(1000):  # which it does when it listens already
-            cgroups = (process / "cgroup").read_text().splitlines()
-            if all(line.endswith(":/pyrunc-planner") for line in cgroups):
-                break
-            time.sleep(0.01)
-        assert [line for line in cgroups if not line.endswith(":/pyrunc-planner")] == []
     finally:
         os.kill(pid, 9)
         planning_over(pid)

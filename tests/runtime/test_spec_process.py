@@ -251,6 +251,37 @@ def test_as_many_groups_as_the_kernel_takes(rootfs: Path) -> None:
         assert running.exec(count).stdout.split() == [b"1000"]
 
 
+def test_null_stands_for_what_is_left_out(rootfs: Path) -> None:
+    nothing = dict.fromkeys(
+        ("scheduler", "ioPriority", "execCPUAffinity", "oomScoreAdj", "rlimits", "apparmorProfile")
+    )
+    user = {"uid": 0, "gid": 0, "umask": None, "additionalGids": None}
+    spec = process(**nothing, user=user, noNewPrivileges=None, capabilities=None)
+    spec["linux"] |= dict.fromkeys(
+        ("personality", "memoryPolicy", "intelRdt", "seccomp", "resources", "mountLabel")
+    )
+    assert run_spec(rootfs, spec, "umask").split() == ["0022"]
+
+
+@pytest.mark.skipif(not NUMA, reason="needs a kernel with NUMA")
+def test_who_joins_has_what_the_first_program_has(rootfs: Path) -> None:
+    spec = process(scheduler={"policy": "SCHED_BATCH", "nice": 7}, ioPriority={"class": "IOPRIO_CLASS_IDLE"})
+    spec["linux"] |= {
+        "personality": {"domain": "LINUX32"},
+        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"},
+    }
+    spec["root"]["path"] = str(rootfs)
+    show = (
+        "cut -d ' ' -f 19,41 /proc/self/stat; ionice -p $$; uname -m; grep -c ' bind:0 ' /proc/self/numa_maps"
+    )
+    command = ["/bin/sh", "-c", show]
+    with Sandbox.from_spec(spec, rootfs.parent) as box, box.start(["/bin/sleep", "100"]) as running:
+        first, joined = box.run(command).stdout.split(), running.exec(command).stdout.split()
+    assert first[:3] == [b"7", b"3", b"idle"]
+    assert joined[:4] == first[:4]
+    assert int(joined[4]) > 0
+
+
 def test_umask_and_groups(rootfs: Path) -> None:
     spec = process(user={"uid": 7, "gid": 8, "umask": 0o27, "additionalGids": [9, 10]})
     assert run_spec(rootfs, spec, "umask; id -u; id -G").split() == ["0027", "7", "8", "9", "10"]

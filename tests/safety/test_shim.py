@@ -249,6 +249,7 @@ def test_who_was_dropped_is_told_so_though_nothing_more_happens(launcher: Launch
         with pytest.raises(OSError, match="No space"):
             (full / "ballast").write_bytes(bytes(1 << 20))
         sent = len(fast._sock.recv(8))  # READY
+        eventually(lambda: waiting(slow) >= sent)  # which is heard later
         while waiting(slow) >= sent:
             fast.send(b"\n")
             due = sent + 30008

@@ -1,0 +1,103 @@
+"""The hooks of a container: which run, when, where, and what of a failure becomes of the container."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrunc.oci.hooks import KINDS
+from tests.oci.bundles import Runtime, cgroups, document
+
+
+@pytest.fixture
+def hooked(oci: Runtime, tmp_path: Path, make_rootfs: Callable[[Path], Path]) -> Callable[..., Path]:
+    """Makes a bundle each of whose hooks adds a line with its kind and its state to a file that all of them see."""
+    oci.rootfs = make_rootfs(tmp_path / "root")
+    (oci.rootfs / "log").touch()
+
+    def make(args: list[str], **failing: str) -> Path:
+        spec: dict[str, Any] = document(oci.rootfs, args)
+        spec["root"]["readonly"] = False
+        spec["hooks"] = {}
+        for kind in KINDS:
+            # By the path of who executes it: the host's, but for the one that runs in the container.
+            log = "/log" if kind == "startContainer" else f"{oci.rootfs}/log"
+            script = failing.get(kind, f"read -r state; echo {kind} $state >> {log}")
+            spec["hooks"][kind] = [{"path": "/bin/sh", "args": ["sh", "-c", script]}]
+        return oci.write(tmp_path / "b", spec)
+
+    return make
+
+
+def lines(oci: Runtime) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for line in (oci.rootfs / "log").read_text().splitlines():
+        kind, _, state = line.partition(" ")
+        found.append((kind, json.loads(state) if state else {}))
+    return found
+
+
+def test_each_runs_once_in_its_place_and_is_told_the_state(oci: Runtime, hooked: Callable[..., Path]) -> None:
+    bundle = hooked(["sh", "-c", "echo program >> /log; sleep 100"])
+    oci.call("create", "-b", bundle, oci.id)
+    pid = oci.state()["pid"]
+    assert [kind for kind, _ in lines(oci)] == ["prestart", "createRuntime", "createContainer"]
+    oci.call("start", oci.id)
+    oci.wait("running")
+    oci.end()
+    found = lines(oci)
+    assert {kind for kind, _ in found} == {*KINDS, "program"}
+    assert len(found) == len(KINDS) + 1
+    states = dict(found)
+    assert [found[0][0], found[1][0], found[2][0], found[3][0]] == [*KINDS[:4]]
+    assert found[-1][0] == "poststop"
+    statuses = {kind: state["status"] for kind, state in states.items() if state}
+    assert statuses == {
+        "prestart": "creating", "createRuntime": "creating", "createContainer": "creating",
+        "startContainer": "created", "poststart": "running", "poststop": "stopped",
+    }  # fmt: skip
+    assert states["createRuntime"]["pid"] == states["poststart"]["pid"] == pid
+    assert states["prestart"]["bundle"] == str(bundle)
+
+
+def test_run_runs_them_too(oci: Runtime, hooked: Callable[..., Path]) -> None:
+    oci.call("run", "-b", hooked(["sleep", "0.3"]), oci.id)
+    assert [kind for kind, _ in lines(oci)] == [*KINDS]
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_one_that_fails_ends_the_container(oci: Runtime, hooked: Callable[..., Path], kind: str) -> None:
+    bundle = hooked(["true"], **{kind: "echo out; echo err >&2; exit 3"})
+    done = oci.call("create", "-b", bundle, oci.id, code=1)
+    words = "error running hook #0: error running hook: exit status 3, stdout: out\\n, stderr: err\\n"
+    assert "runc create failed: " in done.stderr
+    assert words in done.stderr
+    assert not oci.directory.exists()
+    assert not cgroups(oci.id)
+
+
+def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: Callable[..., Path]) -> None:
+    done = oci.call("run", "-b", hooked(["sleep", "100"], poststart="exit 3"), oci.id, code=1)
+    assert "error running hook #0: error running hook: exit status 3" in done.stderr
+    assert not oci.directory.exists()
+
+
+def test_a_start_container_that_fails_is_not_followed_by_the_program(
+    oci: Runtime, hooked: Callable[..., Path]
+) -> None:
+    done = oci.call("run", "-b", hooked(["echo", "ran"], startContainer="exit 3"), oci.id, code=1)
+    assert "ran" not in done.stdout
+    assert "error running hook #0: error running hook: exit status 3" in done.stderr
+    assert not oci.directory.exists()
+
+
+def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
+    oci: Runtime, hooked: Callable[..., Path]
+) -> None:
+    mount = f"nsenter -t $pid -m mount -t tmpfs hook {oci.rootfs}/mnt"
+    script = f'read -r state; pid=${{state##*pid\\":}}; pid=${{pid%%,*}}; {mount}'
+    (oci.rootfs / "mnt").mkdir(exist_ok=True)
+    done = oci.call("run", "-b", hooked(["grep", " /mnt ", "/proc/mounts"], createRuntime=script), oci.id)
+    assert done.stdout.startswith("hook /mnt tmpfs ")
