@@ -91,8 +91,17 @@ def compile_command(
     command: Command, bundle_fd: int, env: Mapping[str, str], terminal_ok: bool = False
 ) -> Prepared:
     """Make everything of a command line that the front door needs; with *terminal_ok* a terminal needs no taker."""
+    if command.options.systemd_cgroup:
+        # As runc has it without systemd. With it, making cgroups behind its back would be what it forbids.
+        if not os.path.isdir("/run/systemd/system"):
+            raise Failure("systemd not running on this host, cannot use systemd cgroups manager")
+        raise Failure("--systemd-cgroup: cgroups that systemd makes are not supported yet")
     container_id = command.arguments[0]
     state.check_id(container_id)
+    if command.options.systemd_cgroup:
+        if not os.path.isdir("/run/systemd/system"):
+            raise Failure("systemd not running on this host, cannot use systemd cgroups manager")
+        raise Failure("--systemd-cgroup: cgroups that systemd manages are not supported")
     root = state.root_of(command.options)
     bundle = bundles.read(command.text("bundle"), bundle_fd)
     if not terminal_ok:

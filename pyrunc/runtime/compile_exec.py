@@ -1,6 +1,6 @@
 """The plan of a further program in a running container, from documents alone: for `pyrunc-oci exec`.
 
-pyrunc.runtime.joining does the same for a container that was made by options, and places the steps.
+pyrunc.runtime.joining does the same for a container that was made by options.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.compile_process import ProcessPart
-from pyrunc.runtime.joining import place_program
+from pyrunc.runtime.place_program import place_program
 from pyrunc.runtime.plan import HOST, INIT, PlanTemplate
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -101,7 +101,8 @@ def compile_exec(spec: Mapping[str, Any], running: Running, terminal: Terminal |
     owner = next(step.n0 for step in steps if step.op == "user")
     flags = FLAGS["tty"] if terminal is not None and terminal.plain_newlines else 0
     size = None if terminal is None else (owner, terminal.rows, terminal.columns)
-    place_program(plan, program, steps, size, flags)
+    # A terminal of its own is its user's already.
+    place_program(plan, program, steps, size, flags, owner if terminal is None else None)
     plan.warnings += program.warnings
     return plan
 

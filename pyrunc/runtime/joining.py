@@ -20,10 +20,10 @@ from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.launcher import give
 from pyrunc.runtime.option_privileges import capabilities_of
+from pyrunc.runtime.place_program import place_program
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Shim, Step
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import capabilities, defaults
-from pyrunc.spec.rlimits import NAMES as RLIMITS
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _KEPT = 32  # plans for one sandbox: who ran there, and where
 _ENDING_MS = 500  # how long init may take to die, once what it does not explain has failed
-_NPROC = RLIMITS.index("RLIMIT_NPROC")
 # What a step says when the container's cgroups or its init are gone.
 _GONE = {("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.ENODEV), ("setns", errno.ESRCH)}
 
@@ -337,61 +336,12 @@ def compile_join(container: PlanTemplate, join: Join) -> PlanTemplate:
     return plan
 
 
-def place_program(
-    plan: PlanTemplate, source: PlanTemplate, process: Sequence[Step],
-    terminal: tuple[int, int, int] | None, terminal_flags: int = 0,
-) -> None:  # fmt: skip
-    """Append to *plan*, after its setns, the process of a program that joins a container.
-
-    *process* are the steps that *source* has for a container's first program; *terminal* is the owner of one of its
-    own, and its rows and columns. What needs no privilege any more is done by the new process itself.
-    """
-    session = next((step for step in process if step.op == "session"), None)
-    # Now, for the filter may be in the way of its keyring later.
-    plan.add("session", INIT, "process", s0=session.s0 if session else None, n0=session.n0 if session else 0)
-    streams: Sequence[int] = range(3)
-    if terminal is not None:
-        # While nobody in the container can see the process that holds both sides.
-        peer = plan.slot()
-        owner, rows, columns = terminal
-        plan.add(
-            "terminal", INIT, "process", b=peer, s0="/dev/pts", n0=owner, n1=rows, n2=columns, flags=terminal_flags
-        )  # fmt: skip
-        streams = [peer] * 3
-    for number, slot in enumerate(streams):
-        plan.add("stdio", INIT, "process", a=slot, n0=number)
-    # The last of what the new process does, since it asks for no privilege, or would stand in the way of its making.
-    late = [step for step in process if step.op == "rlimit" and step.n0 == _NPROC]
-    if any(step.op == "no_new_privs" for step in process):
-        late += [step for step in process if step.op == "seccomp"]
-    for step in process:
-        if step.op not in ("session", "stdio", "execve", "write_procfs") and step not in late:
-            _copy(plan, source, step)
-    plan.add("fork", INIT, "process", flags=0 if terminal is None else native.FLAGS["tty"])
-    for step in late:
-        _copy(plan, source, step)
-    plan.add("execve", INIT, "program", s0="")
-
-
 def _of_itself(step: Step) -> str:
     """The file of /proc that a step writes of the process itself, its OOM score and labels, or ""."""
     path = step.s0 or ""
     if step.op == "write_proc" and path == "oom_score_adj":
         return f"self/{path}"
     return path if step.op == "write_procfs" and path.startswith("self/") else ""
-
-
-def _copy(plan: PlanTemplate, container: PlanTemplate, step: Step) -> None:
-    if step.op in ("seccomp", "scheduler"):
-        step = step._replace(n0=plan.blob(container.blob_of(step)))
-    elif step.op == "user" and step.n2:
-        count = step.n2 >> 32
-        groups = container.blob_of(step._replace(n0=step.n2 & 0xFFFFFFFF, n1=(count + 1) // 2))
-        step = step._replace(n2=count << 32 | plan.blob(groups))
-    elif step.op == "memory_policy" and step.n2:
-        nodes = container.blob_of(step._replace(n0=step.n1, n1=step.n2))
-        step = step._replace(n1=plan.blob(nodes))
-    plan.steps.append(step)
 
 
 def _cgroups(plan: PlanTemplate, container: PlanTemplate) -> None:

@@ -49,6 +49,7 @@ SAME: dict[str, list[str]] = {
     "relative cwd": ["--cwd", "rel", "ID", "true"],
     "user and group": ["--user", "1000:1001", "ID", "sh", "-c", _ALL],
     "user": ["-u", "1000", "ID", "sh", "-c", _ALL],
+    "user's streams": ["-u", "1000", "ID", "sh", "-c", "stat -L -c %u /proc/self/fd/1; echo x > /proc/self/fd/2"],
     "unknown user": ["-u", "77", "ID", "env"],
     "no user": ["-u", "", "ID", "id"],
     "user by name": ["-u", "bob", "ID", "id"],
@@ -66,6 +67,7 @@ SAME: dict[str, list[str]] = {
     "not executable in path": ["-e", "PATH=/etc", "ID", "passwd"],
     "capability": ["--cap", "CAP_SYS_ADMIN", "ID", "sh", "-c", _STATUS],
     "capability of a user": ["-u", "5", "--cap", "CAP_NET_ADMIN", "ID", "sh", "-c", _STATUS],
+    "unknown capability": ["--cap", "CAP_NOPE", "ID", "true"],
     "no new privileges": ["--no-new-privs", "ID", "sh", "-c", _STATUS],
     "new privileges": ["--no-new-privs=false", "ID", "sh", "-c", _STATUS],
     "label": ["--process-label", "x", "ID", "true"],
@@ -115,11 +117,6 @@ class Box(NamedTuple):
     def pid(self) -> int:
         found: int = self.runtime.state(self.id)["pid"]
         return found
-
-
-@pytest.fixture(autouse=True)
-def no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYRUNC_OCI_PLANNER", "0")
 
 
 @pytest.fixture

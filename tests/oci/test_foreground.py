@@ -78,14 +78,8 @@ Sit = Callable[..., Seat]
 
 
 @pytest.fixture(params=["exec", "run"])
-def sit(
-    request: pytest.FixtureRequest,
-    runtime: Runtime,
-    bundle: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Sit]:
+def sit(request: pytest.FixtureRequest, runtime: Runtime, bundle: Callable[..., Path]) -> Iterator[Sit]:
     """Calls a shell script with a terminal, in a running container or as one: `sit(script)`."""
-    monkeypatch.setenv("PYRUNC_OCI_PLANNER", "0")
     seats: list[Seat] = []
 
     def make(script: str, *size: int) -> Seat:
@@ -117,7 +111,6 @@ def test_a_line_is_typed_once_and_the_exit_code_is_the_programs(sit: Sit) -> Non
     assert seat.shown.startswith(b"/dev/pts/")
 
 
-@pytest.mark.parametrize("sit", ["exec"], indirect=True)
 def test_ends_of_lines_are_made_by_the_callers_terminal(sit: Sit) -> None:
     seat = sit("stty -a; echo one; echo two")
     assert seat.end() == 0

@@ -1,6 +1,7 @@
 """What cannot be given to the process is said in runc's words; where runc is older, in the manner of a newer one."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyrunc.oci.features import document as document_of_features
 from pyrunc.spec import capabilities
 from tests.oci.bundles import Runtime, cgroups, document
 
@@ -106,3 +108,12 @@ def test_unknown_capabilities_are_warned_of_by_both(oci: Runtime, tmp_path: Path
     message = json.loads(done.stderr)
     assert message["level"] == "warning"
     assert message["msg"] == runcs(oci, tmp_path, code=0)
+
+
+@pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here")
+def test_cgroups_of_systemd_are_refused_where_it_does_not_run(oci: Runtime, tmp_path: Path) -> None:
+    """Not passed over, as would be easy; `features` says that they are not supported."""
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    failed = oci.call("--systemd-cgroup", "run", "--bundle", bundle, oci.id, code=1)
+    assert "systemd not running on this host, cannot use systemd cgroups manager" in failed.stderr
+    assert not document_of_features()["linux"]["cgroup"]["systemd"]
