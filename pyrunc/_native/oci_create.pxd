@@ -373,5 +373,9 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     end_container(r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
-        run_kind(r, HOOK_POSTSTOP, b"stopped")
+        r.pid = 0                   # as the state of a stopped container has it
+        if run_kind(r, HOOK_POSTSTOP, b"stopped") < 0:
+            r.where = b"poststop"   # which is logged, and no failure
+            r.directory = -1
+            return give_up(r)
     return exit_code_of(r.status)
