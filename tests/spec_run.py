@@ -68,7 +68,8 @@ def peer_run(bundle: Path, spec: dict[str, Any], script: str, runtime: str = "ru
     try:
         done = subprocess.run(
             ["unshare", "-m", "--propagation", "private", *command, "run", "--bundle", str(bundle), name],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+            # A pipe: crun gives its standard descriptors to the container's root, and the host's /dev/null too.
+            input="", capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     finally:
         subprocess.run(

@@ -287,6 +287,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
     fcntl(r.plan_fd, F_SETFD, 0)
+    forget_signals()
     reset_signals()
     put_decimal(numbers[0], <uint64_t>r.plan_fd)
     put_decimal(numbers[1], r.step)

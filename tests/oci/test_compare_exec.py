@@ -74,10 +74,12 @@ def seen(runtime: Runtime, path: Path, flags: tuple[str, ...]) -> dict[str, list
 
 @pytest.mark.parametrize("peer", PEERS)
 @pytest.mark.parametrize("name", CASES)
-def test_exec(name: str, peer: str, make_runtime: Make, bundle: Bundle) -> None:
+def test_exec(name: str, peer: str, make_runtime: Make, bundle: Bundle, planner: Path) -> None:
     flags, changes = CASES[name]
     changes = {"linux.cgroupsPath": "/" + unique_id(), **changes}
-    mine = seen(make_runtime(SUBJECT), bundle("ours", "/bin/sleep", "1000", **changes), flags)
+    subject = make_runtime(SUBJECT)
+    subject.planner = planner
+    mine = seen(subject, bundle("ours", "/bin/sleep", "1000", **changes), flags)
     theirs = seen(make_runtime(peer), bundle("theirs", "/bin/sleep", "1000", **changes), flags)
     unlike = [
         line for line in differences(mine, theirs) if not any(re.match(way, line) for way in UNLIKE_RUNC)
