@@ -25,6 +25,7 @@ def run(bytes path, argv, env, unsigned int timeout_s, bytes state):
     hook.inherited = environ
     hook.container = -1
     hook.timeout_s = timeout_s
+    hook.directory = -1
     piece.iov_base = <char *>state
     piece.iov_len = <size_t>len(state)
     with nogil:

@@ -98,10 +98,6 @@ def compile_command(
         raise Failure("--systemd-cgroup: cgroups that systemd makes are not supported yet")
     container_id = command.arguments[0]
     state.check_id(container_id)
-    if command.options.systemd_cgroup:
-        if not os.path.isdir("/run/systemd/system"):
-            raise Failure("systemd not running on this host, cannot use systemd cgroups manager")
-        raise Failure("--systemd-cgroup: cgroups that systemd manages are not supported")
     root = state.root_of(command.options)
     bundle = bundles.read(command.text("bundle"), bundle_fd)
     if not terminal_ok:
