@@ -157,18 +157,17 @@ def _block(
         number |= native.FLAG_NO_SUBREAPER if command.flag("no-subreaper") else 0
     listener, listener_head = seccomp_agent.listener(bundle.spec)
     return Oci(
-        directory, container_id, number, _absolute(command.text("pid-file")),
-        _absolute(command.text("pidfd-socket")), _absolute(command.text("console-socket")),
-        _absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        directory, container_id, number, command.path("pid-file"),
+        command.path("pidfd-socket"), command.path("console-socket"),
+        flags.absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
         seccomp_listener=listener, seccomp_metadata=listener_head,
         rows=size.get("height") or 0, columns=size.get("width") or 0,
-        hook_state=state_text.hook_state(container_id, bundle),
+        hook_state=state_text.hook_state(
+            str(bundle.spec.get("ociVersion") or state_text.VERSION), container_id, bundle.path,
+            bundle.spec.get("annotations") or {},
+        ),
         hooks=tuple(OciHook(*hook) for hook in table),
     )  # fmt: skip
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""
 
 
 def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:

@@ -96,17 +96,10 @@ def _poststop(container: Container, log: Log) -> None:
     if not (container.spec.get("hooks") or {}).get("poststop"):
         return
     from pyrunc.oci import hooks
+    from pyrunc.oci.state_text import told_to_hooks
 
-    state = hooks.state_text(
-        container.document["ociVersion"],
-        container.id,
-        "stopped",
-        0,
-        container.document["bundle"],
-        container.document.get("annotations") or {},
-    )
     bundle = container.document["bundle"]
     if os.path.isdir(bundle):
         os.chdir(bundle)
-    for words in hooks.run(hooks.parse(container.spec), "poststop", state):
+    for words in hooks.run(hooks.parse(container.spec), "poststop", told_to_hooks(container, "stopped")):
         log.write("warning", words)

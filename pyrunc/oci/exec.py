@@ -11,9 +11,8 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
 from pyrunc.oci import seccomp_agent, state, state_text
-from pyrunc.oci.bundle import Bundle
 from pyrunc.oci.exec_words import STOPPED
-from pyrunc.oci.flags import NAME, parse, quote
+from pyrunc.oci.flags import NAME, absolute, parse, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.process_words import START
 from pyrunc.records import loads
@@ -103,13 +102,12 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
     flags = OCI_FLAGS["exec"]
     for name, wanted in (("detach", detach), ("terminal", wants_terminal), ("debug", command.options.debug)):
         flags |= OCI_FLAGS[name] if wanted else 0
-    bundle = Bundle(container.document["bundle"], container.document["rootfs"], container.spec)
     listener, listener_head = seccomp_agent.listener(container.spec)
     oci = Oci(
-        container.directory, container.id, flags, _absolute(command.text("pid-file")),
-        _absolute(command.text("pidfd-socket")), _absolute(socket), _absolute(command.options.log),
+        container.directory, container.id, flags, command.path("pid-file"),
+        command.path("pidfd-socket"), command.path("console-socket"), absolute(command.options.log),
         command.options.log_format, preserve_fds=preserved, seccomp_listener=listener, seccomp_metadata=listener_head,
-        hook_state=state_text.hook_state(container.id, bundle),
+        hook_state=state_text.hook_state_of(container),
     )  # fmt: skip
     plan = template.finish(
         "0" * 64, argv, [f"{name}={value}" for name, value in variables.items()], _paths(argv[0], variables),
@@ -313,7 +311,3 @@ def _sub_cgroups(wanted: Sequence[str]) -> dict[str, str]:
             return {"": text}
         found.update(dict.fromkeys(parts[0].split(","), parts[1]))
     return found
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""

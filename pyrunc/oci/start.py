@@ -78,16 +78,9 @@ def _poststart(container: Container) -> None:
     if not (container.spec.get("hooks") or {}).get("poststart"):
         return
     from pyrunc.oci import hooks
+    from pyrunc.oci.state_text import told_to_hooks
 
-    state = hooks.state_text(
-        container.document["ociVersion"],
-        container.id,
-        "running",
-        container.pid,
-        container.document["bundle"],
-        container.document.get("annotations") or {},
-    )
-    failures = hooks.run(hooks.parse(container.spec), "poststart", state)
+    failures = hooks.run(hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"))
     if failures:
         try:
             signal_first(container, signal.SIGKILL)
