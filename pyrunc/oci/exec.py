@@ -12,7 +12,7 @@ from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
 from pyrunc.oci import seccomp_agent, state, state_text
 from pyrunc.oci.bundle import Bundle
-from pyrunc.oci.flags import NAME, parse, quote
+from pyrunc.oci.flags import NAME, parse, preserved, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.records import loads
 from pyrunc.runtime import users
@@ -93,9 +93,7 @@ def _plan(command: Command) -> _Planned:
     cgroups, freezer = _cgroups(container, command.texts("cgroup"))
     argv: list[str] = process["args"]
     spec = {**container.spec, "process": process}
-    preserved = command.number("preserve-fds")
-    if preserved < 0:
-        raise Failure(f"invalid number of descriptors to preserve: {preserved}")
+    kept = preserved(command.number("preserve-fds"))
     variables = _variables(container, process)
     size = process.get("consoleSize") or {}
     template = compile_exec(
@@ -112,7 +110,7 @@ def _plan(command: Command) -> _Planned:
     oci = Oci(
         container.directory, container.id, flags, _absolute(command.text("pid-file")),
         _absolute(command.text("pidfd-socket")), _absolute(socket), _absolute(command.options.log),
-        command.options.log_format, preserve_fds=preserved, seccomp_listener=listener, seccomp_metadata=listener_head,
+        command.options.log_format, preserve_fds=kept, seccomp_listener=listener, seccomp_metadata=listener_head,
         hook_state=state_text.hook_state(container.id, bundle),
     )  # fmt: skip
     plan = template.finish(

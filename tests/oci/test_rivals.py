@@ -122,5 +122,6 @@ def test_a_cgroup_in_which_others_are_is_no_containers(oci: Runtime, tmp_path: P
         finally:
             stranger.kill()
             stranger.wait()
-            until(lambda: not place.rmdir(), "busy") if place.exists() else None
+            if place.exists():
+                place.rmdir()
     assert not oci.directory.exists()
