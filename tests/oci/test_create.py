@@ -250,3 +250,19 @@ def test_a_pid_file_is_a_file_of_its_own(oci: Runtime, tmp_path: Path, kind: str
     assert (tmp_path / "pid").is_file()
     assert (tmp_path / "pid").read_text() == str(oci.saved()["pid"])
     assert not hidden.exists()
+
+
+@pytest.mark.parametrize("words", [["--preserve-fds", "99999999999"], ["--preserve-fds=-1"], []])
+def test_more_descriptors_than_there_can_be_are_refused(
+    oci: Runtime, tmp_path: Path, words: list[str]
+) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    listen = "" if words else f"export LISTEN_PID=$$ LISTEN_FDS={'9' * 5000}; "
+    command = oci.command("create", "-b", bundle, *words, oci.id)
+    done = subprocess.run(
+        ["bash", "-c", f'{listen}exec "$@"', "-", *command], capture_output=True, text=True, check=False,
+        env=oci.environment,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "invalid number of descriptors to preserve: " in done.stderr
+    assert not oci.directory.exists()
