@@ -6,7 +6,7 @@
 |                                                      | step or a word of `_WORDS`; init's wait status; the place  |
 |                                                      | of a hook in its kind, and the descriptor of its report    |
 |                                                      | + 1 (0: none)                                              |
-| start ROOT ID STEP ERRNO OP                          | start: what init has said; the plan is gone by then        |
+| start STEP ERRNO OP LOG FORMAT                       | start: what init has said; the plan is gone by then        |
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _SOURCES = ("open_tree", "new_mount", "mount_attr", "attach", "remount", "reconf
 def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
     """Log why it failed; the exit code. *arguments* are those behind `:failed`."""
     if arguments[0] == "start":
-        Log().error(start_words(int(arguments[3]), int(arguments[4]), int(arguments[5])))
+        _, step, error, op, path, log_format = arguments
+        Log(path, log_format).error(start_words(int(step), int(error), int(op)))
         return 1
     plan, where, number, status, hook, report = arguments
     reader = Reader(_contents(int(plan)))

@@ -101,3 +101,15 @@ def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
     (oci.rootfs / "mnt").mkdir(exist_ok=True)
     done = oci.call("run", "-b", hooked(["grep", " /mnt ", "/proc/mounts"], createRuntime=script), oci.id)
     assert done.stdout.startswith("hook /mnt tmpfs ")
+
+
+def test_a_start_that_fails_is_told_in_the_log(oci: Runtime, tmp_path: Path) -> None:
+    """Natively too: containerd reads the reason there, and nowhere else."""
+    spec = document(oci.rootfs, ["true"])
+    spec["hooks"] = {"startContainer": [{"path": "/bin/false"}]}
+    oci.call("create", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
+    log = tmp_path / "log"
+    oci.call("--log", log, "--log-format", "json", "start", oci.id, code=1)
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line["level"] == "error"
+    assert line["msg"].startswith("unable to start container process: error during container init: ")
