@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from pyrunc.oci.destroy import destroy, remove_directory
-from pyrunc.oci.kill import signal_all
+from pyrunc.oci.kill import signal_all, signal_first
 from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure
 from pyrunc.oci.state import NO_SUCH, check_id, load, root_of
@@ -49,16 +49,25 @@ def _missing(force: bool) -> int:
 def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container | None:
     """The container once nobody creates it any more; None where it has no state (any more).
 
-    With *force* a creation under way is ended by killing what it has made so far.
+    With *force* whatever creates or starts it is ended by killing what it waits for.
     """
     if not lock.take(0):
         container = _load(root, container_id)
-        if container is not None and container.document.get("status") == "creating":
-            if not force:
+        if container is not None:
+            if force:
+                _kill(container)
+            elif container.document.get("status") == "creating":
                 raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
-            signal_all(container, signal.SIGKILL)
         lock.claim(container_id)
     return _load(root, container_id)
+
+
+def _kill(container: Container) -> None:
+    signal_all(container, signal.SIGKILL)
+    try:
+        signal_first(container, signal.SIGKILL)
+    except Failure:
+        pass  # it has ended, or there is none yet
 
 
 def _load(root: str, container_id: str) -> Container | None:

@@ -98,6 +98,8 @@ def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
     why = reason_of(number)
     if step.op == "lookup":
         return START + _missing(reader.argument(), number)
+    if step.op == "cgroup_mkdir" and number == errno.ENOTEMPTY:
+        return f"container's cgroup is not empty: {step.s0}{step.s1} has processes of others"
     if step.op in ("cgroup_mkdir", "open_at", "join_tasks") or (
         step.op == "open" and "/cgroup/" in (step.s0 or "")
     ):

@@ -113,3 +113,15 @@ def test_a_start_that_fails_is_told_in_the_log(oci: Runtime, tmp_path: Path) -> 
     (line,) = map(json.loads, log.read_text().splitlines())
     assert line["level"] == "error"
     assert line["msg"].startswith("unable to start container process: error during container init: ")
+
+
+def test_a_hook_of_the_hosts_has_nothing_of_the_containers_environment(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(oci.rootfs, ["true"])
+    spec["process"]["env"].append("LD_PRELOAD=/of/the/container.so")
+    spec["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", f"env > {tmp_path}/env"]}]}
+    oci.call("run", "-b", oci.write(tmp_path / "b", spec), oci.id)
+    assert {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()} <= {
+        "PWD",
+        "_",
+        "SHLVL",
+    }
