@@ -194,11 +194,19 @@ def _hook_words(report: bytes, index: int) -> str:
 
 
 _HOOK_OUT, _HOOK_ERR = 512, 1024
+_HOOK_EXITED, _HOOK_SIGNALED = 3072, 3328  # of hook_error in `_native/oci_hooks.pxd`
 
 
 def start_words(step: int, number: int, op: int) -> str:
     """Why a container that waited did not become its program."""
     if step == native.ABSENT:
         return "container init died before it could start the program"
+    if number >= _HOOK_EXITED:
+        how = (
+            f"signal {number - _HOOK_SIGNALED}"
+            if number >= _HOOK_SIGNALED
+            else f"exit status {number - _HOOK_EXITED}"
+        )
+        return f"{START}{_INIT}error running startContainer hook: {how}"
     name = native.STEP_NAMES[op] if op < len(native.STEP_NAMES) else str(op)
     return f"{START}{_INIT}{name}: {reason_of(number)}"

@@ -112,7 +112,9 @@ def test_a_start_that_fails_is_told_in_the_log(oci: Runtime, tmp_path: Path) -> 
     oci.call("--log", log, "--log-format", "json", "start", oci.id, code=1)
     (line,) = map(json.loads, log.read_text().splitlines())
     assert line["level"] == "error"
-    assert line["msg"].startswith("unable to start container process: error during container init: ")
+    assert line["msg"].endswith(
+        "error during container init: error running startContainer hook: exit status 1"
+    )
 
 
 def test_a_hook_of_the_hosts_has_nothing_of_the_containers_environment(oci: Runtime, tmp_path: Path) -> None:
