@@ -154,14 +154,9 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
-cdef inline int tell_created(oci_run *r) noexcept nogil:
-    """Init waits: say who it is in state.json and the pid file, and let it outlive us."""
-    cdef uint32_t answer = GO
+cdef inline int tell_program(oci_run *r) noexcept nogil:
+    """Say who the program is, where the caller wants to know."""
     cdef int rc
-    rc = write_state(&r.w, r.plan, r.directory, b"created", r.time, r.pid, start_time(r.pid))
-    if rc < 0:
-        return fail(r, b"state", rc)
-    r.created = True
     if r.plan.pid_file != <uint32_t>NONE:
         rc = write_pid_file(&r.w, text(&r.w, r.plan.pid_file), r.pid)
         if rc < 0:
@@ -171,6 +166,20 @@ cdef inline int tell_created(oci_run *r) noexcept nogil:
         rc = send_descriptor(text(&r.w, r.plan.pidfd_socket), b"pidfd", r.pidfd)
         if rc < 0:
             return fail(r, b"pidfd-socket", rc)
+    return 0
+
+
+cdef inline int tell_created(oci_run *r) noexcept nogil:
+    """Init waits: say who it is in state.json and the pid file, and let it outlive us."""
+    cdef uint32_t answer = GO
+    cdef int rc
+    rc = write_state(&r.w, r.plan, r.directory, b"created", r.time, r.pid, start_time(r.pid))
+    if rc < 0:
+        return fail(r, b"state", rc)
+    r.created = True
+    rc = tell_program(r)
+    if rc < 0:
+        return rc
     if send(r.w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0:
         return fail(r, b"died", 0)
     return 0
@@ -190,8 +199,6 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
         if passed >= 0:
             if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
-                if r.plan.console_socket == <uint32_t>NONE:
-                    size_as_callers(passed)
                 got = give_terminal(r)
                 if got < 0:
                     return got

@@ -103,6 +103,20 @@ def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
     assert done.stdout.startswith("hook /mnt tmpfs ")
 
 
+def test_a_start_that_fails_is_told_in_the_log(oci: Runtime, tmp_path: Path) -> None:
+    """Natively too: containerd reads the reason there, and nowhere else."""
+    spec = document(oci.rootfs, ["true"])
+    spec["hooks"] = {"startContainer": [{"path": "/bin/false"}]}
+    oci.call("create", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
+    log = tmp_path / "log"
+    oci.call("--log", log, "--log-format", "json", "start", oci.id, code=1)
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line["level"] == "error"
+    assert line["msg"].endswith(
+        "error during container init: error running startContainer hook: exit status 1"
+    )
+
+
 def test_a_hook_of_the_hosts_has_nothing_of_the_containers_environment(oci: Runtime, tmp_path: Path) -> None:
     spec = document(oci.rootfs, ["true"])
     spec["process"]["env"].append("LD_PRELOAD=/of/the/container.so")
