@@ -7,6 +7,7 @@
 #   startContainer                init             in the container, the last thing before the program
 #   poststart                     the front door   when the program runs
 #   poststop                      Python           after `delete`
+#                                 the front door   after `run`, and where no container has come of it
 #
 # The first one that fails ends its kind and the container, but for poststop.
 

@@ -76,6 +76,18 @@ def test_one_that_fails_ends_the_container(oci: Runtime, hooked: Callable[..., P
     assert words in done.stderr
     assert not oci.directory.exists()
     assert not cgroups(oci.id)
+    assert [name for name, _ in lines(oci)] == [*KINDS[: KINDS.index(kind)], "poststop"]
+    assert lines(oci)[-1][1]["status"] == "stopped"
+
+
+def test_poststop_takes_down_what_others_have_set_up_for_a_program_that_is_not_there(
+    oci: Runtime, hooked: Callable[..., Path]
+) -> None:
+    done = oci.call("run", "-b", hooked(["no-such-program"], poststop="exit 3"), oci.id, code=1)
+    assert "executable file not found" in done.stderr  # and not what the hook failed with
+    assert [name for name, _ in lines(oci)] == [*KINDS[:3]]
+    oci.call("run", "-b", hooked(["no-such-program"]), oci.id, code=1)
+    assert lines(oci)[-1][0] == "poststop"
 
 
 def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: Callable[..., Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.oci.bundles import Runtime, cgroups, document
-from tests.runtime.cgroup_support import needs_root, remove_busy
+from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
 PATIENCE_S = 60
