@@ -461,6 +461,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
     cdef uint32_t stage = STAGE_INIT
     cdef int rc = 0
     cdef bint mortal = w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC
+    cdef bint alone = False
     w.stage_ns[STAGE_INIT] = now_ns()
     # Until execve the supervisor's death is ours; after it its clean-up works by cgroup.
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
@@ -481,7 +482,8 @@ cdef inline int container_init(walk *w) noexcept nogil:
             message.kind = PROGRESS_READY
             w.stage_ns[STAGE_EXEC] = now_ns()
             memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
-            if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+            # Whoever has started a container that waited may be gone: it runs as it was told to.
+            if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0 and not alone:
                 return 125
             rc = execve_step(w, step)
             if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
@@ -496,6 +498,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             rc = init_step(w, step)
             if step.op == OP_WAIT_START:
                 mortal = False
+                alone = step.slot_a != <uint32_t>NONE
             elif step.op == OP_USER and mortal:
                 prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)   # a change of uid has cleared it
         if rc < 0 and not step.flags & F_OPTIONAL:
