@@ -12,7 +12,7 @@ from pyrunc._native import plan as native
 from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci import bundle as bundles
-from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
+from pyrunc.oci import flags, hooks, rootless, seccomp_agent, state, state_text
 from pyrunc.oci.log import Failure
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
+    from pyrunc.runtime.compile_rootless import Rights
 
 # What a plan is filed under where nothing in it is named by the container's id.
 _NO_ID = "0" * 64
@@ -82,6 +83,8 @@ def compile_command(
     container_id = command.arguments[0]
     state.check_id(container_id)
     root = state.root_of(command.options)
+    if not command.options.root and root != state.ROOT:
+        rootless.make_sticky(root)
     bundle = bundles.read(command.text("bundle"), bundle_fd)
     if not terminal_ok:
         _check_terminal(command, bool(bundle.spec["process"].get("terminal")))
@@ -101,7 +104,9 @@ def compile_bundle(
     command: Command, directory: str, container_id: str, bundle: bundles.Bundle, env: Mapping[str, str]
 ) -> Prepared:
     """The plan of a container with the state in *directory*; *env* is the caller's environment."""
-    spec = _completed(bundle, container_id)
+    named = bool((bundle.spec.get("linux") or {}).get("cgroupsPath"))
+    rights = rootless.rights(command.options, named_cgroup=named)
+    spec = _completed(bundle, container_id, rights)
     process = spec["process"]
     table = hooks.parse(spec)
     notify = f"{directory}/notify" if env.get("NOTIFY_SOCKET") else ""
@@ -113,6 +118,7 @@ def compile_bundle(
         command.flag("no-pivot"),
         notify,
         not command.text("console-socket"),
+        rights,
     )
     keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
@@ -170,11 +176,11 @@ def _block(
     )  # fmt: skip
 
 
-def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
+def _completed(bundle: bundles.Bundle, container_id: str, rights: Rights) -> dict[str, Any]:
     """The document with what the runtime has to choose where it says nothing."""
     spec = dict(bundle.spec)
     linux = dict(spec.get("linux") or {})
-    linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
+    linux["cgroupsPath"] = rootless.cgroups_path(linux.get("cgroupsPath") or container_id, rights)
     spec["linux"] = linux
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec

@@ -71,16 +71,16 @@ def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, pla
 
 def _cgroups(template: PlanTemplate) -> list[dict[str, Any]]:
     layout = cgroup_layout.detect()
-    hierarchies = {found.mountpoint: found for found in (*layout.hierarchies, *layout.named)}
-    return [
-        {
-            "path": f"{step.s0}{step.s1}",
-            "version": hierarchies[step.s0].version,
-            "controllers": list(hierarchies[step.s0].controllers),
-        }
-        for step in template.steps
-        if step.op == "cgroup_mkdir" and step.s0
-    ]
+    hierarchies = (*layout.hierarchies, *layout.named)
+    found = []
+    for step in template.steps:
+        if step.op == "cgroup_mkdir" and step.s0:
+            path = f"{step.s0}{step.s1}"
+            hierarchy = next(one for one in hierarchies if path.startswith(f"{one.mountpoint}/"))
+            found.append(
+                {"path": path, "version": hierarchy.version, "controllers": list(hierarchy.controllers)}
+            )
+    return found
 
 
 def hook_state(
