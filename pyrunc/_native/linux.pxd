@@ -133,7 +133,7 @@ cdef extern from *:
     long NR_mount_setattr "PR_NR_mount_setattr"
     long NR_fchmodat2 "PR_NR_fchmodat2"
     long SYS_pivot_root, SYS_seccomp, SYS_capset, SYS_capget, SYS_bpf, SYS_setgroups
-    long SYS_setresuid, SYS_setresgid, SYS_prlimit64, SYS_memfd_create, SYS_waitid
+    long SYS_setresuid, SYS_setresgid, SYS_prlimit64, SYS_memfd_create, SYS_waitid, SYS_exit_group
 
     long syscall(long number, ...) nogil
     int errno

@@ -155,7 +155,7 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
         close(r.directory)          # with the lock
         close(r.plan_fd)
         forget_texts(r.here.env)
-        _exit(container_init(&r.w))
+        end_init(container_init(&r.w))
     close(pair[1])
     r.w.progress_fd = pair[0]
     close_passed(&r.w, 0)
@@ -320,7 +320,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
-        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, &ignored)
+        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, -1, &ignored)
     fcntl(r.plan_fd, F_SETFD, 0)
     forget_signals()
     reset_signals()

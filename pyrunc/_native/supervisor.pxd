@@ -244,7 +244,7 @@ cdef inline void supervise_container(walk *w, int plan_fd, int reply_fd, int *fd
             close(w.channel)
             close(w.sock)
             close(pair[0])
-            _exit(container_init(w))
+            end_init(container_init(w))
         close(pair[1])
         w.progress_fd = pair[0]
         rc = pid if pid < 0 else 0

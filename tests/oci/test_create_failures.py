@@ -303,3 +303,14 @@ def test_killed_at_any_system_call_it_leaves_only_what_delete_clears(
         if done.returncode == 0:
             break
     assert calls > 30
+
+
+def test_a_filter_that_refuses_even_the_end_is_no_container_that_never_ends(
+    oci: Runtime, tmp_path: Path
+) -> None:
+    spec = document(oci.rootfs, ["true"])
+    rule = {"names": ["read"], "action": "SCMP_ACT_ALLOW"}
+    spec["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 99, "syscalls": [rule]}
+    done = oci.call("run", "-b", oci.write(tmp_path / "b", spec), oci.id, code=1)
+    assert "container init was killed by signal" in done.stderr
+    assert not cgroups(oci.id)
