@@ -99,7 +99,7 @@ def _words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         name = error.filename
         return f"{name if isinstance(name, str) else repr(name)}: {reason(error)}"
-    return str(error)
+    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _usage(verb: str) -> str:

@@ -18,7 +18,7 @@ from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 _FLAG = native.FLAGS
@@ -396,9 +396,9 @@ class RootPart(DevicePart):
     def _masks(self) -> None:
         plan = self.plan
         tmpfs = plan.slot()
-        for path in dict.fromkeys(self.linux.get("readonlyPaths") or ()):
+        for path in _paths(self.linux.get("readonlyPaths") or ()):
             plan.add("readonly", INIT, "masks", s0=path)
-        for path in dict.fromkeys(self.linux.get("maskedPaths") or ()):
+        for path in _paths(self.linux.get("maskedPaths") or ()):
             plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
 
     def _pivot(self) -> None:
@@ -421,3 +421,8 @@ def _is_procfs(device: int) -> bool:
 def _kernel() -> tuple[int, int]:
     major, minor = os.uname().release.split("-")[0].split(".")[:2]
     return int(major), int(minor)
+
+
+def _paths(listed: Iterable[str]) -> Iterable[str]:
+    """Each path once; as with runc, one that is relative is so to the root."""
+    return dict.fromkeys("/" + os.path.normpath("/" + path).lstrip("/") for path in listed)

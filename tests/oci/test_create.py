@@ -297,3 +297,20 @@ def test_streams_that_the_caller_has_closed_are_empty(oci: Runtime, tmp_path: Pa
     command = shlex.join(oci.command("run", "-b", bundle, oci.id))
     done = subprocess.run(["sh", "-c", f"{command} {closed}"], env=oci.environment, check=False, timeout=60)
     assert done.returncode == 7
+
+
+def test_masked_and_readonly_paths_as_a_document_may_write_them(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(
+        oci.rootfs, ["sh", "-c", "while read -r line; do echo $line; done < /proc/self/mountinfo"]
+    )
+    spec["linux"]["maskedPaths"] = ["proc/timer_list", "/proc//timer_list", "/nonexistent"]
+    spec["linux"]["readonlyPaths"] = ["proc/sys", "/proc/bus/../bus"]
+    shown = oci.call("run", "-b", oci.write(tmp_path / "b", spec), oci.id).stdout
+    assert [shown.count(f" {path} r") for path in ("/proc/timer_list", "/proc/sys", "/proc/bus")] == [1, 1, 1]
+
+
+def test_a_working_directory_that_is_gone_is_named_as_runc_does(oci: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    gone = {"preexec_fn": lambda: (os.chdir(tmp_path / "gone"), (tmp_path / "gone").rmdir())}
+    done = oci.call("create", oci.id, code=1, **gone)
+    assert done.stderr.endswith('no such file or directory"\n') and "Errno" not in done.stderr
