@@ -320,7 +320,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
-        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, &ignored)
+        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, -1, &ignored)
     fcntl(r.plan_fd, F_SETFD, 0)
     forget_signals()
     reset_signals()
