@@ -194,8 +194,10 @@ cdef inline int procfs_step(walk *w, const plan_step *step) noexcept nogil:
 
 cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
     """Become uid:gid with exactly the named groups; raw calls, since libc would signal threads."""
-    cdef int rc
-    if step.n2 != 0:
+    cdef int rc = 0
+    if step.flags & F_EXISTING:
+        pass                        # an unprivileged user's groups, which nobody may change
+    elif step.n2 != 0:
         rc = <int>_rc(syscall(SYS_setgroups, step.n2 >> 32, w.data + w.header.blob_off + <uint32_t>step.n2))
     else:
         rc = become_groups(text(w, step.s0))
@@ -302,11 +304,14 @@ cdef inline int sync_step(walk *w, const plan_step *step) noexcept nogil:
     memset(&message, 0, sizeof(message))
     message.kind = PROGRESS_SYNC
     message.step = <uint32_t>step.n0
+    if step.n1:
+        # Whose files in /proc are then the user's own.
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
         return -errno
     if recv(w.progress_fd, &answer, sizeof(answer), 0) != sizeof(answer) or answer != message.step:
         return -EPIPE
-    return 0
+    return <int>_rc(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 cdef inline int root_attach_step(walk *w, const plan_step *step) noexcept nogil:

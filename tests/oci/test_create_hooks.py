@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyrunc.oci.hooks import KINDS
+from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.bundles import Runtime, cgroups, document
 
 
