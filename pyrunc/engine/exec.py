@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+from pyrunc.drivers import registry
 from pyrunc.engine import (
     container_events,
     container_state,
@@ -176,6 +177,7 @@ def joining_of(
     if record.state == "paused":
         raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
     container_state.check("exec", record)
+    registry.exec_driver(record.host_config.get("Runtime")).check_exec()
     who = shim.running(record.state_dir)
     if who is None:
         raise FailedPrecondition(f"Container {record.id} is not running")

@@ -3,6 +3,7 @@
 import select
 import time
 
+from pyrunc.drivers import registry
 from pyrunc.engine import container_events, container_state, finish, observing
 from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
 from pyrunc.runtime import shim
@@ -96,7 +97,9 @@ def send(
             parts.containers.change(record.id, stopped=True)
         running = shim.running(record.state_dir)
         if running is not None:
-            shim.signal(running, number)
+            registry.exec_driver(record.host_config.get("Runtime")).signal(
+                record.state_dir, record.id, running, number
+            )
         container_events.say(parts, record, "kill", signal=number)
         if ends and record.state == "paused":
             from pyrunc.engine import pausing

@@ -1,0 +1,96 @@
+"""A container's options as the bundle of an OCI runtime: config.json, the files made for it, and its root's place."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pyrunc.drivers.exec import monitor_place
+from pyrunc.errors import PyruncError, Unsupported
+from pyrunc.runtime.options import in_terms_of_options, to_request
+from pyrunc.runtime.plan import ID, SHORT_ID
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.options import SandboxOptions
+
+OCI_VERSION = "1.0.2"  # all that is said here, and what the oldest runtimes in use know
+# Options of a mount that are mount(8)'s or our own: no runtime knows them.
+_OWN_OPTIONS = ("X-mount.", "nofail")
+
+
+def write(
+    place: str, container_id: str, argv: Sequence[str], rootfs: Rootfs, options: SandboxOptions, runtime: str
+) -> str:
+    """Write the bundle of a container to the directory *place*, which is made; errors call the runtime *runtime*.
+
+    The path of the container's cgroup.
+
+    Raises InvalidArgument, NotFound, InvalidSpec or Unsupported and names the option; OSError.
+    Source: OCI runtime-spec, bundle.md and config.md.
+    """
+    layers = [*rootfs.layers, rootfs.upper] if rootfs.upper else list(rootfs.layers)
+    try:
+        request = to_request(layers, options)
+    except PyruncError as exc:
+        raise in_terms_of_options(exc) from exc
+    os.mkdir(place, 0o700)
+    for name in ("rootfs", "files"):
+        os.mkdir(f"{place}/{name}", 0o755)
+    spec = request.spec
+    spec["ociVersion"] = OCI_VERSION
+    spec["root"]["path"] = "rootfs"
+    spec["process"]["args"] = list(argv)
+    spec["process"]["env"] = [f"{key}={value}" for key, value in request.env.items()]
+    spec["linux"].setdefault("cgroupsPath", f"{monitor_place.PARENT}/{ID}")
+    for mount in spec["mounts"]:
+        _check_mount(mount, runtime)
+    for number, (path, content) in enumerate(request.files.items()):
+        source = f"{place}/files/{number}"
+        with open(source, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(_named(content, container_id))
+        os.chmod(source, 0o644)
+        flags = ["rbind", "rprivate"] + (["ro"] if spec["root"]["readonly"] else [])
+        spec["mounts"].append({"destination": path, "type": "bind", "source": source, "options": flags})
+    with open(f"{place}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(_named(spec, container_id), file)
+    return str(_named(spec["linux"]["cgroupsPath"], container_id))
+
+
+def _check_mount(mount: Mapping[str, Any], runtime: str) -> None:
+    for option in mount.get("options") or ():
+        if option.startswith(_OWN_OPTIONS):
+            raise Unsupported(f"mounts: {mount['destination']}: the runtime {runtime} has no option {option}")
+
+
+def _named(value: Any, container_id: str) -> Any:
+    """*value*, with the container's id in the place of the marks that stand for it."""
+    if isinstance(value, str):
+        return value.replace(ID, container_id).replace(SHORT_ID, container_id[:12])
+    if isinstance(value, dict):
+        return {key: _named(each, container_id) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(each, container_id) for each in value]
+    return value
+
+
+def monitor_spec(capabilities: Sequence[str]) -> dict[str, Any]:
+    """The document of a process that stays on the host, in a mount namespace and in cgroups of its own."""
+    return {
+        "process": {
+            "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/",
+            "capabilities": {
+                "bounding": list(capabilities), "effective": list(capabilities), "permitted": list(capabilities),
+                "inheritable": [],
+            },
+        },
+        "mounts": [],
+        "linux": {
+            "namespaces": [{"type": "mount"}], "cgroupsPath": monitor_place.cgroup(ID),
+            "resources": {"devices": [{"allow": True, "access": "rwm"}]},
+        },
+    }  # fmt: skip

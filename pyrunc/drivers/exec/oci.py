@@ -1,0 +1,213 @@
+"""The driver of OCI runtimes: runc, crun, pyrunc-oci or another, by its command line.
+
+The shim's program is a *monitor* (pyrunc.drivers.exec.monitor) in a mount namespace of its own, where the container's
+root is mounted, and which is the runtime's and the container's parent. What it makes is in the container's state
+directory: the bundle, the runtime's own state, and who runs.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+
+from pyrunc.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    FailedPrecondition,
+    PyruncError,
+    StartError,
+    TimedOut,
+    Unsupported,
+)
+from pyrunc.records import dumps, loads
+from pyrunc.runtime import cgroup_layout, shim, shim_state
+from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from pyrunc.drivers.exec.driver import Start
+    from pyrunc.runtime.launcher import Launcher
+
+_MONITOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "monitor.py")
+_NAMES_OTHERS = ("NetworkMode", "PidMode", "IpcMode")
+_REST = {
+    "uid_maps": "user namespaces are the native driver's",
+    "gid_maps": "user namespaces are the native driver's",
+}
+_WORD_MAX = 65536
+_END_S = 5.0
+_SIGKILL = 9
+_NOT_FOUND = ("executable file not found in $PATH", "no such file or directory", "No such file or directory")
+_NOT_EXECUTABLE = ("permission denied", "Permission denied", "exec format error", "Exec format error")
+
+
+class DrivenProcess(shim.ShimProcess):
+    """The owner's end of a container whose init is another process than its shim's program."""
+
+    def __init__(self, process: shim.ShimProcess, driver: Oci, place: str, container_id: str) -> None:
+        super().__init__(process._child, process.running)  # noqa: SLF001 - it takes its place
+        self._driver = driver
+        self._place = place
+        self._container_id = container_id
+
+    def became(self, running: shim_state.Running) -> None:
+        """The container's init is another process from now on."""
+        self.pid, self.started_ns, self.running = running.pid, running.started_ns, running
+
+    def kill(self, number: int = _SIGKILL) -> None:
+        """See ShimProcess."""
+        self._driver.signal(self._place, self._container_id, self.running, number)
+
+
+class Oci:
+    """See ExecDriver. *path* is the runtime's program."""
+
+    takes_plans = False
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self.path = path
+        self._launcher: Launcher | None = None
+
+    def check(
+        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
+    ) -> None:
+        """See ExecDriver."""
+        if config.get("Tty"):
+            raise Unsupported(f"Tty: the runtime {self.name} is not given a terminal yet")
+        for key in _NAMES_OTHERS:
+            if (host_config.get(key) or "").startswith("container:"):
+                raise Unsupported(
+                    f"{key}: {host_config[key]}: the runtime {self.name} joins no other container yet"
+                )
+        for option, reason in _REST.items():
+            if rest.get(option):
+                raise Unsupported(f"{option}: {reason}, and not {self.name}'s")
+
+    def check_exec(self) -> None:
+        """See ExecDriver."""
+        raise Unsupported(f"exec: it is not done by the runtime {self.name} yet")
+
+    def start(self, wanted: Start) -> shim.ShimProcess:
+        """See ExecDriver."""
+        from pyrunc.drivers.exec import bundle
+
+        place = wanted.settings.state_dir
+        assert wanted.rootfs is not None
+        path = bundle.write(
+            f"{place}/bundle", wanted.container_id, wanted.argv, wanted.rootfs, wanted.options, self.name
+        )
+        os.mkdir(f"{place}/runtime", 0o700)
+        with open(f"{place}/bundle/monitor.json", "w", encoding="utf-8", errors="surrogateescape") as file:
+            document = {
+                "id": wanted.container_id, "program": self.path, "memory": _memory_counter(path),
+                "named": [hierarchy.mountpoint for hierarchy in cgroup_layout.detect().named],
+                "rootfs": {
+                    "layers": list(wanted.rootfs.layers), "upper": wanted.rootfs.upper, "work": wanted.rootfs.work,
+                    "volatile": wanted.rootfs.volatile,
+                },
+            }  # fmt: skip
+            file.write(dumps(document))
+        os.mkfifo(f"{place}/word", 0o600)
+        word = os.open(f"{place}/word", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            process = DrivenProcess(self._shim(wanted, place), self, place, wanted.container_id)
+            try:
+                process.became(self._begun(process, word, wanted.until))
+            except BaseException:
+                _abandon(process)
+                raise
+        finally:
+            os.close(word)
+        return process
+
+    def _shim(self, wanted: Start, place: str) -> shim.ShimProcess:
+        argv = (sys.executable or "python3", "-I", "-S", _MONITOR, place)
+        for attempt in range(ATTEMPTS):
+            try:
+                return shim.start(
+                    self._compiled(), argv, None, wanted.settings, wanted.container_id, wanted.client, wanted.until
+                )  # fmt: skip
+            except NotTaken:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _compiled(self) -> Launcher:
+        """What starts a monitor."""
+        if self._launcher is None:
+            from pyrunc.drivers.exec import bundle
+            from pyrunc.runtime.compile import Rootfs
+            from pyrunc.runtime.launcher import Launcher
+            from pyrunc.runtime.option_privileges import own_capabilities
+            from pyrunc.runtime.options import Request
+            from pyrunc.spec import defaults
+
+            spec = bundle.monitor_spec(sorted(own_capabilities()))
+            # A planner is of no use to who is in a mount namespace of its own.
+            env = {"PATH": os.environ.get("PATH") or defaults.PATH, "PYRUNC_OCI_PLANNER": "0"}
+            self._launcher = Launcher(Request(spec, Rootfs(("/",)), {}, env, ""))
+        return self._launcher
+
+    def _begun(self, process: shim.ShimProcess, word: int, until: float | None) -> shim_state.Running:
+        """Wait until the runtime has started the container, as its monitor tells: who runs."""
+        poller = select.poll()
+        poller.register(word, select.POLLIN)
+        poller.register(process.fileno(), select.POLLIN)
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if not poller.poll(left):
+            raise TimedOut("waiting for its start")
+        try:
+            text = os.read(word, _WORD_MAX)
+        except BlockingIOError:
+            text = b""
+        said: Mapping[str, Any] = loads(text.decode()) if text else {"error": "its monitor has ended"}
+        if "error" in said:
+            raise _failure(said["error"])
+        numbers: Mapping[str, int] = said["running"]
+        return shim_state.Running(*(numbers[name] for name in shim_state.Running._fields))
+
+    def signal(self, place: str, container_id: str, who: shim_state.Running, number: int) -> None:
+        """See ExecDriver."""
+        import subprocess
+
+        argv = [self.path, "--root", f"{place}/runtime", "kill", container_id, str(number)]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode and shim_state.is_alive(who.pid, who.pid_started):
+            words = done.stderr.decode(errors="replace").strip()
+            raise FailedPrecondition(f"Cannot kill container: {container_id}: {words}")
+
+
+def _memory_counter(cgroup: str) -> str:
+    """The file that counts whom the limit of memory of a *cgroup* kills, "" where there is none."""
+    hierarchy = cgroup_layout.detect().of("memory")
+    if hierarchy is None:
+        return ""
+    name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
+    return f"{hierarchy.mountpoint}{cgroup}/{name}"
+
+
+def _abandon(process: shim.ShimProcess) -> None:
+    """End a start that came to nothing: the monitor, and take note of its end, which is nobody else's."""
+    try:
+        shim_state.signal(process.running, _SIGKILL)
+        process.wait(_END_S)
+        process.finished()
+    except PyruncError:
+        process.release()
+
+
+def _failure(words: str) -> StartError:
+    """What a runtime's words mean."""
+    text = f"OCI runtime create failed: {words}"
+    if "exec" in words or "executable" in words:
+        if any(each in words for each in _NOT_FOUND):
+            return CommandNotFound(text)
+        if any(each in words for each in _NOT_EXECUTABLE):
+            return CommandNotExecutable(text)
+    return StartError(text)
