@@ -25,6 +25,7 @@ cdef struct hook_program:
     uint32_t argc                   # 0: its path is its name
     uint32_t envc
     uint32_t timeout_s              # 0: it may run as long as it likes
+    int directory                   # where it begins, or -1: where its caller is
     bint in_init                    # init has umask 0, which no hook expects
 
 # How it ended, as Python reads it too (pyrunc/oci/hooks.py). It went well where `failed` is 0.
@@ -80,12 +81,15 @@ cdef inline bint keep_stream(int number, int fd, hook_end *end) noexcept nogil:
 cdef inline void hook_child(const hook_program *hook, char **argv, char **env, const int *ends) noexcept nogil:
     """In the new process: become the hook. *ends* are its three streams, and where it says why it could not."""
     cdef int error
+    cdef int moved = 0
     cdef int fds[4]
     cdef int i
     reset_signals()
     setpgid(0, 0)
     if hook.in_init:
         umask(0o022)
+    if hook.directory >= 0:
+        moved = <int>_rc(fchdir(hook.directory))
     for i in range(4):
         # Above where they go: one may have the number of another's place.
         fds[i] = fcntl(ends[i], F_DUPFD_CLOEXEC, 4)
@@ -95,8 +99,10 @@ cdef inline void hook_child(const hook_program *hook, char **argv, char **env, c
         dup2(fds[i], i)
     dup3(fds[3], 3, O_CLOEXEC)
     syscall(NR_close_range, 4, <unsigned int>0xFFFFFFFF, 0)
-    execve(hook.path, argv, env)
-    error = errno
+    if moved == 0:
+        execve(hook.path, argv, env)
+        moved = -errno
+    error = -moved
     write(3, &error, sizeof(error))
     _exit(127)
 
@@ -245,6 +251,7 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
         else:
             before = signal(SIGPIPE, SIG_IGN)   # it need not read its state
             attend_hook(hook, pid, pidfd, ours, state, pieces, end)
+            signal(SIGPIPE, SIG_IGN)            # where it is blocked, one that has come waits, and this forgets it
             signal(SIGPIPE, before)
             if ours[0] < 0:
                 pipes[1] = -1

@@ -24,6 +24,7 @@ def run(bytes path, argv, env, unsigned int timeout_s, bytes state):
     hook.envc = <uint32_t>HOOK_INHERITS if env is None else <uint32_t>len(env)
     hook.inherited = environ
     hook.timeout_s = timeout_s
+    hook.directory = -1
     piece.iov_base = <char *>state
     piece.iov_len = <size_t>len(state)
     with nogil:

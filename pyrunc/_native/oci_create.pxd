@@ -287,6 +287,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
     fcntl(r.plan_fd, F_SETFD, 0)
+    forget_signals()
     reset_signals()
     put_decimal(numbers[0], <uint64_t>r.plan_fd)
     put_decimal(numbers[1], r.step)
@@ -372,5 +373,9 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     end_container(r)
     if not r.plan.flags & OCI_KEEP:
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
-        run_kind(r, HOOK_POSTSTOP, b"stopped")
+        r.pid = 0                   # as the state of a stopped container has it
+        if run_kind(r, HOOK_POSTSTOP, b"stopped") < 0:
+            r.where = b"poststop"   # which is logged, and no failure
+            r.directory = -1
+            return give_up(r)
     return exit_code_of(r.status)

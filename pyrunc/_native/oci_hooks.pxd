@@ -8,7 +8,7 @@
 #   poststart                     the front door   when the program runs
 #   poststop                      Python           after `delete`
 #
-# The first one that fails ends its kind, and, but for the last two, the container.
+# The first one that fails ends its kind and the container, but for poststop.
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.hook_run cimport *
@@ -69,6 +69,8 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
     hook.env = text(w, one.env) if one.envc != <uint32_t>HOOK_INHERITS else NULL
     hook.envc = one.envc
     hook.timeout_s = one.timeout_s
+    # Before pivot_root, so that it finds the root without knowing its path.
+    hook.directory = w.root if one.kind == <uint32_t>HOOK_CREATE_CONTAINER else -1
     hook.in_init = one.kind == <uint32_t>HOOK_CREATE_CONTAINER or one.kind == <uint32_t>HOOK_START_CONTAINER
     # What the runtime was called with is none of a container's business.
     hook.inherited = w.env if hook.in_init else environ
@@ -86,19 +88,31 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
 
 
 cdef inline int oci_run_hooks(walk *w, uint32_t kind, const char *status, int pid, uint32_t *index) noexcept nogil:
-    """Run the front door's hooks of *kind* in their order; 0, or how the first one failed, which is *index*."""
+    """Run the front door's hooks of *kind* in their order; 0, or how the first one failed, which is *index*.
+
+    It ends its kind, but not poststop: what is to be cleaned up by others is not kept by one.
+    """
     cdef const plan_oci *oci = plan_oci_of(w.data)
     cdef const plan_oci_hook *hooks = <const plan_oci_hook *>(w.data + oci.hooks_off)
+    cdef void *report = w.hook_report
+    cdef uint32_t number = 0
     cdef uint32_t i
+    cdef int first = 0
     cdef int rc
     index[0] = 0
     for i in range(oci.hook_count):
-        if hooks[i].kind == kind:
-            rc = run_one_hook(w, oci, i, index[0], status, pid)
-            if rc < 0:
-                return rc
-            index[0] += 1
-    return 0
+        if hooks[i].kind != kind:
+            continue
+        rc = run_one_hook(w, oci, i, number, status, pid)
+        if rc < 0 and first == 0:
+            first = rc
+            index[0] = number
+            if kind != <uint32_t>HOOK_POSTSTOP:
+                break
+            w.hook_report = NULL    # the first one's stays
+        number += 1
+    w.hook_report = report
+    return first
 
 
 cdef inline int oci_hook_step(walk *w, const plan_step *step) noexcept nogil:

@@ -16,3 +16,13 @@ cdef inline void reset_signals() noexcept nogil:
     for number in range(1, 65):
         syscall(SYS_rt_sigaction, number, action, NULL, sizeof(mask))
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask))
+
+
+cdef inline void forget_signals() noexcept nogil:
+    """Let nothing come of signals that are pending: one that is blocked is kept even where it is ignored.
+
+    A hook that does not read what it is told leaves a SIGPIPE.
+    """
+    cdef int number
+    for number in range(1, 65):
+        signal(number, SIG_IGN)

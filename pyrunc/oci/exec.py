@@ -43,7 +43,7 @@ def run(command: Command, log: Log) -> int:
     """Become the front door with the plan of *command*; returns only by raising Failure."""
     from pyrunc.oci.hand_over import hand_over
 
-    plan, warnings = _failing(lambda: _plan(command, os.environ))
+    plan, warnings = _failing(lambda: _plan(command))
     for warning in warnings:
         log.write("warning", warning)
     return hand_over(command.front_door, plan)
@@ -52,10 +52,10 @@ def run(command: Command, log: Log) -> int:
 def prepare(arguments: Sequence[str], cwd_fd: int, bundle_fd: int, env: Mapping[str, str]) -> bytes:
     """The plan of a whole command line, for the planner; whatever is not plain raises, and is told by `run`.
 
-    *cwd_fd* is this process's working directory; *bundle_fd* is not looked at; *env* is the caller's environment.
+    *cwd_fd* is this process's working directory; the others are not looked at.
     """
-    del cwd_fd, bundle_fd
-    plan, warnings = _plan(parse(arguments), env)
+    del cwd_fd, bundle_fd, env
+    plan, warnings = _plan(parse(arguments))
     if warnings:
         raise Failure(warnings[0])
     return plan
@@ -73,7 +73,7 @@ def _failing(act: Callable[[], _Planned]) -> _Planned:
     return made
 
 
-def _plan(command: Command, env: Mapping[str, str]) -> _Planned:
+def _plan(command: Command) -> _Planned:
     container = state.load(state.root_of(command.options), command.arguments[0])
     status = container.status()
     if status == "stopped":
@@ -93,13 +93,16 @@ def _plan(command: Command, env: Mapping[str, str]) -> _Planned:
     cgroups, freezer = _cgroups(container, command.texts("cgroup"))
     argv: list[str] = process["args"]
     spec = {**container.spec, "process": process}
-    preserved, passed = _passed(command.number("preserve-fds"), env)
-    variables = _variables(container, process, passed)
+    preserved = command.number("preserve-fds")
+    if preserved < 0:
+        raise Failure(f"invalid number of descriptors to preserve: {preserved}")
+    variables = _variables(container, process)
     size = process.get("consoleSize") or {}
     template = compile_exec(
         spec,
         Running(container.pid, container.own["start_time"], cgroups, freezer),
         Terminal(size.get("height") or 0, size.get("width") or 0, not detach) if wants_terminal else None,
+        "" if container.own.get("no_new_keyring") else f"_ses.{container.id}",
     )
     flags = OCI_FLAGS["exec"]
     for name, wanted in (("detach", detach), ("terminal", wants_terminal), ("debug", command.options.debug)):
@@ -216,10 +219,10 @@ def _number(text: str, what: str) -> int:
     return int(text)
 
 
-def _variables(container: Container, process: Mapping[str, Any], passed: Sequence[str]) -> dict[str, str]:
+def _variables(container: Container, process: Mapping[str, Any]) -> dict[str, str]:
     """The program's environment; of a name that comes twice the last value, at the place of the first."""
     found: dict[str, str] = {}
-    for entry in (*(process.get("env") or ()), *passed):
+    for entry in process.get("env") or ():
         name, equals, value = entry.partition("=")
         if not equals:
             raise Failure(f"{_START}invalid environment variable: {quote(entry)}")
@@ -246,14 +249,6 @@ def _home(container: Container, uid: int) -> str:
         return "/"
     finally:
         os.close(root)
-
-
-def _passed(preserve: int, env: Mapping[str, str]) -> tuple[int, list[str]]:
-    """How many descriptors from 3 on the program gets, and the variables that tell it of a socket activation's."""
-    listening = env.get("LISTEN_FDS", "")
-    if not listening.isascii() or not listening.isdigit() or int(listening) == 0:
-        return preserve, []
-    return preserve + int(listening), [f"LISTEN_FDS={int(listening)}", "LISTEN_PID=1"]
 
 
 def _paths(name: str, variables: Mapping[str, str]) -> list[str]:

@@ -49,11 +49,13 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
         return exec_words.EXIT_CODE
     text = words(reader, told, where, int(number), int(status))
     ending = _contents(int(report) - 1) if int(report) else b""
+    if where == "poststop":
+        log.error(_hook_words(ending, int(hook)))
+        ended = int(status)
+        return 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.waitstatus_to_exitcode(ended)
     if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
         text = _START + _INIT + _hook_words(ending, int(hook))
-    verb = (
-        "exec" if told.flags & native.FLAG_OCI_EXEC else "run" if told.flags & native.FLAG_RUN else "create"
-    )
+    verb = "run" if told.flags & native.FLAG_RUN else "create"
     failure = of_verb(verb, Failure(text))
     log.error(failure.message)
     return failure.exit_code

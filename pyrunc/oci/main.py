@@ -47,6 +47,18 @@ def main(front_door: str, arguments: list[str]) -> int:
         return failure.exit_code
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        return _end_by_interrupt()
+
+
+def _end_by_interrupt() -> int:
+    """End by the signal itself, as a program does that does not know it, so that a shell stops as well."""
+    import os
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return 130
 
 
 def _module(name: str) -> Any:
@@ -68,14 +80,16 @@ def _run(command: Command, log: Log) -> int:
     verb = _module(VERBS[command.verb].module)
     try:
         code: int = verb.run(command, log)
-    except (PyruncError, OSError, UnicodeError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
+    except (Failure, BrokenPipeError):
+        raise
+    except Exception as error:  # noqa: BLE001
+        # Whatever it is: callers look for it in the log, and for nothing on standard error.
         if command.options.debug:
             import traceback
 
             log.write("debug", traceback.format_exc())
-        raise Failure(_words(error)) from None
+        known = isinstance(error, PyruncError | OSError | UnicodeError)
+        raise Failure(_words(error) if known else f"internal error: {error!r}") from None
     return code
 
 

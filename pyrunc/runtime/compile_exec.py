@@ -48,11 +48,11 @@ class Terminal(NamedTuple):
 class _ProgramPart(ProcessPart):
     """The process's part of a plan that makes no container."""
 
-    def __init__(self, spec: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Mapping[str, Any], keyring: str | None) -> None:
         super().__init__(spec, None, {})  # type: ignore[arg-type]
         self.peer = ABSENT
         self.procfs = -1
-        self.keyring = None
+        self.keyring = keyring
         self.new = set()
         self.to_agent = True
         self.stdio = [self.plan.descriptor() for _ in range(3)]
@@ -60,13 +60,16 @@ class _ProgramPart(ProcessPart):
         self._process()
 
 
-def compile_exec(spec: Mapping[str, Any], running: Running, terminal: Terminal | None) -> PlanTemplate:
+def compile_exec(
+    spec: Mapping[str, Any], running: Running, terminal: Terminal | None, keyring: str | None = None
+) -> PlanTemplate:
     """Compile the program `process` of *spec*, else the document of the container *running*, into a plan that joins it.
 
+    *keyring* is the name of its session keyring, as compile_spec has it.
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec runtime.md, "Operations"; config.md "Process".
     """
-    part = _ProgramPart(spec)
+    part = _ProgramPart(spec, keyring)
     program = part.plan
     plan = PlanTemplate()
     for _ in range(3):

@@ -21,7 +21,7 @@ class FrontDoor(NamedTuple):
 
     With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
     the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
-    leaves "\n" as it is, since that one shows it.
+    leaves the ends of lines as they are, since that one shows them.
     """
 
     waits: bool = False

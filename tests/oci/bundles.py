@@ -13,6 +13,7 @@ from pyrunc.spec import defaults
 
 REPOSITORY = Path(__file__).parent.parent.parent
 FRONT_DOOR = REPOSITORY / "bin/pyrunc-oci"
+TOP = Path("/sys/fs/cgroup")
 CAPABILITY_SETS = ("bounding", "effective", "permitted")
 
 
@@ -116,5 +117,5 @@ class Runtime:
 
 
 def cgroups(name: str) -> list[Path]:
-    """Every cgroup of that name."""
-    return list(Path("/sys/fs/cgroup").glob(f"*/pyrunc-test/{name}"))
+    """Every cgroup of that name, on cgroup v1 and v2."""
+    return [found for place in ("pyrunc-test", "*/pyrunc-test") for found in TOP.glob(f"{place}/{name}")]

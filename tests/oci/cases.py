@@ -6,6 +6,9 @@ A case is compared in full with every peer that knows the feature; one that no p
 import os
 from typing import Any, NamedTuple
 
+from tests.runtime.test_cgroup_peers import CASES as RESOURCES
+from tests.runtime.test_cgroup_peers import CRUN_CANNOT
+
 M = 1 << 20
 CAPABILITIES = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
@@ -45,6 +48,11 @@ def namespaces(*kinds: str) -> dict[str, Any]:
     return {"linux.namespaces": [{"type": kind} for kind in kinds]}
 
 
+def identity(container: int, host: int, size: int) -> dict[str, int]:
+    """One mapping of ids."""
+    return {"containerID": container, "hostID": host, "size": size}
+
+
 def filtered(*rules: dict[str, Any], default: str = "SCMP_ACT_ALLOW", **more: Any) -> dict[str, Any]:
     """A seccomp filter."""
     return {"linux.seccomp": {"defaultAction": default, "syscalls": list(rules), **more}}
@@ -69,6 +77,43 @@ NAMESPACES: dict[str, Case] = {
     "no uts namespace": Case(namespaces(*WITHOUT["uts"]) | {"hostname": None}),
     "no cgroup namespace": Case(namespaces(*WITHOUT["cgroup"])),
     "no network namespace": Case(namespaces(*WITHOUT["network"])),
+    "a user namespace": Case(
+        {
+            "linux.namespaces+": [{"type": "user"}],
+            "linux.uidMappings": [
+                identity(0, 0, 1000),
+                identity(1000, 100000, 1000),
+                identity(5000, 70000, 7),
+            ],
+            "linux.gidMappings": [identity(0, 0, 2000), identity(2000, 200000, 500)],
+        },
+        "stat -c '%n %u:%g' /bin /proc/1 /dev/null",
+        unlike=("mounts: .* /(proc|dev)", "dev: "),
+    ),
+    "a user of a user namespace": Case(
+        {
+            "linux.namespaces+": [{"type": "user"}],
+            "linux.uidMappings": [identity(0, 0, 1000), identity(1000, 100000, 1000)],
+            "linux.gidMappings": [identity(0, 0, 1000), identity(1000, 100000, 1000)],
+            "process.user": {"uid": 1001, "gid": 1002, "additionalGids": [7]},
+        },
+        "id",
+        unlike=("mounts: .* /(proc|dev)", "dev: "),
+    ),
+    **{
+        f"the {kind} namespace of the host's by path": Case(
+            {
+                "linux.namespaces": [{"type": other} for other in WITHOUT[kind]]
+                + [{"type": kind, "path": path}]
+            }
+            | ({"hostname": None} if kind == "uts" else {})
+        )
+        for kind, path in (
+            ("ipc", "/proc/self/ns/ipc"),
+            ("uts", "/proc/self/ns/uts"),
+            ("network", "/proc/self/ns/net"),
+        )
+    },
 }
 
 PROCESS: dict[str, Case] = {
@@ -293,6 +338,14 @@ LIMITS: dict[str, Case] = {
 
 # runc takes its own cgroup for the parent, the others take the root.
 BELOW_ITSELF = ("(host )?(limits|cgroup): ", "mounts: . /sys/fs/cgroup/memory ")
+# Debian's crun fails on values that OCI allows.
+LIMITS |= {
+    f"resources: {name}": Case(
+        resources(**wanted), peers=("runc",) if name in CRUN_CANNOT else ("runc", "crun")
+    )
+    for name, wanted in RESOURCES.items()
+    if "devices" not in wanted
+}
 CGROUPS: dict[str, Case] = {
     "a nested cgroup": Case({"linux.cgroupsPath": f"/pyrunc-test-{os.getpid()}-deep/er"}),
     "no cgroup": Case({"linux.cgroupsPath": None}, unlike=BELOW_ITSELF),
@@ -319,5 +372,6 @@ UNLIKE_PEERS = (
     r"(host )?cgroup: . \d+:name=systemd:",  # a named hierarchy is its owner's, usually systemd's
     r"mounts: . /sys/fs/cgroup/systemd ",
     r"mounts: . /sys/fs/cgroup r[ow],",  # the tmpfs above the hierarchies is as read-only as the mount is to be
+    r"mounts: . /dev/\w+ r[ow],[a-z,]+ \[\] devtmpfs ",  # the host's nodes in a user namespace: none may change them
     *UNLIKE_CRUN[1:4],
 )

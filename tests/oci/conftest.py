@@ -11,7 +11,8 @@ import pytest
 
 from pyrunc.oci.planner import PLACE
 from tests.oci import bundles, planning
-from tests.oci.runtime import SUBJECT, Runtime, program, remove_cgroups
+from tests.oci.planning import end_planner
+from tests.oci.runtime import OURS, SUBJECT, Runtime, program, remove_cgroups
 
 APPLETS = (
     "sh", "true", "false", "sleep", "cat", "echo", "ls", "kill", "readlink", "stat", "grep", "cut", "tr", "sed",
@@ -71,6 +72,15 @@ def bundle(busybox: Path, tmp_path: Path, spec_text: str) -> Bundle:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a planner that the first command starts, and that is ended in the end."""
+    directory = tmp_path_factory.mktemp("planner") / "p"
+    directory.mkdir(mode=0o700)
+    yield directory
+    end_planner(OURS, directory)
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def live(work: Path, command: str = "echo && exec sleep 1000", **own: Any) -> It
 def remove_cgroups(name: str) -> None:
     """Kill what is left in the cgroup *name* and below, and remove it, in every hierarchy."""
     deadline = time.monotonic() + 5
-    for top in cgroup_directories(name):
+    layout = detect()
+    for top in [f"{hierarchy.mountpoint}/{name}" for hierarchy in (*layout.hierarchies, *layout.named)]:
         for directory, _, _ in os.walk(top, topdown=False):
             for pid in Path(directory, "cgroup.procs").read_text().split():
                 os.kill(int(pid), signal.SIGKILL)

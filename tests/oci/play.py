@@ -44,6 +44,8 @@ class Player:
         self.root = work / "root"
         self.cgroup = cgroup
         self.input = work / "stdin"
+        self.planner = "0"
+        """The directory of the planner's socket, or 0 for none."""
 
     def play(self, line: str) -> Answer | None:
         """Do one line; gives what was answered, or None for a preparation."""
@@ -70,7 +72,8 @@ class Player:
         with self.input.open() as stdin, out.open("wb") as stdout, err.open("wb") as stderr:
             ended = subprocess.run(
                 [*self.program, *root, *words], stdin=stdin, stdout=stdout, stderr=stderr, cwd=self.work,
-                timeout=60, check=False, env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+                timeout=60, check=False,
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYRUNC_OCI_PLANNER": self.planner},
             )  # fmt: skip
         return ended.returncode, out.read_text(errors="replace"), err.read_text(errors="replace")
 

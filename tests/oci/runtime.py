@@ -54,6 +54,8 @@ class Runtime:
         self.root = root
         self.prefix: list[str] = []
         self.made: list[str] = []
+        self.planner: Path | None = None
+        """The directory of the planner that is to be asked; without it there is none."""
         layout = detect()
         if self.name == "crun" and layout.mode == "hybrid":
             # crun refuses hybrid hosts while v2 has a controller. In a mount namespace of its own it sees none.
@@ -83,6 +85,8 @@ class Runtime:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         out = output or self.root.parent / f"out{next(_counter)}"
         err = out.with_name(out.name + ".err")
+        if self.planner is not None:
+            env = {**(os.environ if env is None else env), "PYRUNC_OCI_PLANNER": str(self.planner)}
         # crun gives its standard descriptors to the container's user: not the host's /dev/null.
         nothing = self.root.parent / "nothing"
         nothing.touch()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.oci.cases import BELOW_ITSELF, CASES, UNLIKE_CRUN, UNLIKE_PEERS
 from tests.oci.observe import differences, observe, settle
+from tests.oci.planning import socket_of
 from tests.oci.runtime import OURS, SUBJECT, Runtime, unique_id
 from tests.runtime.cgroup_support import needs_root
 
@@ -50,10 +51,14 @@ def document(spec_text: str, path: Path, changes: dict[str, Any]) -> dict[str, A
 
 @pytest.mark.parametrize(("name", "peer"), ROWS)
 def test_a_feature(
-    name: str, peer: str, make_runtime: Make, bundle: Callable[..., Path], spec_text: str
+    name: str, peer: str, make_runtime: Make, bundle: Callable[..., Path], spec_text: str, planner: Path
 ) -> None:
     case = CASES[name]
     subject = make_runtime(SUBJECT)
+    if peer != "crun":
+        subject.planner = (
+            planner  # so that the way with and the way without a planner are both tried with each case
+        )
     place = prepare(bundle("ours"))
     found = observe(subject, place, document(spec_text, place, case.changes), case.extra)
     for line in case.seen:
@@ -68,3 +73,13 @@ def test_a_feature(
         ways = (*ways, *UNLIKE_PEERS, *(BELOW_ITSELF if case.unlike == BELOW_ITSELF else ()))
     unlike = [line for line in differences(found, theirs) if not any(re.match(way, line) for way in ways)]
     assert not unlike, "\n".join(unlike)
+
+
+def test_a_planner_was_asked(make_runtime: Make, bundle: Callable[..., Path], planner: Path) -> None:
+    """What the cases above say of the way with a planner is worth no more than this."""
+    if str(OURS) != SUBJECT:
+        pytest.skip("a peer is tried, which has no planner")
+    subject = make_runtime(SUBJECT)
+    subject.planner = planner
+    subject.run(bundle("bundle", "/bin/true"))
+    assert socket_of(OURS, planner).exists()

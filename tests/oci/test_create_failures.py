@@ -137,7 +137,7 @@ def test_the_message_names_the_field(oci: Runtime, tmp_path: Path, what: str) ->
     spec = document(oci.rootfs, ["true"])
     change(spec)
     message = refused(oci, "create", "-b", oci.write(tmp_path / "b", spec))
-    assert message.startswith(f"runc create failed: ")
+    assert message.startswith("runc create failed: ")
     assert expected in message
 
 
@@ -171,6 +171,13 @@ def test_a_bundle_and_a_root_that_there_are_not(oci: Runtime, tmp_path: Path) ->
     assert message == f"runc create failed: invalid rootfs: stat {gone}: no such file or directory"
 
 
+def test_cgroups_of_systemd_are_not_made_behind_its_back(oci: Runtime, tmp_path: Path) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    done = oci.call("--systemd-cgroup", "create", "-b", bundle, oci.id, code=1)
+    assert "systemd not running on this host" in done.stderr or "--systemd-cgroup: " in done.stderr
+    assert not oci.directory.exists()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "a b", "ü", "a:b", ""])
 def test_a_name_that_is_no_id(oci: Runtime, tmp_path: Path, name: str) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
@@ -183,7 +190,7 @@ def test_an_id_that_is_taken_is_refused_and_its_container_untouched(oci: Runtime
     oci.call("create", "-b", bundle, oci.id)
     before = oci.state()
     done = oci.call("create", "-b", bundle, oci.id, code=1)
-    assert f"runc create failed: container with given ID already exists" in done.stderr
+    assert "runc create failed: container with given ID already exists" in done.stderr
     assert oci.state() == before
 
 
@@ -207,7 +214,7 @@ def test_descriptors_that_are_not_open(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["true"])
     message = refused(oci, "create", "-b", bundle, "--preserve-fds", "2")
     assert (
-        message == f"runc create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
+        message == "runc create failed: unable to stat preserved-fd 3 (of 2 fds): no such file or directory"
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pyrunc.oci.flags import NAME
 from pyrunc.oci.hooks import KINDS
 from tests.oci.bundles import Runtime, cgroups, document
 
@@ -73,7 +72,7 @@ def test_one_that_fails_ends_the_container(oci: Runtime, hooked: Callable[..., P
     bundle = hooked(["true"], **{kind: "echo out; echo err >&2; exit 3"})
     done = oci.call("create", "-b", bundle, oci.id, code=1)
     words = "error running hook #0: error running hook: exit status 3, stdout: out\\n, stderr: err\\n"
-    assert f"{NAME} create failed: " in done.stderr
+    assert "runc create failed: " in done.stderr
     assert words in done.stderr
     assert not oci.directory.exists()
     assert not cgroups(oci.id)

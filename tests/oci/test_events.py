@@ -18,7 +18,7 @@ from tests.oci.play import Player, python_player
 from tests.oci.test_verbs import log_of
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = [needs_root, pytest.mark.vm]
+pytestmark = needs_root
 
 
 @contextmanager
@@ -44,6 +44,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
+@pytest.mark.vm
 def test_the_statistics_of_a_container_have_the_shape_of_runcs(tmp_path: Path) -> None:
     if shutil.which("runc") is None:
         pytest.skip("needs runc")
@@ -75,6 +76,7 @@ def test_the_statistics_of_a_container_have_the_shape_of_runcs(tmp_path: Path) -
         remove_cgroups(player.cgroup)
 
 
+@pytest.mark.vm
 def test_statistics_count_what_the_container_uses(tmp_path: Path) -> None:
     command = "x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo; sleep 1000 & while :; do sleep 1000; done"
     with live(tmp_path, command) as box:
@@ -97,6 +99,7 @@ def test_statistics_come_at_the_interval_until_the_container_ends(tmp_path: Path
         assert process.wait(timeout=30) == 0
 
 
+@pytest.mark.vm
 def test_a_kill_for_want_of_memory_is_told(tmp_path: Path) -> None:
     greedy = "echo; read x; head -c 100000000 /dev/zero | tail -c 100000000 > /dev/null; exec sleep 1000"
     fifo = tmp_path / "fifo"
@@ -113,6 +116,18 @@ def test_a_kill_for_want_of_memory_is_told(tmp_path: Path) -> None:
                 if event["type"] == "oom":
                     break
             assert event == {"type": "oom", "id": "box"}
+
+
+def test_ctrl_c_ends_it_as_it_ends_any_program(tmp_path: Path) -> None:
+    with live(tmp_path) as box:
+        command = [*box.player.program, "--root", str(box.player.root), "events", "--interval", "10ms", "box"]
+        # A job in the background would ignore the signal.
+        interruptible = ["env", "--default-signal=INT", *command]
+        process = subprocess.Popen(interruptible, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (-signal.SIGINT, "")
 
 
 def test_an_interval_must_be_positive(tmp_path: Path) -> None:

@@ -2,17 +2,26 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.differences import DIFFERENCES, NEWER
 from tests.oci.live import remove_cgroups
+from tests.oci.planning import forget_cgroups
 from tests.oci.play import FIXTURES, SCENARIOS, Answer, Player, lines, python_player
 from tests.oci.runtime import OURS
+from tests.oci.test_both_ways import start_planner
 from tests.runtime.cgroup_support import needs_root
 
+_MARKS = {
+    "force": pytest.mark.vm,
+    "run": pytest.mark.vm,
+    "update": pytest.mark.skipif(detect().mode == "v2", reason="its files are those of cgroup v1"),
+}
 # Those that need no container, so that Python alone can answer.
 _WITHOUT_CONTAINER = ("usage", "help", "missing", "spec")
 
@@ -47,11 +56,31 @@ def test_python_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
 
 
 @needs_root
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", [pytest.param(name, marks=_MARKS.get(name, ())) for name in SCENARIOS])
 def test_the_program_answers_as_runc_did(scenario: str, tmp_path: Path) -> None:
+    played(scenario, tmp_path)
+
+
+@needs_root
+@pytest.mark.parametrize("scenario", ["life", "force", "run", "exec"])
+def test_with_a_planner_it_answers_alike(scenario: str, tmp_path: Path) -> None:
+    directory = tmp_path / "planner"
     if not OURS.exists():
         pytest.skip("needs bin/pyrunc-oci, which build_ext --inplace makes")
-    player = Player([str(OURS)], "pyrunc-oci", tmp_path, f"pyrunc-test-{os.getpid()}-{tmp_path.name}")
+    pid = start_planner(OURS, directory)
+    try:
+        played(scenario, tmp_path, str(directory))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        forget_cgroups()
+
+
+def played(scenario: str, work: Path, planner: str = "0") -> None:
+    """Play a scenario through the program; it answers as recorded, and leaves nothing."""
+    if not OURS.exists():
+        pytest.skip("needs bin/pyrunc-oci, which build_ext --inplace makes")
+    player = Player([str(OURS)], "pyrunc-oci", work, f"pyrunc-test-{os.getpid()}-{work.name}")
+    player.planner = planner
     try:
         assert unlike(scenario, player) == []
     finally:

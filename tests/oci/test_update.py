@@ -11,7 +11,7 @@ from tests.oci.live import Live, live
 from tests.oci.test_verbs import log_of
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = [needs_root, pytest.mark.vm]
+pytestmark = needs_root
 
 
 def value(box: Live, v1: str, v2: str) -> str:
@@ -22,6 +22,7 @@ def value(box: Live, v1: str, v2: str) -> str:
         return box.file(v2).read_text().strip()
 
 
+@pytest.mark.vm
 def test_each_flag_reaches_its_file(tmp_path: Path) -> None:
     with live(tmp_path) as box:
         words = ["--memory", "64m", "--memory-swap", "134217728", "--pids-limit", "20"]
@@ -53,6 +54,7 @@ def test_cpus_and_memory_nodes_are_changed(tmp_path: Path) -> None:
         assert (box.file("cpuset.cpus").read_text(), box.file("cpuset.mems").read_text()) == ("0\n", "0\n")
 
 
+@pytest.mark.vm
 def test_a_document_replaces_the_flags_and_unnamed_limits_stay(tmp_path: Path) -> None:
     with live(tmp_path) as box:
         assert box.run("update", "--pids-limit", "20", "--memory", "64m")[0] == 0
@@ -65,6 +67,22 @@ def test_a_document_replaces_the_flags_and_unnamed_limits_stay(tmp_path: Path) -
         assert box.run("update", "-r", str(path)) == (0, "", "")
         assert value(box, "pids.max", "pids.max") == "12"
         assert box.run("update", "-r", "-", text="{}") == (0, "", "")
+
+
+@pytest.mark.vm
+def test_files_of_cgroup_v2_are_set_by_their_names(tmp_path: Path) -> None:
+    v2 = detect().v2
+    if v2 is None or "memory" not in v2.controllers:
+        pytest.skip("needs the controller memory in cgroup v2")
+    with live(tmp_path) as box:
+        text = json.dumps({"unified": {"memory.high": "67108864", "pids.max": "9"}})
+        assert box.run("update", "-r", "-", text=text) == (0, "", "")
+        assert (box.file("memory.high").read_text(), box.file("pids.max").read_text()) == (
+            "67108864\n",
+            "9\n",
+        )
+        code, _, err = box.run("update", "-r", "-", text='{"unified": {"cgroup.procs": "1"}}')
+        assert code == 1 and "linux.resources.unified['cgroup.procs']: is not a resource" in err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.oci.native import started
 from tests.oci.play import python_player
 from tests.runtime.cgroup_support import needs_root
 
-pytestmark = [needs_root, pytest.mark.vm]
+pytestmark = needs_root
 _STUBBORN = "trap '' TERM; echo; while :; do sleep 1000; done"
 
 
@@ -67,6 +67,7 @@ def ended_now(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+@pytest.mark.vm
 def test_pause_stops_every_process_and_resume_lets_them_go_on(tmp_path: Path) -> None:
     counter = tmp_path / "counter"
     command = f"echo; i=0; while :; do i=$((i+1)); echo $i > {counter}; sleep 0.01; done"
@@ -107,6 +108,7 @@ def test_kill_refuses_what_is_no_signal(word: str, message: str, tmp_path: Path)
         assert box.status() == "running"
 
 
+@pytest.mark.vm
 def test_kill_all_reaches_every_process(tmp_path: Path) -> None:
     with live(tmp_path, "sleep 1000 & sleep 1000 & echo; exec sleep 1000") as box:
         pids = box.file("cgroup.procs").read_text().split()
@@ -117,6 +119,7 @@ def test_kill_all_reaches_every_process(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.vm
 def test_killing_a_container_without_a_pid_namespace_of_its_own_kills_all(tmp_path: Path) -> None:
     with live(tmp_path, "sleep 1000 & echo; exec sleep 1000", own_pids=False) as box:
         assert box.player.run("kill", "box", "KILL") == (0, "", "")
@@ -124,6 +127,7 @@ def test_killing_a_container_without_a_pid_namespace_of_its_own_kills_all(tmp_pa
         assert box.status() == "stopped"
 
 
+@pytest.mark.vm
 def test_a_paused_container_can_be_killed(tmp_path: Path) -> None:
     with live(tmp_path) as box:
         assert box.run("pause")[0] == 0
@@ -147,6 +151,7 @@ def test_ps_shows_the_processes_of_the_container_only(tmp_path: Path) -> None:
         assert log_of(box.run("ps", "--format", "xml")) == "invalid format option"
 
 
+@pytest.mark.vm
 def test_delete_refuses_what_runs_and_force_removes_everything(tmp_path: Path) -> None:
     with live(tmp_path, _STUBBORN) as box:
         nested = Path(cgroup_directories(box.cgroup)[-1]) / "inner"
@@ -173,6 +178,7 @@ def test_delete_takes_a_stopped_container_and_one_that_was_never_started(tmp_pat
         assert not box.made.directory.exists()
 
 
+@pytest.mark.vm
 def test_what_a_killed_create_left_is_deleted_by_force(tmp_path: Path) -> None:
     player = python_player(tmp_path)
     (player.root / "early").mkdir(parents=True)
@@ -230,6 +236,13 @@ def test_list_shows_containers_and_fails_without_its_root(tmp_path: Path) -> Non
             "running",
             "root",
         )
+
+
+def test_what_nobody_thought_of_is_one_line_in_the_log_too(tmp_path: Path) -> None:
+    with live(tmp_path) as box:
+        box.made.own["cgroups"] = 7  # a state that nobody writes
+        box.made.write()
+        assert "internal error: TypeError" in log_of(box.run("pause"))
 
 
 def test_two_deletes_at_once_leave_nothing_and_no_crash(tmp_path: Path) -> None:

@@ -174,7 +174,6 @@ def test_a_capability_set_that_the_kernel_refuses_is_named(rootfs: Path) -> None
         "ociVersion": "1.2.0", "root": {"path": str(rootfs)},
         "mounts": [{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}],
         "process": {"args": ["true"], "cwd": "/", "capabilities": dict.fromkeys(("permitted", "effective"), wanted)},
-        "mounts": [{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}],
         "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}]},
     }  # fmt: skip
     with (

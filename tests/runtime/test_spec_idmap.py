@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from pyrunc._native import mount as native
 from pyrunc.errors import InvalidSpec, StartError
-from tests.spec_run import bundle_spec, run_spec
+from tests.spec_run import bundle_spec, peer_run, run_spec
 
 pytestmark = pytest.mark.usefixtures("host_unchanged")
 
@@ -34,6 +35,14 @@ def tree(tmp_path: Path) -> Iterator[Path]:
         os.chown(path, owner, owner)
     yield source
     native.umount2(os.fsencode(source / "sub"), MNT_DETACH)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory to which every user can walk."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pyrunc-test-") as place:
+        os.chmod(place, 0o755)
+        yield Path(place)
 
 
 def owners(
@@ -66,6 +75,31 @@ def test_a_mount_has_mappings_of_its_own(rootfs: Path, tree: Path) -> None:
     assert owners(rootfs, tree, ["rbind", "idmap"], own) == ["7:7", "2000:2000", "5:5"]
     both = maps((0, 100007, 1), (1000, 200500, 10), (5, 100001, 1))
     assert owners(rootfs, tree, ["rbind", "ridmap"], both, USER) == ["7:7", "1000:1000", "1:1"]
+
+
+@pytest.mark.parametrize(("user", "options", "mount"), [
+    (None, ["bind"], maps((0, 7, 2000))), (None, ["bind", "idmap"], maps((0, 7, 2000))),
+    (USER, ["bind", "idmap"], {}), (USER, ["bind"], {}), (USER, ["bind", "idmap"], maps((0, 100007, 100))),
+])  # fmt: skip
+def test_owners_are_those_that_crun_shows(
+    make_rootfs: Callable[[Path], Path], reachable: Path, user: Spec | None, options: list[str], mount: Spec
+) -> None:
+    rootfs = make_rootfs(reachable / "rootfs")
+    spec = bundle_spec(**(user or {}))
+    if user is not None:
+        spec["linux"]["namespaces"].append({"type": "user"})
+    spec["mounts"] = [one for one in spec["mounts"] if one["type"] != "cgroup"]
+    source = reachable / "source"
+    source.mkdir()
+    for name, owner in (("root", 0), ("user", 1000)):
+        (source / name).touch()
+        os.chown(source / name, owner, owner)
+    spec["mounts"].append(
+        {"destination": "/tmp", "type": "bind", "source": str(source), "options": options, **mount}
+    )
+    script = "stat -c %u:%g /tmp/root /tmp/user"
+    peer = peer_run(reachable, spec, script, "crun")
+    assert run_spec(rootfs, spec, script) == peer.stdout, peer.stderr
 
 
 def test_what_is_written_through_it_has_the_file_systems_owner(rootfs: Path, tree: Path) -> None:
