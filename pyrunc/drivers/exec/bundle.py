@@ -7,6 +7,8 @@ import os
 
 from pyrunc.drivers.exec import monitor_place
 from pyrunc.errors import PyruncError, Unsupported
+from pyrunc.runtime import option_checks as checks
+from pyrunc.runtime import option_privileges, users
 from pyrunc.runtime.options import in_terms_of_options, to_request
 from pyrunc.runtime.plan import ID, SHORT_ID
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.joining import Wanted
     from pyrunc.runtime.options import SandboxOptions
 
 OCI_VERSION = "1.0.2"  # all that is said here, and what the oldest runtimes in use know
@@ -76,6 +79,39 @@ def _named(value: Any, container_id: str) -> Any:
     if isinstance(value, list | tuple):
         return [_named(each, container_id) for each in value]
     return value
+
+
+def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: Sequence[str]) -> None:
+    """Write process.json, for a further program in the container of *bundle*, to the directory *place*.
+
+    The container's init is *pid*; *variables* ("K=V") are those of its documents. Raises InvalidArgument, NotFound,
+    OSError. Source: OCI runtime-spec, config.md "Process".
+    """
+    with open(f"{bundle}/config.json", encoding="utf-8", errors="surrogateescape") as file:
+        process: dict[str, Any] = json.load(file)["process"]
+    checks.arguments(wanted.argv)
+    environment = dict(text.split("=", 1) for text in process["env"])
+    user = process["user"]
+    if wanted.user or wanted.groups:
+        found = users.resolve(
+            wanted.user or f"{user['uid']}:{user['gid']}", wanted.groups, [f"/proc/{pid}/root"]
+        )
+        own = () if wanted.user else user.get("additionalGids") or ()
+        user |= {"uid": found.uid, "gid": found.gid, "additionalGids": sorted({*found.groups, *own})}
+        if wanted.user and not any(text.startswith("HOME=") for text in variables):
+            environment["HOME"] = found.home or "/"
+    environment |= {} if wanted.env is None else checks.environment(wanted.env)
+    held = process["capabilities"]["bounding"]
+    if wanted.privileged:
+        held = process["capabilities"]["bounding"] = sorted(option_privileges.own_capabilities())
+    effective = held if user["uid"] == 0 else []
+    process["capabilities"] |= {"effective": effective, "permitted": effective}
+    process["args"] = list(wanted.argv)
+    process["env"] = [f"{key}={value}" for key, value in environment.items()]
+    if wanted.cwd is not None:
+        process["cwd"] = os.path.normpath(checks.path(wanted.cwd, "cwd"))
+    with open(f"{place}/process.json", "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(process, file)
 
 
 def monitor_spec(capabilities: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from pyrunc.runtime.compile import Rootfs
+    from pyrunc.runtime.joining import Wanted
     from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.runtime.shim import ShimProcess, ShimSettings
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
         ) -> None:
             """Refuse what it cannot honour in the documents of a container, by its name. Raises Unsupported."""
 
-        def check_exec(self) -> None:
-            """Raises Unsupported unless further programs can be run in its containers."""
-
         def start(self, wanted: Start) -> ShimProcess:
             """Start a container, whose program runs when this returns.
 
             Raises StartError or one of its kind, InvalidArgument, Unsupported, TimedOut.
+            """
+
+        def start_exec(self, wanted: StartExec) -> ShimProcess:
+            """Start a further program, with a shim of its own, in a container that runs; not if it *takes_plans*.
+
+            Raises StartError or one of its kind, FailedPrecondition, InvalidArgument, NotFound, Unsupported.
             """
 
         def signal(self, place: str, container_id: str, who: Running, number: int) -> None:
@@ -62,3 +66,19 @@ class Start(NamedTuple):
     plan: Launcher | None
     rootfs: Rootfs | None
     options: SandboxOptions
+
+
+class StartExec(NamedTuple):
+    """A program that is to be started in the container *container_id*, state directory *place*, init *who*.
+
+    *variables* are the environment that the container's documents give it; *settings* and *client* are as in Start.
+    """
+
+    exec_id: str
+    container_id: str
+    place: str
+    who: Running
+    wanted: Wanted
+    variables: Sequence[str]
+    settings: ShimSettings
+    client: int | None

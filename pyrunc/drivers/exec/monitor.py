@@ -1,4 +1,6 @@
-"""What an OCI runtime's container has for a parent: started by its shim, in a mount namespace of its own: PLACE.
+"""What an OCI runtime's container, or a further program in one, has for a parent: PLACE FILES.
+
+It is started by the shim whose state directory is PLACE, in a mount namespace of its own; FILES has what it needs.
 
 It mounts the container's root, has the runtime create and start the container, says so to whoever waits for the
 start, and ends as the container does. The container's streams are its own, which the shim holds the other end of.
@@ -43,17 +45,17 @@ class _Failed(Exception):
 class _Runtime:
     """The command line of an OCI runtime, for the container of one state directory."""
 
-    def __init__(self, program: str, place: str, container_id: str) -> None:
-        self._program = program
+    def __init__(self, wanted: "Mapping[str, Any]", files: str) -> None:
+        self._program: str = wanted["program"]
+        self._log = f"{files}/log"
         self._begin = [
-            program, "--root", f"{place}/runtime", "--log", f"{place}/bundle/log", "--log-format", "json",
+            self._program, "--root", wanted["root"], "--log", self._log, "--log-format", "json",
         ]  # fmt: skip
-        self._place = place
-        self._id = container_id
+        self._container: str = wanted["container"]
 
-    def call(self, verb: str, *flags: str) -> None:
+    def call(self, *verb: str) -> None:
         """Run one of its verbs to the end. Raises _Failed with what it has logged, OSError if it is not there."""
-        argv = [*self._begin, verb, *flags, self._id]
+        argv = [*self._begin, *verb, self._container]
         # The container begins with the signals of who creates it, and Python ignores two.
         pid = os.posix_spawn(self._program, argv, os.environ, setsigdef=(SIGPIPE, SIGXFSZ, *_ENDS))
         while True:
@@ -61,11 +63,11 @@ class _Runtime:
             if found == pid:
                 break
         if status:
-            raise _Failed(self._last_words() or f"{verb}: exit status {os.waitstatus_to_exitcode(status)}")
+            raise _Failed(self._last_words() or f"{verb[0]}: exit status {os.waitstatus_to_exitcode(status)}")
 
     def _last_words(self) -> str:
         try:
-            with open(f"{self._place}/bundle/log", encoding="utf-8", errors="replace") as file:
+            with open(self._log, encoding="utf-8", errors="replace") as file:
                 lines = file.read().splitlines()
         except OSError:
             return ""
@@ -77,28 +79,36 @@ class _Runtime:
         return ""
 
 
-def main(place: str) -> int:
-    """Run the container of the state directory *place* to its end: the exit code."""
+def main(place: str, files: str) -> int:
+    """Run a container, or a program in one, to its end: the exit code."""
     for number in _ENDS:
         signal(number, lambda *_: None)
-    with open(f"{place}/bundle/monitor.json", encoding="utf-8", errors="surrogateescape") as file:
+    with open(f"{files}/monitor.json", encoding="utf-8", errors="surrogateescape") as file:
         wanted: Mapping[str, Any] = loads(file.read())
-    runtime = _Runtime(wanted["program"], place, wanted["id"])
+    runtime = _Runtime(wanted, files)
+    rootfs: Mapping[str, Any] | None = wanted.get("rootfs")  # None: a further program
     try:
-        _mount_root(f"{place}/bundle/rootfs", wanted["rootfs"])
         namespaces.become_subreaper()
-        for hierarchy in wanted["named"]:
-            _make_cgroup(f"{hierarchy}{cgroup(wanted['id'])}")
-        runtime.call("create", "--bundle", f"{place}/bundle", "--pid-file", f"{place}/bundle/pid")
-        with open(f"{place}/bundle/pid", encoding="ascii") as file:
+        if rootfs is None:
+            runtime.call(
+                "exec", "--detach", "--process", f"{files}/process.json", "--pid-file", f"{files}/pid"
+            )
+        else:
+            _mount_root(f"{files}/rootfs", rootfs)
+            for hierarchy in wanted["named"]:
+                _make_cgroup(f"{hierarchy}{cgroup(wanted['container'])}")
+            runtime.call("create", "--bundle", files, "--pid-file", f"{files}/pid")
+        with open(f"{files}/pid", encoding="ascii") as file:
             pid = int(file.read())
         try:
             running = _tell(place, pid)
-            runtime.call("start")
+            if rootfs is not None:
+                runtime.call("start")
         except BaseException:
             os.kill(pid, SIGKILL)
             os.waitpid(pid, 0)
-            _delete(runtime)
+            if rootfs is not None:
+                _delete(runtime)
             raise
     except (_Failed, OSError, ValueError) as exc:
         _say(place, {"error": str(exc)})
@@ -112,8 +122,9 @@ def main(place: str) -> int:
         found, status = os.waitpid(-1, 0)  # also those whom the container's processes have left
         if found == pid:
             break
-    _note_oom(place, wanted["memory"])
-    _delete(runtime)
+    if rootfs is not None:
+        _note_oom(place, wanted["memory"])
+        _delete(runtime)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 
@@ -205,4 +216,4 @@ def _say(place: str, word: "Mapping[str, object]") -> None:
 
 
 if __name__ == "__main__":
-    os._exit(main(sys.argv[1]))
+    os._exit(main(*sys.argv[1:]))

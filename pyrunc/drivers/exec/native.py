@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pyrunc.drivers.exec.driver import Start
+    from pyrunc.drivers.exec.driver import Start, StartExec
 
 
 class Native:
@@ -27,9 +27,6 @@ class Native:
     ) -> None:
         """It honours what the engine does."""
 
-    def check_exec(self) -> None:
-        """There is one."""
-
     def start(self, wanted: Start) -> shim.ShimProcess:
         """See ExecDriver."""
         assert wanted.plan is not None
@@ -42,6 +39,10 @@ class Native:
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+    def start_exec(self, wanted: StartExec) -> shim.ShimProcess:
+        """What joins a container is derived from its plan, by pyrunc.runtime.joining."""
+        raise NotImplementedError(wanted.exec_id)
 
     def signal(self, place: str, container_id: str, who: shim_state.Running, number: int) -> None:  # noqa: ARG002
         """See ExecDriver."""

@@ -27,10 +27,10 @@ from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from pyrunc.drivers.exec.driver import Start
+    from pyrunc.drivers.exec.driver import Start, StartExec
     from pyrunc.runtime.launcher import Launcher
 
 _MONITOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "monitor.py")
@@ -89,36 +89,55 @@ class Oci:
             if rest.get(option):
                 raise Unsupported(f"{option}: {reason}, and not {self.name}'s")
 
-    def check_exec(self) -> None:
-        """See ExecDriver."""
-        raise Unsupported(f"exec: it is not done by the runtime {self.name} yet")
-
     def start(self, wanted: Start) -> shim.ShimProcess:
         """See ExecDriver."""
         from pyrunc.drivers.exec import bundle
 
         place = wanted.settings.state_dir
-        assert wanted.rootfs is not None
-        path = bundle.write(
-            f"{place}/bundle", wanted.container_id, wanted.argv, wanted.rootfs, wanted.options, self.name
-        )
+        files, rootfs = f"{place}/bundle", wanted.rootfs
+        assert rootfs is not None
+        path = bundle.write(files, wanted.container_id, wanted.argv, rootfs, wanted.options, self.name)
         os.mkdir(f"{place}/runtime", 0o700)
-        with open(f"{place}/bundle/monitor.json", "w", encoding="utf-8", errors="surrogateescape") as file:
-            document = {
-                "id": wanted.container_id, "program": self.path, "memory": _memory_counter(path),
-                "named": [hierarchy.mountpoint for hierarchy in cgroup_layout.detect().named],
-                "rootfs": {
-                    "layers": list(wanted.rootfs.layers), "upper": wanted.rootfs.upper, "work": wanted.rootfs.work,
-                    "volatile": wanted.rootfs.volatile,
-                },
-            }  # fmt: skip
+        more = {
+            "memory": _memory_counter(path),
+            "named": [hierarchy.mountpoint for hierarchy in cgroup_layout.detect().named],
+            "rootfs": {
+                "layers": list(rootfs.layers), "upper": rootfs.upper, "work": rootfs.work, "volatile": rootfs.volatile,
+            },
+        }  # fmt: skip
+        return self._monitored(
+            place, files, wanted, wanted.container_id, wanted.container_id, more, wanted.until
+        )
+
+    def start_exec(self, wanted: StartExec) -> shim.ShimProcess:
+        """See ExecDriver."""
+        from pyrunc.drivers.exec import bundle
+
+        if wanted.wanted.tty:
+            raise Unsupported(f"tty: the runtime {self.name} is not given a terminal yet")
+        place = wanted.settings.state_dir
+        bundle.write_process(place, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
+        return self._monitored(wanted.place, place, wanted, wanted.exec_id, wanted.container_id, {}, None)
+
+    def _monitored(
+        self, home: str, files: str, wanted: Start | StartExec, monitor_id: str, container_id: str,
+        more: Mapping[str, Any], until: float | None,
+    ) -> shim.ShimProcess:  # fmt: skip
+        """Start a monitor that has in the directory *files* what it needs, and wait until it says that a program runs.
+
+        *home* is the state directory of the container.
+        """
+        place = wanted.settings.state_dir
+        document = {"program": self.path, "root": f"{home}/runtime", "container": container_id, **more}
+        with open(f"{files}/monitor.json", "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(dumps(document))
         os.mkfifo(f"{place}/word", 0o600)
         word = os.open(f"{place}/word", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            process = DrivenProcess(self._shim(wanted, place), self, place, wanted.container_id)
+            argv = (sys.executable or "python3", "-I", "-S", _MONITOR, place, files)
+            process = DrivenProcess(self._shim(argv, wanted, monitor_id, until), self, home, container_id)
             try:
-                process.became(self._begun(process, word, wanted.until))
+                process.became(self._begun(process, word, until, "create" if more else "exec"))
             except BaseException:
                 _abandon(process)
                 raise
@@ -126,13 +145,14 @@ class Oci:
             os.close(word)
         return process
 
-    def _shim(self, wanted: Start, place: str) -> shim.ShimProcess:
-        argv = (sys.executable or "python3", "-I", "-S", _MONITOR, place)
+    def _shim(
+        self, argv: Sequence[str], wanted: Start | StartExec, monitor_id: str, until: float | None
+    ) -> shim.ShimProcess:
         for attempt in range(ATTEMPTS):
             try:
                 return shim.start(
-                    self._compiled(), argv, None, wanted.settings, wanted.container_id, wanted.client, wanted.until
-                )  # fmt: skip
+                    self._compiled(), argv, None, wanted.settings, monitor_id, wanted.client, until
+                )
             except NotTaken:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -154,8 +174,10 @@ class Oci:
             self._launcher = Launcher(Request(spec, Rootfs(("/",)), {}, env, ""))
         return self._launcher
 
-    def _begun(self, process: shim.ShimProcess, word: int, until: float | None) -> shim_state.Running:
-        """Wait until the runtime has started the container, as its monitor tells: who runs."""
+    def _begun(
+        self, process: shim.ShimProcess, word: int, until: float | None, verb: str
+    ) -> shim_state.Running:
+        """Wait until the runtime has started the program, as the monitor tells: who runs."""
         poller = select.poll()
         poller.register(word, select.POLLIN)
         poller.register(process.fileno(), select.POLLIN)
@@ -168,7 +190,7 @@ class Oci:
             text = b""
         said: Mapping[str, Any] = loads(text.decode()) if text else {"error": "its monitor has ended"}
         if "error" in said:
-            raise _failure(said["error"])
+            raise _failure(verb, said["error"])
         numbers: Mapping[str, int] = said["running"]
         return shim_state.Running(*(numbers[name] for name in shim_state.Running._fields))
 
@@ -202,9 +224,9 @@ def _abandon(process: shim.ShimProcess) -> None:
         process.release()
 
 
-def _failure(words: str) -> StartError:
+def _failure(verb: str, words: str) -> StartError:
     """What a runtime's words mean."""
-    text = f"OCI runtime create failed: {words}"
+    text = f"OCI runtime {verb} failed: {words}"
     if "exec" in words or "executable" in words:
         if any(each in words for each in _NOT_FOUND):
             return CommandNotFound(text)

@@ -72,8 +72,13 @@ def test_from_python(engine: pyrunc.Engine) -> None:
     with engine.start("tools", ["sh", "-c", "exit 5"], host_config=runc) as container:
         assert container.wait(timeout_s=20) == 5
     with engine.start("tools", ["sleep", "100"], host_config=runc) as container:
-        with pytest.raises(Unsupported, match="exec: it is not done by the runtime runc yet"):
+        with pytest.raises(
+            Unsupported, match="exec: what the runtime runc starts does not end with this process"
+        ):
             container.exec(["true"])
+        assert len(container.exec_detached(["true"])) == 64
+        with pytest.raises(Unsupported, match="tty: the runtime runc is not given a terminal yet"):
+            container.exec_detached(["true"], tty=True)
         container.kill()
     with pytest.raises(CommandNotFound, match="OCI runtime create failed"):
         engine.start("tools", ["nosuch"], host_config=runc)

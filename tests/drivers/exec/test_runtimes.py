@@ -184,3 +184,30 @@ def test_a_killed_monitor_leaves_nothing(pyrunc: Pyrunc) -> None:
     assert pyrunc("inspect", "-f", "{{.State.Status}}", "one").stdout == "exited\n"
     assert cgroups_of(container_id) == []
     assert not runs(pid)
+
+
+def test_further_programs(pyrunc: Pyrunc) -> None:
+    pyrunc.made("run", "-d", "--name", "one", "-e", "A=own", "-w", "/etc", "--", "sh", "-c", FOR_EVER)
+    logged(pyrunc, "one", "up")
+    answer = pyrunc(
+        "exec",
+        "-i",
+        "one",
+        "sh",
+        "-c",
+        "cat; id -u; echo $A; busybox pwd; echo err >&2; exit 4",
+        code=4,
+        stdin=b"in\n",
+    )
+    assert (answer.stdout, answer.stderr) == ("in\n0\nown\n/etc\n", "err\n")
+    script = "id -u; echo $A $HOME; busybox pwd; busybox grep CapEff /proc/self/status"
+    found = pyrunc("exec", "-u", "web", "-e", "A=new", "-w", "/bin", "one", "sh", "-c", script).stdout
+    assert found == "1000\nnew /\n/bin\nCapEff:\t0000000000000000\n"
+    assert "nosuch" in pyrunc("exec", "one", "nosuch", code=127).stderr
+    pyrunc("exec", "-d", "one", "sleep", "321")
+    for _ in range(100):
+        if "sleep 321" in pyrunc("top", "one", "-eo", "pid,args").stdout:
+            break
+    else:
+        raise AssertionError("it does not run")
+    pyrunc("rm", "-f", "one")
