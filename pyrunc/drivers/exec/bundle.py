@@ -11,6 +11,7 @@ from pyrunc.runtime import option_checks as checks
 from pyrunc.runtime import option_privileges, users
 from pyrunc.runtime.options import in_terms_of_options, to_request
 from pyrunc.runtime.plan import ID, SHORT_ID
+from pyrunc.spec import defaults
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: 
         held = process["capabilities"]["bounding"] = sorted(option_privileges.own_capabilities())
     effective = held if user["uid"] == 0 else []
     process["capabilities"] |= {"effective": effective, "permitted": effective}
+    process["terminal"] = wanted.tty
+    process.pop("consoleSize", None)
+    if wanted.tty:
+        rows, columns = checks.size(wanted.size, "size")
+        process["consoleSize"] = {"height": rows, "width": columns}
+        environment.setdefault("TERM", defaults.TERM)
     process["args"] = list(wanted.argv)
     process["env"] = [f"{key}={value}" for key, value in environment.items()]
     if wanted.cwd is not None:
@@ -114,17 +121,19 @@ def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: 
         json.dump(process, file)
 
 
-def monitor_spec(capabilities: Sequence[str]) -> dict[str, Any]:
+def monitor_spec(capabilities: Sequence[str], terminal: bool) -> dict[str, Any]:
     """The document of a process that stays on the host, in a mount namespace and in cgroups of its own."""
+    flags = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
+    devpts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": flags}
     return {
         "process": {
-            "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/",
+            "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/", "terminal": terminal,
             "capabilities": {
                 "bounding": list(capabilities), "effective": list(capabilities), "permitted": list(capabilities),
                 "inheritable": [],
             },
         },
-        "mounts": [],
+        "mounts": [devpts] if terminal else [],
         "linux": {
             "namespaces": [{"type": "mount"}], "cgroupsPath": monitor_place.cgroup(ID),
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},

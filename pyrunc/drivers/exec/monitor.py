@@ -87,17 +87,26 @@ def main(place: str, files: str) -> int:
         wanted: Mapping[str, Any] = loads(file.read())
     runtime = _Runtime(wanted, files)
     rootfs: Mapping[str, Any] | None = wanted.get("rootfs")  # None: a further program
+    master = -1
     try:
         namespaces.become_subreaper()
+        console = None
+        if wanted["terminal"]:
+            from pyrunc.drivers.exec.relay import Console
+
+            console = Console(files)
+        more = ["--pid-file", f"{files}/pid"]
+        if console is not None:
+            more += ["--console-socket", console.path]
         if rootfs is None:
-            runtime.call(
-                "exec", "--detach", "--process", f"{files}/process.json", "--pid-file", f"{files}/pid"
-            )
+            runtime.call("exec", "--detach", "--process", f"{files}/process.json", *more)
         else:
             _mount_root(f"{files}/rootfs", rootfs)
             for hierarchy in wanted["named"]:
                 _make_cgroup(f"{hierarchy}{cgroup(wanted['container'])}")
-            runtime.call("create", "--bundle", files, "--pid-file", f"{files}/pid")
+            runtime.call("create", "--bundle", files, *more)
+        if console is not None:
+            master = console.take()
         with open(f"{files}/pid", encoding="ascii") as file:
             pid = int(file.read())
         try:
@@ -114,10 +123,15 @@ def main(place: str, files: str) -> int:
         _say(place, {"error": str(exc)})
         return _FAILED
     # Whoever waits for the end of the program's output, or its input's, does not wait for this process.
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in range(3):
-        os.dup2(null, fd)
+    if master < 0:
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
     _say(place, {"running": running})
+    if master >= 0:
+        from pyrunc.drivers.exec.relay import relay
+
+        relay(master, pid)
     while True:
         found, status = os.waitpid(-1, 0)  # also those whom the container's processes have left
         if found == pid:

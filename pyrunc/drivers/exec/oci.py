@@ -72,14 +72,15 @@ class Oci:
     def __init__(self, name: str, path: str) -> None:
         self.name = name
         self.path = path
-        self._launcher: Launcher | None = None
+        self._launchers: dict[bool, Launcher] = {}
 
     def check(
-        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
+        self,
+        config: Mapping[str, Any],  # noqa: ARG002 - all of it is the engine's own, or in config.json
+        host_config: Mapping[str, Any],
+        rest: Mapping[str, Any],
     ) -> None:
         """See ExecDriver."""
-        if config.get("Tty"):
-            raise Unsupported(f"Tty: the runtime {self.name} is not given a terminal yet")
         for key in _NAMES_OTHERS:
             if (host_config.get(key) or "").startswith("container:"):
                 raise Unsupported(
@@ -113,8 +114,6 @@ class Oci:
         """See ExecDriver."""
         from pyrunc.drivers.exec import bundle
 
-        if wanted.wanted.tty:
-            raise Unsupported(f"tty: the runtime {self.name} is not given a terminal yet")
         place = wanted.settings.state_dir
         bundle.write_process(place, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
         return self._monitored(wanted.place, place, wanted, wanted.exec_id, wanted.container_id, {}, None)
@@ -129,6 +128,7 @@ class Oci:
         """
         place = wanted.settings.state_dir
         document = {"program": self.path, "root": f"{home}/runtime", "container": container_id, **more}
+        document["terminal"] = wanted.settings.terminal
         with open(f"{files}/monitor.json", "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(dumps(document))
         os.mkfifo(f"{place}/word", 0o600)
@@ -151,16 +151,23 @@ class Oci:
         for attempt in range(ATTEMPTS):
             try:
                 return shim.start(
-                    self._compiled(), argv, None, wanted.settings, monitor_id, wanted.client, until
+                    self._compiled(wanted.settings.terminal),
+                    argv,
+                    None,
+                    wanted.settings,
+                    monitor_id,
+                    wanted.client,
+                    until,
                 )
             except NotTaken:
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
 
-    def _compiled(self) -> Launcher:
-        """What starts a monitor."""
-        if self._launcher is None:
+    def _compiled(self, terminal: bool) -> Launcher:
+        """What starts a monitor, with a *terminal* or not."""
+        found = self._launchers.get(terminal)
+        if found is None:
             from pyrunc.drivers.exec import bundle
             from pyrunc.runtime.compile import Rootfs
             from pyrunc.runtime.launcher import Launcher
@@ -168,11 +175,11 @@ class Oci:
             from pyrunc.runtime.options import Request
             from pyrunc.spec import defaults
 
-            spec = bundle.monitor_spec(sorted(own_capabilities()))
+            spec = bundle.monitor_spec(sorted(own_capabilities()), terminal)
             # A planner is of no use to who is in a mount namespace of its own.
             env = {"PATH": os.environ.get("PATH") or defaults.PATH, "PYRUNC_OCI_PLANNER": "0"}
-            self._launcher = Launcher(Request(spec, Rootfs(("/",)), {}, env, ""))
-        return self._launcher
+            found = self._launchers[terminal] = Launcher(Request(spec, Rootfs(("/",)), {}, env, ""))
+        return found
 
     def _begun(
         self, process: shim.ShimProcess, word: int, until: float | None, verb: str
@@ -199,7 +206,11 @@ class Oci:
         import subprocess
 
         argv = [self.path, "--root", f"{place}/runtime", "kill", container_id, str(number)]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        try:
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        except OSError:
+            shim_state.signal(who, number)  # the runtime was removed meanwhile
+            return
         if done.returncode and shim_state.is_alive(who.pid, who.pid_started):
             words = done.stderr.decode(errors="replace").strip()
             raise FailedPrecondition(f"Cannot kill container: {container_id}: {words}")

@@ -1,10 +1,13 @@
 """`pyrunc` as a command whose containers one runtime runs, each runtime in its turn."""
 
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
+import termios
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -62,6 +65,15 @@ class Pyrunc:
         answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
         assert code is None or answer.code == code, answer
         return answer
+
+    def on_terminal(self, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
+        """A command on a terminal of its own, of 40 rows by 100 columns, and the other end of that."""
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        begin = ["setsid", "--ctty", "--wait", *self._begin]
+        with open(slave, "r+b", buffering=0) as end:
+            process = subprocess.Popen([*begin, *argv], env=self._env, stdin=end, stdout=end, stderr=end)
+        return process, master
 
     def made(
         self, verb: str, *argv: str, code: int | None = 0, stdin: bytes = b"", image: str = "tools"

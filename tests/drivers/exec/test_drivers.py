@@ -50,7 +50,6 @@ def test_info_lists_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("config", "host_config", "options", "words"), [
-    ({"Tty": True}, {}, {}, "Tty: the runtime runc is not given a terminal yet"),
     ({}, {"PidMode": "container:other"}, {}, "PidMode: container:.*: the runtime runc joins no other container yet"),
     ({}, {}, {"uid_maps": [pyrunc.IdMap(0, 100000, 65536)]}, "uid_maps: .* not runc's"),
 ])  # fmt: skip
@@ -77,8 +76,6 @@ def test_from_python(engine: pyrunc.Engine) -> None:
         ):
             container.exec(["true"])
         assert len(container.exec_detached(["true"])) == 64
-        with pytest.raises(Unsupported, match="tty: the runtime runc is not given a terminal yet"):
-            container.exec_detached(["true"], tty=True)
         container.kill()
     with pytest.raises(CommandNotFound, match="OCI runtime create failed"):
         engine.start("tools", ["nosuch"], host_config=runc)
@@ -93,3 +90,22 @@ def test_a_runtime_that_fails_leaves_a_container_that_says_why(engine: pyrunc.En
     record = engine.containers.get("one").record()
     assert (record.state, record.error) == ("created", "OCI runtime create failed: create: exit status 3")
     assert os.listdir(tmp_path / "state") in ([], ["seccomp"])
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_container_whose_runtime_is_removed_can_be_ended(
+    engine: pyrunc.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten: bool
+) -> None:
+    needs("runc")
+    program = tmp_path / "runtime"
+    program.symlink_to(registry.exec_driver("runc").path)
+    container = engine.start("tools", ["sleep", "600"], host_config={"Runtime": str(program)})
+    program.unlink()
+    if forgotten:
+        monkeypatch.setattr(registry, "_exec", {})
+    container.kill()
+    assert container.wait(timeout_s=20) == 137
+    container.remove()
+    monkeypatch.setattr(registry, "_exec", {})
+    with pytest.raises(InvalidArgument, match="Unknown runtime specified"):
+        engine.start("tools", ["true"], host_config={"Runtime": str(program)})

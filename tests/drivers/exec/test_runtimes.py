@@ -1,7 +1,11 @@
 """The same commands through each runtime: a user sees no difference but the name."""
 
+import fcntl
 import json
 import os
+import select
+import struct
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,3 +215,46 @@ def test_further_programs(pyrunc: Pyrunc) -> None:
     else:
         raise AssertionError("it does not run")
     pyrunc("rm", "-f", "one")
+
+
+def heard(master: int, text: bytes) -> bytes:
+    """What a terminal shows, up to *text*."""
+    found = b""
+    end = time.monotonic() + 30
+    while text not in found and time.monotonic() < end:
+        if select.select([master], [], [], 1)[0]:
+            found += os.read(master, 65536)
+    assert text in found, found
+    return found
+
+
+@pytest.mark.parametrize("verb", ["run", "exec"])
+def test_a_terminal(pyrunc: Pyrunc, verb: str) -> None:
+    if verb == "run":
+        line = ["run", "--runtime", pyrunc.runtime, "-it", "--name", "one", "tools", "sh"]
+    else:
+        pyrunc.made("run", "-d", "--name", "one", "--", "sleep", "600")
+        line = ["exec", "-it", "one", "sh"]
+    process, master = pyrunc.on_terminal(*line)
+    try:
+        heard(master, b"# ")
+        os.write(master, b"stty size; id -u; exec 3< /dev/tty && echo ct''l\r")
+        assert b"40 100\r\n0\r\nctl\r\n" in heard(master, b"\nctl\r\n")
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+        for _ in range(100):
+            os.write(master, b"stty size; echo do''ne\r")
+            if b"33 77" in heard(master, b"\ndone\r\n"):
+                break
+        else:
+            raise AssertionError("its size stays as it was")
+        os.write(master, b"sleep 600\r")
+        time.sleep(0.3)
+        os.write(master, b"\3")
+        os.write(master, b"echo wo''ken\r")
+        heard(master, b"\nwoken\r\n")
+        os.write(master, b"exit 5\r")
+        assert process.wait(30) == 5
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
