@@ -194,8 +194,10 @@ cdef inline int procfs_step(walk *w, const plan_step *step) noexcept nogil:
 
 cdef inline int user_step(walk *w, const plan_step *step) noexcept nogil:
     """Become uid:gid with exactly the named groups; raw calls, since libc would signal threads."""
-    cdef int rc
-    if step.n2 != 0:
+    cdef int rc = 0
+    if step.flags & F_EXISTING:
+        pass                        # an unprivileged user's groups, which nobody may change
+    elif step.n2 != 0:
         rc = <int>_rc(syscall(SYS_setgroups, step.n2 >> 32, w.data + w.header.blob_off + <uint32_t>step.n2))
     else:
         rc = become_groups(text(w, step.s0))
@@ -302,11 +304,14 @@ cdef inline int sync_step(walk *w, const plan_step *step) noexcept nogil:
     memset(&message, 0, sizeof(message))
     message.kind = PROGRESS_SYNC
     message.step = <uint32_t>step.n0
+    if step.n1:
+        # Whose files in /proc are then the user's own.
+        prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
         return -errno
     if recv(w.progress_fd, &answer, sizeof(answer), 0) != sizeof(answer) or answer != message.step:
         return -EPIPE
-    return 0
+    return <int>_rc(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 cdef inline int root_attach_step(walk *w, const plan_step *step) noexcept nogil:
@@ -456,6 +461,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
     cdef uint32_t stage = STAGE_INIT
     cdef int rc = 0
     cdef bint mortal = w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC
+    cdef bint alone = False
     w.stage_ns[STAGE_INIT] = now_ns()
     # Until execve the supervisor's death is ours; after it its clean-up works by cgroup.
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
@@ -476,7 +482,8 @@ cdef inline int container_init(walk *w) noexcept nogil:
             message.kind = PROGRESS_READY
             w.stage_ns[STAGE_EXEC] = now_ns()
             memcpy(message.stage_ns, w.stage_ns, sizeof(message.stage_ns))
-            if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0:
+            # Whoever has started a container that waited may be gone: it runs as it was told to.
+            if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0 and not alone:
                 return 125
             rc = execve_step(w, step)
             if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
@@ -491,6 +498,7 @@ cdef inline int container_init(walk *w) noexcept nogil:
             rc = init_step(w, step)
             if step.op == OP_WAIT_START:
                 mortal = False
+                alone = step.slot_a != <uint32_t>NONE
             elif step.op == OP_USER and mortal:
                 prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)   # a change of uid has cleared it
         if rc < 0 and not step.flags & F_OPTIONAL:

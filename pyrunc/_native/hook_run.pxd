@@ -27,6 +27,7 @@ cdef struct hook_program:
     uint32_t timeout_s              # 0: it may run as long as it likes
     int directory                   # where it begins, or -1: where its caller is
     bint in_init                    # init has umask 0, which no hook expects
+    int container                   # a pidfd without whose process it is in vain, and ended; or -1
 
 # How it ended, as Python reads it too (pyrunc/oci/hooks.py). It went well where `failed` is 0.
 cdef struct hook_end:
@@ -136,7 +137,7 @@ cdef inline int rest_ms(uint64_t deadline_ns) noexcept nogil:
 cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *ours, iovec_t *state, int pieces,
                              hook_end *end) noexcept nogil:
     """Feed and hear the hook until it ends or its time is over; *ours* are our ends of its streams."""
-    cdef pollfd watch[4]
+    cdef pollfd watch[5]
     cdef uint64_t deadline = 0
     cdef int piece = 0
     cdef int status = 0
@@ -150,11 +151,12 @@ cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *
         fcntl(ours[i], F_SETFL, O_NONBLOCK)
     watch[0].events = POLLOUT
     watch[3].fd = pidfd
-    watch[3].events = POLLIN
+    watch[4].fd = hook.container
+    watch[3].events = watch[4].events = POLLIN
     while True:
-        for i in range(4):
+        for i in range(5):
             watch[i].revents = 0
-        rc = poll(watch, 4, rest_ms(deadline))
+        rc = poll(watch, 5, rest_ms(deadline))
         if rc < 0 and errno != EINTR:
             end.error = -errno
             break
@@ -169,6 +171,9 @@ cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *
             if watch[i].revents and not keep_stream(i, ours[i], end):
                 watch[i].fd = -1
         if watch[3].revents:
+            break
+        if watch[4].revents:
+            end.error = -ECANCELED
             break
     if end.timed_out or end.error:
         kill(-pid, SIGKILL)

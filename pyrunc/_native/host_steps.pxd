@@ -5,8 +5,10 @@ from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.device_bpf cimport *
+from pyrunc._native.namespaces cimport c_clone3
 from pyrunc._native.overlay cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.signals cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.unexecuted cimport *
 
@@ -19,10 +21,62 @@ cdef inline int open_process(int pid) noexcept nogil:
     return <int>_rc(openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC))
 
 
+cdef enum:
+    MAP_WORDS = 1024                # 340 rows of three numbers is what the kernel takes
+    MAP_ROOM = 12288
+
+
+cdef inline int map_tool_step(const char *tool, const char *value, int pid) noexcept nogil:
+    """Have a set-user-id program, newuidmap(1), write the id map of init for a user who may not."""
+    cdef const char *words[MAP_WORDS + 3]
+    cdef char number[16]
+    cdef char room[MAP_ROOM]
+    cdef size_t length = strlen(value)
+    cdef size_t count = 2
+    cdef size_t i
+    cdef bint within = False
+    cdef int pidfd = -1
+    cdef int status = 0
+    cdef int child
+    if length >= MAP_ROOM:
+        return -E2BIG
+    memcpy(room, value, length + 1)
+    put_number(number, pid)
+    words[0] = tool
+    words[1] = number
+    for i in range(length):
+        if room[i] == c' ' or room[i] == c'\n':
+            room[i] = 0
+            within = False
+        elif not within:
+            within = True
+            if count == MAP_WORDS + 2:
+                return -E2BIG
+            words[count] = room + i
+            count += 1
+    words[count] = NULL
+    child = c_clone3(0, SIGCHLD, -1, &pidfd)
+    if child == 0:
+        reset_signals()
+        execve(tool, <char **>words, <char **>(words + count))
+        _exit(127)
+    if child < 0:
+        return child
+    while wait4(child, &status, 0, NULL) < 0:
+        if errno != EINTR:
+            status = -1
+            break
+    close(pidfd)
+    return 0 if status == 0 else -EPERM
+
+
 cdef inline int proc_write_step(walk *w, const plan_step *step, int pid) noexcept nogil:
     """Write a file of the waiting init, such as its id maps."""
     cdef int rc
-    cdef int fd = open_process(pid)
+    cdef int fd
+    if step.s2 != <uint32_t>NONE:
+        return map_tool_step(text(w, step.s2), text(w, step.s1), pid)
+    fd = open_process(pid)
     if fd < 0:
         return fd
     rc = write_at(fd, text(w, step.s0), text(w, step.s1))

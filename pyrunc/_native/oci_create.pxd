@@ -72,6 +72,18 @@ cdef inline int fail_step(oci_run *r, uint32_t step, int error) noexcept nogil:
     return fail(r, NULL, error)
 
 
+cdef inline bint inhabited(walk *w, const plan_step *step) noexcept nogil:
+    """Whether somebody is in the cgroup that a step was to make: what ends a container would end them, too."""
+    cdef char first
+    cdef ssize_t got
+    cdef int directory = open_cgroup(w, step)
+    cdef int fd = openat(directory, b"cgroup.procs", O_RDONLY | O_CLOEXEC)
+    got = read(fd, &first, 1)
+    close(fd)
+    close(directory)
+    return got > 0
+
+
 cdef inline int make_host_part(oci_run *r) noexcept nogil:
     """Walk the host section: cgroups, and what is opened on the host."""
     cdef walk *w = &r.w
@@ -90,6 +102,8 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
         made = False
         rc = host_step(w, step, &made, 0)
         if rc == -EEXIST and step.op == OP_CGROUP_MKDIR:
+            if inhabited(w, step):
+                return fail_step(r, i, -ENOTEMPTY)
             # What somebody has left there, or made for it: like one of our own, it goes with the container.
             left = step[0]
             left.flags |= <uint32_t>F_EXISTING
@@ -223,7 +237,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
-    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, &r.hook)
+    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
     return fail(r, b"hook", rc) if rc < 0 else 0
 
 
@@ -356,6 +370,17 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     return rc
 
 
+cdef inline bint lock_again(oci_run *r) noexcept nogil:
+    """Lock the state directory; False if it was deleted meanwhile: then the id, and with it the cgroups, may be another's."""
+    cdef stat_t ours
+    cdef stat_t named
+    while flock(r.directory, LOCK_EX) < 0 and errno == EINTR:
+        pass
+    if fstat(r.directory, &ours) < 0 or fstatat(AT_FDCWD, text(&r.w, r.plan.state_dir), &named, AT_SYMLINK_NOFOLLOW) < 0:
+        return False
+    return ours.st_ino == named.st_ino and ours.st_dev == named.st_dev
+
+
 cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     """`create` or `run` of a plan that was loaded; the exit code of the command."""
     cdef int rc = create_container(r)
@@ -367,6 +392,8 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     flock(r.directory, LOCK_UN)
     rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
     r.reaped = True
+    if not lock_again(r):
+        return exit_code_of(r.status)
     if rc < 0:
         fail(r, b"tty", rc)
         return give_up(r)

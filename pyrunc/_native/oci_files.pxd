@@ -109,7 +109,13 @@ cdef inline int write_pieces(int directory, const char *name, const char *tempor
     cdef ssize_t done
     cdef int rc = 0
     cdef int i
-    cdef int fd = <int>_rc(openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode))
+    cdef int fd = -EEXIST
+    # A file of our own: what stands there already may be linked, opened or awaited by somebody else.
+    for i in range(2):
+        fd = <int>_rc(openat(directory, temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode))
+        if fd != -EEXIST:
+            break
+        unlinkat(directory, temporary, 0)
     if fd < 0:
         return fd
     for i in range(count):

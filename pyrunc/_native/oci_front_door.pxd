@@ -18,6 +18,15 @@ from pyrunc._native.oci_system cimport *
 from pyrunc._native.oci_verbs cimport *
 
 
+cdef inline bint fill_streams() noexcept nogil:
+    """See that 0, 1 and 2 are open: what is opened next were the program's stream otherwise, and of the host's."""
+    cdef int fd
+    for fd in range(3):
+        if fcntl(fd, F_GETFD) < 0 and openat(AT_FDCWD, b"/dev/null", O_RDWR) != fd:
+            return False
+    return True
+
+
 cdef inline int front_door(int argc, char **argv) noexcept nogil:
     """One command of pyrunc-oci; its exit code."""
     cdef oci_place here
@@ -27,6 +36,8 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
     cdef int answer = -1
     cdef bint sealed = False
     here.env = environ
+    if not fill_streams():
+        return 1
     if argc > 4 and strcmp(argv[1], b":sealed") == 0:
         if join_two(here.exe, sizeof(here.exe), argv[2], b"") < 0:
             return 1

@@ -50,16 +50,35 @@ cdef inline bint matters(const char *variable) noexcept nogil:
             or strncmp(variable, b"DBUS_SESSION_BUS_ADDRESS=", 25) == 0)
 
 
+cdef inline bint is_ones_own(const char *path) noexcept nogil:
+    """Whether *path* leads to another thing in another process."""
+    return path != NULL and (strncmp(path, b"/proc/self", 10) == 0 or strncmp(path, b"/proc/thread-self", 17) == 0
+                             or strncmp(path, b"/dev/fd", 7) == 0 or strncmp(path, b"/dev/std", 8) == 0)
+
+
+cdef inline bint reads_ones_own(oci_words *words) noexcept nogil:
+    """Whether `exec` shall read what only this process can; of the program's own words some may look so, too."""
+    cdef const char *value
+    cdef int i
+    if is_ones_own(words.root):
+        return True
+    for i in range(words.at, words.argc):
+        if flag_is(words.argv[i], b"process", &value) or flag_is(words.argv[i], b"p", &value):
+            if is_ones_own(value if value != NULL else words.argv[i + 1]):
+                return True
+    return False
+
+
 cdef inline bint find_bundle(oci_words *words, const char **bundle) noexcept nogil:
     """The bundle of `create` and `run`, NULL for `exec`; False for a line that Python has to judge."""
     cdef const char *value
     bundle[0] = NULL
     if strcmp(words.verb, b"exec") == 0:
-        return True
+        return not reads_ones_own(words)
     bundle[0] = b"."
     while words.at < words.argc and words.argv[words.at][0] == c'-':
         if take_value(words, b"bundle", &value) or take_value(words, b"b", &value):
-            if value[0] == 0:
+            if value[0] == 0 or is_ones_own(value):
                 return False
             bundle[0] = value
         elif not (take_value(words, b"console-socket", &value) or take_value(words, b"pidfd-socket", &value)

@@ -222,11 +222,11 @@ cdef inline int open_state(oci_state *s, const char *root, const char *id) noexc
     return s.directory if s.directory < 0 else 0
 
 
-cdef inline bint lock_state(oci_state *s, const char *id) noexcept nogil:
-    """Wait until no other verb changes the container; False if it has been removed meanwhile."""
+cdef inline bint lock_state(oci_state *s, const char *id, int how) noexcept nogil:
+    """Wait until no other verb changes the container, but with LOCK_NB for none; False if it has been removed meanwhile."""
     cdef stat_t ours
     cdef stat_t named
-    while flock(s.directory, LOCK_EX) < 0:
+    while flock(s.directory, LOCK_EX | how) < 0:
         if errno != EINTR:
             return False
     if fstat(s.directory, &ours) < 0 or fstatat(s.root, id, &named, AT_SYMLINK_NOFOLLOW) < 0:

@@ -163,7 +163,8 @@ cdef inline int verb_delete(oci_words *words, const char *root) noexcept nogil:
     rc = open_state(&s, root, id)
     if rc == -ENOENT and force and s.root >= 0:
         return 0
-    if rc < 0 or not lock_state(&s, id) or not read_state(&s):
+    # Whoever holds the lock may wait for what only this command can end: Python knows whom to kill first.
+    if rc < 0 or not lock_state(&s, id, LOCK_NB) or not read_state(&s):
         return PYTHON
     find_status(&s)
     if s.status != STATUS_STOPPED:
@@ -241,7 +242,7 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
     cdef bint ready = False
     if environment(here.env, b"NOTIFY_SOCKET") != NULL:
         return PYTHON
-    if not take_id(words, &id) or not at_end(words) or open_state(&s, root, id) < 0 or not lock_state(&s, id):
+    if not take_id(words, &id) or not at_end(words) or open_state(&s, root, id) < 0 or not lock_state(&s, id, 0):
         return PYTHON
     if not read_state(&s):
         return PYTHON

@@ -61,7 +61,8 @@ cdef enum Op:
     OP_USERNS                       # s0 uid_map, s1 gid_map: a user namespace of its own, for idmapped mounts -> slot a
     OP_OVERLAY                      # slots b..b+n0-1: layers, the lowest first; slot b+n0: the directory of s1 upper and s2 work;
                                     # s0 host directory, covered unseen; n1: volatile; n2: made as uid << 32 | gid -> slot a
-    OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section)
+    OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section); s2, if given: the program that
+                                    # writes it, called with init's pid and the value's words
     OP_NET_DEVICE                   # s0 network device of the host, s1 its name in init's namespace (a sync section)
     # host or init
     OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev and n1 type (0: S_IFCHR) must match;
@@ -70,7 +71,7 @@ cdef enum Op:
     OP_MOUNT_ATTR                   # slot a, n0 set, n1 clear, n2 propagation, F_RECURSIVE, slot b: user namespace
     OP_SETNS                        # slot a, n0 type
     # init
-    OP_SYNC                         # n0 number: wait for the supervisor
+    OP_SYNC                         # n0 number: wait for the supervisor; n1: which is no more than the user whose process init is
     OP_JOIN_TASKS                   # slot a: an open `tasks`; s0, if given: the cpuset's directory, seeded if it turns out empty
     OP_UNSHARE                      # n0 flags
     OP_PROPAGATION                  # s0 path, n0 MS_ flags
@@ -101,7 +102,7 @@ cdef enum Op:
     OP_NO_NEW_PRIVS
     OP_BOUNDING                     # n0 set of capabilities kept
     OP_USER                         # n0 uid, n1 gid, s0 supplementary groups: decimal list "1,2"; or, of very many,
-                                    # n2: how many << 32 | blob offset of 32-bit numbers
+                                    # n2: how many << 32 | blob offset of 32-bit numbers; F_EXISTING: they stay what they are
     OP_CAPABILITIES                 # n0 effective, n1 permitted, n2 inheritable; slot-free
     OP_AMBIENT                      # n0 set
     OP_UMASK                        # n0
@@ -134,7 +135,8 @@ cdef enum:
     F_MISSING = 1024                # a file that the kernel lacks is no error
     F_ALTERNATIVE = 2048            # as F_MISSING; if it is there, the next step is the alternative and is skipped
     F_KEEP_PARENTS = 4096           # the directories above stay, whoever made them
-    F_EXISTING = 512                # an existing cgroup is joined and not removed; an existing node that is the same is no error
+    F_EXISTING = 512                # an existing cgroup is joined and not removed; an existing node that is the same is no error;
+                                    # groups that are there stay
     F_PROC = 8192                   # what is in procfs may be covered
     F_ALL = 16383
 

@@ -62,8 +62,8 @@ class Told(Process):
         over = super()._take()
         if over and not self._said:
             self._said = True
-            assert self._child.exit is not None
-            tell_end(self._parts, self._record, self.id, self._child.exit.exit_code)
+            end = self._child.exit  # None: its supervisor was killed, and so was it
+            tell_end(self._parts, self._record, self.id, 137 if end is None else end.exit_code)
         return over
 
 

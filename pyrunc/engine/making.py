@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pyrunc.runtime.shim import ShimProcess
 
 _ATTEMPTS = 20  # to make or find a container that others remove again and again
-_END_S = 10.0
 
 
 def create(

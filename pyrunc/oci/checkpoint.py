@@ -6,9 +6,11 @@ import os
 
 from pyrunc.oci import criu, go_json
 from pyrunc.oci.bundle import read
-from pyrunc.oci.destroy import Lock, destroy, remove_directory
+from pyrunc.oci.destroy import destroy, remove_directory
+from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.state import Container, check_id, load, root_of, start_time
+from pyrunc.oci.state_text import VERSION
 from pyrunc.records import dumps
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from pyrunc.oci.log import Log
 
 _MODES = ("", "soft", "full", "strict", "ignore")
-_LOCK_S = 10.0
 
 
 def run(command: Command, log: Log) -> int:
@@ -35,15 +36,11 @@ def _checkpoint(command: Command, log: Log) -> int:
         raise Failure(f"Container cannot be checkpointed in {status} state")
     _check_flags(command)
     criu.check(command.options.criu)
-    lock = Lock(container.directory)
-    try:
-        if not lock.take(_LOCK_S):
-            raise Failure(f"container {container.id} is in use by another command")
+    with Lock(container.directory) as lock:
+        lock.claim(container.id)
         criu.dump(command, container)
         if not (command.flag("leave-running") or command.flag("pre-dump")):
             destroy(container, log, kill=True)
-    finally:
-        lock.close()
     return 0
 
 
@@ -75,15 +72,13 @@ def _restore(command: Command, log: Log) -> int:
         os.mkdir(directory, 0o711)
     except FileExistsError:
         raise Failure("container with given ID already exists") from None
-    lock = Lock(directory)
-    try:
-        lock.take(_LOCK_S)
-        container = _restored(command, bundle, directory)
-    except BaseException:
-        remove_directory(directory)
-        raise
-    finally:
-        lock.close()
+    with Lock(directory) as lock:
+        try:
+            lock.claim(container_id)
+            container = _restored(command, bundle, directory)
+        except BaseException:
+            remove_directory(directory)
+            raise
     if command.text("pid-file"):
         _write_pid(command.text("pid-file"), container.pid)
     if command.flag("detach"):
@@ -99,7 +94,7 @@ def _restored(command: Command, bundle: Bundle, directory: str) -> Container:
     _mount_root(bundle.rootfs)
     pid, own = criu.restore(command, spec, bundle.path, bundle.rootfs)
     document: dict[str, Any] = {
-        "ociVersion": spec.get("ociVersion") or "1.0.2",
+        "ociVersion": spec.get("ociVersion") or VERSION,
         "id": os.path.basename(directory),
         "pid": pid,
         "status": "created",

@@ -37,7 +37,7 @@ def place(container: Container) -> tuple[Layout, str]:
     layout = detect()
     path = relative_path(container, layout)
     if not path:
-        raise Failure(f"container {container.id} has no cgroups")
+        raise Failure(f"cgroups not configured for container {container.id}")
     return layout, path
 
 

@@ -1,7 +1,7 @@
 """`create` and `run`: from a command line to a plan, which the front door then does.
 
-`prepare` is all of it, and reads only: the planner calls it too. Here the plan goes into a sealed memfd, with which
-this process becomes the front door again.
+`prepare` is all of it, and reads only: the planner calls it too. `run` hands the plan to the front
+door, which this process becomes again.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 
 from pyrunc._native import plan as native
-from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN, NAMESPACES
+from pyrunc._native.plan import FLAG_DETACH, FLAG_KEEP, FLAG_KEEP_RUNNING, FLAG_RUN
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci import bundle as bundles
-from pyrunc.oci import flags, hooks, seccomp_agent, state, state_text
+from pyrunc.oci import flags, hooks, rootless, seccomp_agent, state, state_text
 from pyrunc.oci.log import Failure
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import candidates, compile_spec
 from pyrunc.runtime.compile_host import Rootfs
 from pyrunc.runtime.front_door import FrontDoor
-from pyrunc.runtime.plan import HOOK_KINDS, Oci, OciHook, PlanTemplate
+from pyrunc.runtime.plan import Oci, OciHook, PlanTemplate
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
+    from pyrunc.runtime.compile_rootless import Rights
 
 # What a plan is filed under where nothing in it is named by the container's id.
 _NO_ID = "0" * 64
@@ -44,7 +45,7 @@ class Prepared(NamedTuple):
 
 def prepare(
     arguments: Sequence[str],
-    cwd_fd: int = -1,  # noqa: ARG001
+    cwd_fd: int = -1,
     bundle_fd: int = -1,
     env: Mapping[str, str] | None = None,
 ) -> bytes:
@@ -53,6 +54,7 @@ def prepare(
     *cwd_fd* is the working directory, which is this process's too; *bundle_fd* the bundle, or -1; *env* what matters
     of the caller's environment. Raises Failure in runc's words, or PyruncError; also where a word of warning is due.
     """
+    del cwd_fd
     found = compile_command(flags.parse(arguments), bundle_fd, env or {})
     if found.template.warnings:
         raise Failure("there are warnings, which only a command itself can log")
@@ -64,27 +66,9 @@ def run(command: Command, log: Log) -> int:
     prepared = compile_command(command, -1, os.environ)
     for warning in prepared.template.warnings:
         log.write("warning", warning)
-    from pyrunc.oci import planner
+    from pyrunc.oci.hand_over import hand_over
 
-    planner.ensure(command.front_door)
-    execute(command.front_door, prepared.plan)
-    return 1
-
-
-def execute(front_door: str, plan: bytes) -> None:
-    """Become the front door with a plan. Raises OSError."""
-    fd = os.memfd_create("pyrunc-plan", os.MFD_ALLOW_SEALING)
-    os.write(fd, plan)
-    # fcntl's F_ADD_SEALS: SEAL, SHRINK, GROW, WRITE
-    import fcntl
-
-    fcntl.fcntl(
-        fd,
-        fcntl.F_ADD_SEALS,
-        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE,
-    )
-    os.set_inheritable(fd, True)
-    os.execve(front_door, ["pyrunc-oci", ":plan", str(fd)], os.environ)
+    return hand_over(command.front_door, prepared.plan)
 
 
 def compile_command(
@@ -99,6 +83,8 @@ def compile_command(
     container_id = command.arguments[0]
     state.check_id(container_id)
     root = state.root_of(command.options)
+    if not command.options.root and root != state.ROOT:
+        rootless.make_sticky(root)
     bundle = bundles.read(command.text("bundle"), bundle_fd)
     if not terminal_ok:
         _check_terminal(command, bool(bundle.spec["process"].get("terminal")))
@@ -118,7 +104,9 @@ def compile_bundle(
     command: Command, directory: str, container_id: str, bundle: bundles.Bundle, env: Mapping[str, str]
 ) -> Prepared:
     """The plan of a container with the state in *directory*; *env* is the caller's environment."""
-    spec = _completed(bundle, container_id)
+    named = bool((bundle.spec.get("linux") or {}).get("cgroupsPath"))
+    rights = rootless.rights(command.options, named_cgroup=named)
+    spec = _completed(bundle, container_id, rights)
     process = spec["process"]
     table = hooks.parse(spec)
     notify = f"{directory}/notify" if env.get("NOTIFY_SOCKET") else ""
@@ -130,6 +118,7 @@ def compile_bundle(
         command.flag("no-pivot"),
         notify,
         not command.text("console-socket"),
+        rights,
     )
     keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
@@ -174,25 +163,24 @@ def _block(
         number |= native.FLAG_NO_SUBREAPER if command.flag("no-subreaper") else 0
     listener, listener_head = seccomp_agent.listener(bundle.spec)
     return Oci(
-        directory, container_id, number, _absolute(command.text("pid-file")),
-        _absolute(command.text("pidfd-socket")), _absolute(command.text("console-socket")),
-        _absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
+        directory, container_id, number, command.path("pid-file"),
+        command.path("pidfd-socket"), command.path("console-socket"),
+        flags.absolute(command.options.log), command.options.log_format, preserve_fds=command.number("preserve-fds"),
         seccomp_listener=listener, seccomp_metadata=listener_head,
         rows=size.get("height") or 0, columns=size.get("width") or 0,
-        hook_state=state_text.hook_state(container_id, bundle),
+        hook_state=state_text.hook_state(
+            str(bundle.spec.get("ociVersion") or state_text.VERSION), container_id, bundle.path,
+            bundle.spec.get("annotations") or {},
+        ),
         hooks=tuple(OciHook(*hook) for hook in table),
     )  # fmt: skip
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""
-
-
-def _completed(bundle: bundles.Bundle, container_id: str) -> dict[str, Any]:
+def _completed(bundle: bundles.Bundle, container_id: str, rights: Rights) -> dict[str, Any]:
     """The document with what the runtime has to choose where it says nothing."""
     spec = dict(bundle.spec)
     linux = dict(spec.get("linux") or {})
-    linux["cgroupsPath"] = linux.get("cgroupsPath") or container_id
+    linux["cgroupsPath"] = rootless.cgroups_path(linux.get("cgroupsPath") or container_id, rights)
     spec["linux"] = linux
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec
@@ -228,6 +216,3 @@ def _environment(process: Mapping[str, Any], rootfs: str, added: Mapping[str, st
         uid = str((process.get("user") or {}).get("uid") or 0)
         found["HOME"] = users.resolve(uid, (), [rootfs]).home or "/"
     return [f"{name}={value}" for name, value in found.items()]
-
-
-__all__ = ["HOOK_KINDS", "NAMESPACES", "Prepared", "compile_command", "execute", "prepare", "run"]

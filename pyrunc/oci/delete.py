@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from pyrunc.oci.destroy import Lock, destroy, remove_directory
-from pyrunc.oci.kill import signal_all
+from pyrunc.oci.destroy import destroy, remove_directory
+from pyrunc.oci.kill import signal_all, signal_first
+from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure
 from pyrunc.oci.state import NO_SUCH, check_id, load, root_of
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
     from pyrunc.oci.state import Container
-
-_CREATOR_S = 10.0
 
 
 def run(command: Command, log: Log) -> int:
@@ -28,7 +27,7 @@ def run(command: Command, log: Log) -> int:
         lock = Lock(directory)
     except (FileNotFoundError, NotADirectoryError):
         return _missing(force)
-    try:
+    with lock:
         container = _settled(root, container_id, lock, force)
         if container is None:
             # A creator that was killed before it wrote down what it was about to make has made nothing else.
@@ -38,8 +37,6 @@ def run(command: Command, log: Log) -> int:
         if not force and status not in ("stopped", "created"):
             raise Failure(f"cannot delete container {container_id} that is not stopped: {status}")
         destroy(container, log, kill=status != "stopped")
-    finally:
-        lock.close()
     return 0
 
 
@@ -52,17 +49,25 @@ def _missing(force: bool) -> int:
 def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container | None:
     """The container once nobody creates it any more; None where it has no state (any more).
 
-    With *force* a creation under way is ended by killing what it has made so far.
+    With *force* whatever creates or starts it is ended by killing what it waits for.
     """
     if not lock.take(0):
         container = _load(root, container_id)
-        if container is not None and container.document.get("status") == "creating":
-            if not force:
+        if container is not None:
+            if force:
+                _kill(container)
+            elif container.document.get("status") == "creating":
                 raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
-            signal_all(container, signal.SIGKILL)
-        if not lock.take(_CREATOR_S):
-            raise Failure(f"container {container_id} is in use by another command")
+        lock.claim(container_id)
     return _load(root, container_id)
+
+
+def _kill(container: Container) -> None:
+    signal_all(container, signal.SIGKILL)
+    try:
+        signal_first(container, signal.SIGKILL)
+    except Failure:
+        pass  # it has ended, or there is none yet
 
 
 def _load(root: str, container_id: str) -> Container | None:

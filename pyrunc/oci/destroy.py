@@ -21,34 +21,6 @@ _PATIENCE_S = 10.0
 _STEP_S = 0.005
 
 
-class Lock:
-    """The exclusive lock of a state directory, which whoever creates a container holds until it is created."""
-
-    __slots__ = ("_fd",)
-
-    def __init__(self, directory: str) -> None:
-        """Open the directory; raises OSError. Nothing is locked yet."""
-        self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def take(self, timeout_s: float) -> bool:
-        """Wait for the lock; False where somebody else has held it all the time."""
-        import fcntl
-
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(_STEP_S)
-
-    def close(self) -> None:
-        """Give the lock back."""
-        os.close(self._fd)
-
-
 def destroy(container: Container, log: Log, *, kill: bool) -> None:
     """Remove a container; with *kill* its processes are killed first, and waited for.
 
@@ -124,17 +96,10 @@ def _poststop(container: Container, log: Log) -> None:
     if not (container.spec.get("hooks") or {}).get("poststop"):
         return
     from pyrunc.oci import hooks
+    from pyrunc.oci.state_text import told_to_hooks
 
-    state = hooks.state_text(
-        container.document["ociVersion"],
-        container.id,
-        "stopped",
-        0,
-        container.document["bundle"],
-        container.document.get("annotations") or {},
-    )
     bundle = container.document["bundle"]
     if os.path.isdir(bundle):
         os.chdir(bundle)
-    for words in hooks.run(hooks.parse(container.spec), "poststop", state):
+    for words in hooks.run(hooks.parse(container.spec), "poststop", told_to_hooks(container, "stopped")):
         log.write("warning", words)

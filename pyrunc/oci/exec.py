@@ -11,9 +11,10 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
 from pyrunc.oci import seccomp_agent, state, state_text
-from pyrunc.oci.bundle import Bundle
-from pyrunc.oci.flags import NAME, parse, quote
+from pyrunc.oci.exec_words import STOPPED
+from pyrunc.oci.flags import NAME, absolute, parse, quote
 from pyrunc.oci.log import Failure, reason
+from pyrunc.oci.process_words import START
 from pyrunc.records import loads
 from pyrunc.runtime import users
 from pyrunc.runtime.compile import candidates
@@ -22,17 +23,13 @@ from pyrunc.runtime.plan import OCI_FLAGS, Oci
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
     from pyrunc.oci.state import Container
 
-    _Planned = tuple[bytes, list[str]]
-
-_PREFIX = "exec failed: "
-_START = "unable to start container process: "
 _MOST_ID = (1 << 31) - 1
 # What a document of --process may leave to the container's own.
 _INHERITED = ("capabilities", "apparmorProfile", "selinuxLabel", "scheduler", "ioPriority")
@@ -43,7 +40,10 @@ def run(command: Command, log: Log) -> int:
     """Become the front door with the plan of *command*; returns only by raising Failure."""
     from pyrunc.oci.hand_over import hand_over
 
-    plan, warnings = _failing(lambda: _plan(command))
+    try:
+        plan, warnings = _plan(command)
+    except PyruncError as error:
+        raise _at_start(error) from None
     for warning in warnings:
         log.write("warning", warning)
     return hand_over(command.front_door, plan)
@@ -61,23 +61,18 @@ def prepare(arguments: Sequence[str], cwd_fd: int, bundle_fd: int, env: Mapping[
     return plan
 
 
-def _failing(act: Callable[[], _Planned]) -> _Planned:
-    try:
-        made = act()
-    except Failure as failure:
-        raise Failure(_PREFIX + failure.message, 255) from None
-    except PyruncError as error:
-        field, colon, words = str(error).partition(": ")
-        words = words if colon and field.startswith("process.") else str(error)
-        raise Failure(f"{_PREFIX}{'' if words.startswith('selinux') else _START}{words}", 255) from None
-    return made
+def _at_start(error: PyruncError) -> Failure:
+    """What is wrong with the document in the words that runc has for a start that fails."""
+    field, colon, words = str(error).partition(": ")
+    words = words if colon and field.startswith("process.") else str(error)
+    return Failure(f"{'' if words.startswith('selinux') else START}{words}")
 
 
-def _plan(command: Command) -> _Planned:
+def _plan(command: Command) -> tuple[bytes, list[str]]:
     container = state.load(state.root_of(command.options), command.arguments[0])
     status = container.status()
     if status == "stopped":
-        raise Failure("cannot exec in a stopped container")
+        raise Failure(STOPPED)
     if status == "paused" and not command.flag("ignore-paused"):
         raise Failure("cannot exec in a paused container (use --ignore-paused to override)")
     if not command.text("process") and len(command.arguments) == 1:
@@ -107,13 +102,12 @@ def _plan(command: Command) -> _Planned:
     flags = OCI_FLAGS["exec"]
     for name, wanted in (("detach", detach), ("terminal", wants_terminal), ("debug", command.options.debug)):
         flags |= OCI_FLAGS[name] if wanted else 0
-    bundle = Bundle(container.document["bundle"], container.document["rootfs"], container.spec)
     listener, listener_head = seccomp_agent.listener(container.spec)
     oci = Oci(
-        container.directory, container.id, flags, _absolute(command.text("pid-file")),
-        _absolute(command.text("pidfd-socket")), _absolute(socket), _absolute(command.options.log),
+        container.directory, container.id, flags, command.path("pid-file"),
+        command.path("pidfd-socket"), command.path("console-socket"), absolute(command.options.log),
         command.options.log_format, preserve_fds=preserved, seccomp_listener=listener, seccomp_metadata=listener_head,
-        hook_state=state_text.hook_state(container.id, bundle),
+        hook_state=state_text.hook_state_of(container),
     )  # fmt: skip
     plan = template.finish(
         "0" * 64, argv, [f"{name}={value}" for name, value in variables.items()], _paths(argv[0], variables),
@@ -137,7 +131,7 @@ def _process(command: Command, container: Container) -> dict[str, Any]:
     user = process.get("user") or {}
     for number in (user.get("uid") or 0, user.get("gid") or 0, *(user.get("additionalGids") or ())):
         if not 0 <= number <= _MOST_ID:
-            raise Failure(f"{_START}unable to setup user: uids and gids must be in range 0-{_MOST_ID}")
+            raise Failure(f"{START}unable to setup user: uids and gids must be in range 0-{_MOST_ID}")
     return process
 
 
@@ -225,9 +219,9 @@ def _variables(container: Container, process: Mapping[str, Any]) -> dict[str, st
     for entry in process.get("env") or ():
         name, equals, value = entry.partition("=")
         if not equals:
-            raise Failure(f"{_START}invalid environment variable: {quote(entry)}")
+            raise Failure(f"{START}invalid environment variable: {quote(entry)}")
         if not name:
-            raise Failure(f"{_START}environment variable name can't be empty: {quote(entry)}")
+            raise Failure(f"{START}environment variable name can't be empty: {quote(entry)}")
         found[name] = value
     if not found.get("HOME"):
         found.pop("HOME", None)
@@ -243,7 +237,7 @@ def _home(container: Container, uid: int) -> str:
         return "/"
     try:
         if not container.alive():  # else the number was its own when the root was opened
-            raise Failure("cannot exec in a stopped container")
+            raise Failure(STOPPED)
         return users.resolve(f"{uid}:0", (), [f"/proc/self/fd/{root}"]).home or "/"
     except PyruncError:
         return "/"
@@ -254,7 +248,7 @@ def _home(container: Container, uid: int) -> str:
 def _paths(name: str, variables: Mapping[str, str]) -> list[str]:
     """Where the program is looked for; its own PATH is all that counts."""
     if not name or ("/" not in name and not variables.get("PATH")):
-        raise Failure(f"{_START}exec: {quote(name)}: executable file not found in $PATH")
+        raise Failure(f"{START}exec: {quote(name)}: executable file not found in $PATH")
     return candidates(name, variables.get("PATH"))
 
 
@@ -317,7 +311,3 @@ def _sub_cgroups(wanted: Sequence[str]) -> dict[str, str]:
             return {"": text}
         found.update(dict.fromkeys(parts[0].split(","), parts[1]))
     return found
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path else ""

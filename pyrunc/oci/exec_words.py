@@ -13,20 +13,18 @@ Recorded from runc 1.1.5.
 """
 
 import errno
-import os
 
 from pyrunc.oci import process_words, state
 from pyrunc.oci.flags import quote
-from pyrunc.oci.log import Failure
+from pyrunc.oci.log import Failure, reason_of
+from pyrunc.oci.process_words import START
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.runtime.plan import Step
     from pyrunc.runtime.plan_read import Reader, Told
 
-EXIT_CODE = 255
 STOPPED = "cannot exec in a stopped container"
-_START = "unable to start container process: "
 # What a step says when the container's cgroups or its init are gone.
 _GONE = {
     ("process", errno.ESRCH), ("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.ENODEV),
@@ -40,11 +38,11 @@ def words(told: "Told", where: str, error: int, status: int, reader: "Reader") -
     *status* is the number of the descriptor that is not open, for preserve.
     """
     if not where.isdecimal():
-        return f"exec failed: {_elsewhere(told, where, error, status)}"
+        return _elsewhere(told, where, error, status)
     step = reader.step(int(where))
     if (step.op, error) in _GONE and not _alive(told):
-        return f"exec failed: {STOPPED}"
-    return f"exec failed: {_START}{_at_step(step, error, reader.argument())}"
+        return STOPPED
+    return f"{START}{_at_step(step, error, reader.argument())}"
 
 
 def _alive(told: "Told") -> bool:
@@ -55,9 +53,9 @@ def _alive(told: "Told") -> bool:
         return False
 
 
-def of_program(command: str, error: int, path: str = "") -> str:
+def _of_program(command: str, error: int) -> str:
     """Why a program that is called *command* cannot be executed, as Go's search for one says it."""
-    reason = _reason(error)
+    reason = reason_of(error)
     if error in (errno.ENOENT, errno.ENOTDIR):
         if "/" in command:
             return f"exec: {quote(command)}: stat {command}: {reason}"
@@ -66,29 +64,20 @@ def of_program(command: str, error: int, path: str = "") -> str:
         if "/" not in command:
             return f"exec: {quote(command)}: executable file not found in $PATH"
         return f"exec: {quote(command)}: permission denied"
-    return f"exec {path or command}: {reason}"
+    return f"exec {command}: {reason}"
 
 
 def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
-    if where == "tty":
-        return f"open /dev/tty: {_reason(error)}"
-    if where in ("console-socket", "pidfd-socket"):
-        path = told.console_socket if where == "console-socket" else told.pidfd_socket
-        return f"dial unix {path}: connect: {_reason(error)}"
-    if where == "preserve":
-        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
-    if where == "pid-file":
-        directory, _, name = told.pid_file.rpartition("/")
-        return f"open {directory}/.{name}: {_reason(error)}"
     if where == "died":
-        return f"{_START}the process that joins the container was killed" if _alive(told) else STOPPED
-    return f"{_START}{where}: {_reason(error)}"
+        return f"{START}the process that joins the container was killed" if _alive(told) else STOPPED
+    why = reason_of(error)
+    return process_words.at_place(told, where, why, status) or f"{START}{where}: {why}"
 
 
 def _at_step(step: "Step", error: int, command: str) -> str:
-    reason, path = _reason(error), step.s0 or ""
+    reason, path = reason_of(error), step.s0 or ""
     if step.op in ("execve", "lookup"):
-        return of_program(command, error)
+        return _of_program(command, error)
     if step.op == "chdir":
         if error == errno.EXDEV:
             return (
@@ -107,8 +96,3 @@ def _at_step(step: "Step", error: int, command: str) -> str:
     if step.op == "fork":
         return f"error making a process in the container: {reason}"
     return process_words.of(step, reason) or f"{step.op.replace('_', ' ')}: {reason}"
-
-
-def _reason(error: int) -> str:
-    text = os.strerror(error)
-    return text[:1].lower() + text[1:]

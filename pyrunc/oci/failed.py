@@ -16,7 +16,8 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc.oci import process_words
-from pyrunc.oci.log import Failure, Log, of_verb
+from pyrunc.oci.log import Failure, Log, of_verb, reason_of
+from pyrunc.oci.process_words import START
 from pyrunc.runtime.plan import HOST
 from pyrunc.runtime.plan_read import Reader
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pyrunc.runtime.plan import Step
     from pyrunc.runtime.plan_read import Told
 
-_START = "unable to start container process: "
 _INIT = "error during container init: "
 _MAX_PLAN = native.MAX_SIZE
 _LATE = ("bounding", "capabilities", "ambient", "user")
@@ -45,8 +45,9 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
     if told.flags & native.FLAG_OCI_EXEC:
         from pyrunc.oci import exec_words
 
-        log.error(exec_words.words(told, where, int(number), int(status), reader))
-        return exec_words.EXIT_CODE
+        failure = of_verb("exec", Failure(exec_words.words(told, where, int(number), int(status), reader)))
+        log.error(failure.message)
+        return failure.exit_code
     text = words(reader, told, where, int(number), int(status))
     ending = _contents(int(report) - 1) if int(report) else b""
     if where == "poststop":
@@ -54,7 +55,7 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
         ended = int(status)
         return 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.waitstatus_to_exitcode(ended)
     if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
-        text = _START + _INIT + _hook_words(ending, int(hook))
+        text = START + _INIT + _hook_words(ending, int(hook))
     verb = "run" if told.flags & native.FLAG_RUN else "create"
     failure = of_verb(verb, Failure(text))
     log.error(failure.message)
@@ -65,38 +66,25 @@ def _contents(fd: int) -> bytes:
     return os.pread(fd, _MAX_PLAN, 0)
 
 
-def reason(number: int) -> str:
-    """What an errno means, in Go's lower case."""
-    found = os.strerror(number)
-    return found[:1].lower() + found[1:]
-
-
 def words(reader: Reader, told: Told, where: str, number: int, status: int) -> str:
     """What failed, *number* being the errno."""
     if where.isdecimal():
         index = int(where)
         return _step_words(reader, index, reader.step(index), number)
-    why = reason(number)
+    why = reason_of(number)
     if where == "exists":
         return "container with given ID already exists"
     if where == "state":
         return f"mkdir {told.state_dir}: {why}"
-    if where == "pid-file":
-        directory, _, name = told.pid_file.rpartition("/")
-        return f"open {directory}/.{name}: {why}"
-    if where == "console-socket":
-        return f"{_START}dial unix {told.console_socket}: connect: {why}"
-    if where == "pidfd-socket":
-        return f"{_START}dial unix {told.pidfd_socket}: connect: {why}"
-    if where == "preserve":
-        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
-    if where == "tty":
-        return f"open /dev/tty: {why}"
+    if where.endswith("-socket"):
+        return START + process_words.at_place(told, where, why, status)
+    if found := process_words.at_place(told, where, why, status):
+        return found
     if where == "oom":
-        return f"{_START}container init was OOM-killed (memory limit too low?)"
+        return f"{START}container init was OOM-killed (memory limit too low?)"
     if where == "died":
-        return f"{_START}{_INIT}{_ending(status)}"
-    return f"{_START}{where}: {why}"
+        return f"{START}{_INIT}{_ending(status)}"
+    return f"{START}{where}: {why}"
 
 
 def _ending(status: int) -> str:
@@ -106,46 +94,48 @@ def _ending(status: int) -> str:
 
 
 def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
-    why = reason(number)
+    why = reason_of(number)
     if step.op == "lookup":
-        return _START + _missing(reader.argument(), number)
+        return START + _missing(reader.argument(), number)
+    if step.op == "cgroup_mkdir" and number == errno.ENOTEMPTY:
+        return f"container's cgroup is not empty: {step.s0}{step.s1} has processes of others"
     if step.op in ("cgroup_mkdir", "open_at", "join_tasks") or (
         step.op == "open" and "/cgroup/" in (step.s0 or "")
     ):
-        return f"{_START}unable to apply cgroup configuration: mkdir {step.s0 or ''}{step.s1 or ''}: {why}"
+        return f"{START}unable to apply cgroup configuration: mkdir {step.s0 or ''}{step.s1 or ''}: {why}"
     if step.op == "write_at":
         what = f'failed to write "{step.s1}": write {step.s0}: {why}'
-        return f"{_START}{_INIT}error setting cgroup config for procHooks process: {what}"
+        return f"{START}{_INIT}error setting cgroup config for procHooks process: {what}"
     if step.op == "chdir":
-        return f'{_START}{_INIT}chdir to cwd ("{step.s0}") set in config.json failed: {why}'
+        return f'{START}{_INIT}chdir to cwd ("{step.s0}") set in config.json failed: {why}'
     if step.op in _SOURCES:
-        return _START + _INIT + _mount_words(reader, index, step, number)
+        return START + _INIT + _mount_words(reader, index, step, number)
     if step.op == "open" and step.section == HOST:
-        return f"{_START}namespace path: lstat {step.s0}: {why}"
+        return f"{START}namespace path: lstat {step.s0}: {why}"
     found = process_words.of(step, why, reader.told().seccomp_listener)
     if found:
         # Its parent has heard by then that runc's init is ready.
-        return f"{_START}{'' if step.op in _LATE else _INIT}{found}"
+        return f"{START}{'' if step.op in _LATE else _INIT}{found}"
     if step.op == "write_procfs":
-        return f"{_START}{_INIT}open /proc/{step.s0}: {why}"
+        return f"{START}{_INIT}open /proc/{step.s0}: {why}"
     if step.op == "write_proc":
         from pyrunc.runtime import mount_words
 
         field = mount_words.FIELDS.get(step.s0 or "", "it")
-        return f"{_START}{_INIT}{field}: failed to write {step.s0}: {why}"
+        return f"{START}{_INIT}{field}: failed to write {step.s0}: {why}"
     if step.op == "net_device":
-        return f"{_START}{_INIT}linux.netDevices: unable to move network device {step.s0} to {step.s1}: {why}"
+        return f"{START}{_INIT}linux.netDevices: unable to move network device {step.s0} to {step.s1}: {why}"
     if step.op == "mkdir":
-        return f"{_START}{_INIT}mkdir {step.s0}: {why}"
-    return f"{_START}{_INIT}{' '.join(filter(None, (step.op, step.s0)))}: {why}"
+        return f"{START}{_INIT}mkdir {step.s0}: {why}"
+    return f"{START}{_INIT}{' '.join(filter(None, (step.op, step.s0)))}: {why}"
 
 
 def _missing(name: str, number: int) -> str:
     if "/" not in name:
         if number == errno.ENOENT:
             return f'exec: "{name}": executable file not found in $PATH'
-        return f'exec: "{name}": {reason(number)}'
-    return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason(number)}'
+        return f'exec: "{name}": {reason_of(number)}'
+    return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason_of(number)}'
 
 
 def _mount_words(reader: Reader, index: int, step: Step, number: int) -> str:
@@ -153,7 +143,7 @@ def _mount_words(reader: Reader, index: int, step: Step, number: int) -> str:
     from pyrunc.runtime import mount_words
 
     source, place, kind = "", step.s0 or "", ""
-    why = reason(number)
+    why = reason_of(number)
     if step.op in ("open_tree", "new_mount", "mount_attr"):
         if step.op == "new_mount":
             source, kind = reader.option(index, "source"), place
@@ -210,4 +200,4 @@ def start_words(step: int, number: int, op: int) -> str:
     if step == native.ABSENT:
         return "container init died before it could start the program"
     name = native.STEP_NAMES[op] if op < len(native.STEP_NAMES) else str(op)
-    return f"{_START}{_INIT}{name}: {reason(number)}"
+    return f"{START}{_INIT}{name}: {reason_of(number)}"

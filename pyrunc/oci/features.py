@@ -8,6 +8,7 @@ from __future__ import annotations
 from pyrunc._native import seccomp as libseccomp
 from pyrunc.runtime import mount_options
 from pyrunc.runtime.compile_host import CLONE_NEW
+from pyrunc.runtime.plan import HOOK_KINDS
 from pyrunc.spec import capabilities, seccomp_profile
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 OCI_VERSIONS = ("1.0.0", "1.2.1")
-HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 
 
 def document() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def document() -> dict[str, Any]:
     return {
         "ociVersionMin": OCI_VERSIONS[0],
         "ociVersionMax": OCI_VERSIONS[1],
-        "hooks": list(HOOKS),
+        "hooks": list(HOOK_KINDS),
         "mountOptions": sorted(mount_options.names()),
         "linux": {
             "namespaces": sorted(CLONE_NEW),

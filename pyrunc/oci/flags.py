@@ -8,6 +8,8 @@ have flags of their own). There is no parser of the standard library here: argpa
 
 from __future__ import annotations
 
+import os
+
 from pyrunc.oci.grammar import BOOL, DURATION, GLOBAL, INT, NUMBERS, SLICE, STRING, VERBS, Flag
 from pyrunc.records import NamedTuple
 
@@ -33,6 +35,11 @@ _NANOSECONDS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+
+
+def absolute(path: str) -> str:
+    """*path* from the root on; "" for ""."""
+    return os.path.abspath(path) if path else ""
 
 
 class Options(NamedTuple):
@@ -88,6 +95,10 @@ class Command(NamedTuple):
     def text(self, name: str) -> str:
         """The value of a flag that is a string."""
         return str(self.values[name])
+
+    def path(self, name: str) -> str:
+        """The value of a flag that is a path, made absolute, or ""."""
+        return absolute(self.text(name))
 
     def number(self, name: str) -> int:
         """The value of a flag that is a number, or nanoseconds for a duration."""
@@ -347,6 +358,7 @@ __all__ = [
     "BadUsage",
     "Command",
     "Options",
+    "absolute",
     "decimal",
     "duration_ns",
     "integer",

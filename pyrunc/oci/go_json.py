@@ -26,6 +26,15 @@ def text(value: str) -> str:
     return '"' + "".join(_ESCAPED.get(character, character) for character in value) + '"'
 
 
+def exact_text(value: str) -> str:
+    """The same, but bytes that are no UTF-8 stay what they are: of a path, which is to be found again."""
+    found = quoted(value)
+    for character in "<>&\u2028\u2029":
+        if character in found:
+            found = found.replace(character, f"\\u{ord(character):04x}")
+    return found
+
+
 def compact(value: Any) -> str:
     """*value* on one line, without spaces."""
     return _encode(value, "", "")

@@ -8,7 +8,9 @@ import os
 
 from pyrunc._native import hook_run as native
 from pyrunc.errors import InvalidSpec
+from pyrunc.oci.log import reason_of
 from pyrunc.records import NamedTuple
+from pyrunc.runtime.plan import HOOK_KINDS
 from pyrunc.spec import shape
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-# In the order in which they run; a hook's kind is its number here, in plans too.
-KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _MAX_TIMEOUT_S = (1 << 32) - 1
 _SIGNALS = (
     "hangup", "interrupt", "quit", "illegal instruction", "trace/breakpoint trap", "aborted", "bus error",
@@ -52,8 +52,8 @@ def parse(spec: "Mapping[str, Any]") -> list[Hook]:
     table = spec.get("hooks")
     if table is None:
         return found
-    shape.record(**dict.fromkeys(KINDS, _check))(table, "hooks")
-    for kind, name in enumerate(KINDS):
+    shape.record(**dict.fromkeys(HOOK_KINDS, _check))(table, "hooks")
+    for kind, name in enumerate(HOOK_KINDS):
         for index, hook in enumerate(table.get(name) or ()):
             path, env = hook.get("path"), hook.get("env")
             if not path or not path.startswith("/"):
@@ -65,31 +65,13 @@ def parse(spec: "Mapping[str, Any]") -> list[Hook]:
     return found
 
 
-def state_text(
-    version: str, container_id: str, status: str, pid: int, bundle: str, annotations: "Mapping[str, str]"
-) -> bytes:
-    """What a hook reads on its standard input; a *pid* of 0 is left out.
-
-    Source: OCI runtime-spec runtime.md, "State".
-    """
-    import json
-
-    state: dict[str, Any] = {"ociVersion": version, "id": container_id, "status": status}
-    if pid:
-        state["pid"] = pid
-    state["bundle"] = bundle
-    if annotations:
-        state["annotations"] = dict(annotations)
-    return json.dumps(state, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")
-
-
 def run(hooks: "Iterable[Hook]", kind: str, state: bytes) -> "list[str]":
     """Run those of *kind*, one after another; the words for each that failed.
 
     None of them keeps the others from running: so the document's standard wants it of poststart and poststop.
     """
     failures = []
-    for index, hook in enumerate(hook for hook in hooks if KINDS[hook.kind] == kind):
+    for index, hook in enumerate(hook for hook in hooks if HOOK_KINDS[hook.kind] == kind):
         failed, error, status, timed_out, output, errors = native.run(
             os.fsencode(hook.path), _bytes(hook.argv), None if hook.env is None else _bytes(hook.env),
             hook.timeout_s, state,
@@ -109,7 +91,7 @@ def words(
     if timed_out:
         what = f"hook ran past specified timeout of {hook.timeout_s}.0s"
     elif error:
-        what = f"fork/exec {hook.path}: {os.strerror(error).lower()}"
+        what = f"fork/exec {hook.path}: {reason_of(error)}"
     else:
         texts = [text.decode("utf-8", "replace") for text in (output, errors)]
         what = f"error running hook: {_ended(status)}, stdout: {texts[0]}, stderr: {texts[1]}"

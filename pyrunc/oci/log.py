@@ -91,8 +91,16 @@ def json_line(level: str, message: str) -> str:
 
 
 def reason(error: OSError) -> str:
-    """The words that Go has for an errno: strerror's, in lower case."""
-    words = error.strerror or str(error)
+    """The words that Go has for a failed system call: strerror's, in lower case."""
+    return _lower(error.strerror or str(error))
+
+
+def reason_of(number: int) -> str:
+    """The same for an errno."""
+    return _lower(os.strerror(number))
+
+
+def _lower(words: str) -> str:
     return words[:1].lower() + words[1:]
 
 

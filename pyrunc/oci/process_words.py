@@ -1,4 +1,4 @@
-"""What a failed step of the process was about, in runc's words, for create, run and exec alike.
+"""What a failed step of the process, or a place beside the steps, was about: runc's words, for create, run and exec.
 
 Source: recorded from runc 1.1.5; what it does not have is in the words of its later versions, or their manner.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.runtime.plan import Step
+    from pyrunc.runtime.plan_read import Told
 
 _WHAT = {
     "scheduler": "error setting scheduler", "io_priority": "failed to set io priority",
@@ -18,6 +19,23 @@ _WHAT = {
     "no_new_privs": "unable to set no_new_privs", "seccomp": "unable to init seccomp",
 }  # fmt: skip
 _NEW_LISTENER = 1 << 3
+START = "unable to start container process: "
+
+
+def at_place(told: Told, where: str, why: str, status: int) -> str:
+    """The words for what failed at a place that is no step of the plan, or "" for one of which only one verb knows.
+
+    *status* is the number of the descriptor that is not open, for preserve.
+    """
+    if where == "pid-file":
+        directory, _, name = told.pid_file.rpartition("/")
+        return f"open {directory}/.{name}: {why}"
+    if where in ("console-socket", "pidfd-socket"):
+        path = told.console_socket if where == "console-socket" else told.pidfd_socket
+        return f"dial unix {path}: connect: {why}"
+    if where == "preserve":
+        return f"unable to stat preserved-fd {status} (of {told.preserve_fds} fds): no such file or directory"
+    return f"open /dev/tty: {why}" if where == "tty" else ""
 
 
 def of(step: Step, why: str, agent: str = "") -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def run(command: Command, log: Log) -> int:  # noqa: ARG001
     """Print the processes; arguments behind the id go to ps(1), which gets `-ef` without."""
     container = load(root_of(command.options), command.arguments[0])
+    if not container.own.get("cgroups"):
+        raise Failure(
+            f"unable to get all container pids: cgroups not configured for container {container.id}"
+        )
     pids = processes(container)
     shape = command.text("format")
     if shape == "json":

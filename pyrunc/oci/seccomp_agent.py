@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.oci.state_text import VERSION, json_text
+from pyrunc.oci.go_json import exact_text
+from pyrunc.oci.state_text import VERSION
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def listener(spec: Mapping[str, Any]) -> tuple[str, str]:
     path = profile.get("listenerPath")
     if not path or not isinstance(path, str):
         return "", ""
-    version = json_text(str(spec.get("ociVersion") or VERSION))
+    version = exact_text(str(spec.get("ociVersion") or VERSION))
     metadata = profile.get("listenerMetadata") or ""
-    words = f'"metadata":{json_text(metadata)},' if metadata else ""
+    words = f'"metadata":{exact_text(metadata)},' if metadata else ""
     return os.path.abspath(path), f'{{"ociVersion":{version},"fds":["{FD_NAME}"],{words}"pid":'

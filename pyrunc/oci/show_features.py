@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
-from pyrunc.oci import go_json
+from pyrunc.oci import features, go_json
 from pyrunc.oci.log import print_out
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -15,6 +13,5 @@ if TYPE_CHECKING:
 
 def run(command: Command, log: Log) -> int:  # noqa: ARG001
     """Print the document. Source: OCI features.md."""
-    found = import_module("pyrunc.oci.features").document()
-    print_out(f"{go_json.indented(found, '    ')}\n")
+    print_out(f"{go_json.indented(features.document(), '    ')}\n")
     return 0

@@ -6,8 +6,8 @@ import os
 import signal
 import struct
 
-from pyrunc.oci.destroy import Lock
 from pyrunc.oci.kill import signal_first
+from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure
 from pyrunc.oci.notify import Notify
 from pyrunc.oci.state import load, root_of
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pyrunc.oci.log import Log
     from pyrunc.oci.state import Container
 
-_LOCK_S = 10.0
 _RECORD = struct.Struct("=IIiI")  # the beginning of `progress` in pyrunc/_native/channel.pxd
 _READY, _FAILED = 1, 2
 _NO_WORD = (1 << 32) - 1
@@ -32,23 +31,17 @@ def run(command: Command, log: Log) -> int:  # noqa: ARG001
     """Start one container; its poststart hooks run when it executes its program."""
     root, container_id = root_of(command.options), command.arguments[0]
     container = load(root, container_id)
-    lock = Lock(container.directory)
-    try:
-        if not lock.take(_LOCK_S):
-            raise Failure(f"container {container_id} is in use by another command")
+    with Lock(container.directory) as lock:
+        lock.claim(container_id)
         status = container.status()
         if status != "created":
             raise Failure(_REFUSALS.get(status, f"cannot start a container in the {status} state"))
         notify = Notify(container, os.environ.get("NOTIFY_SOCKET", ""))
         failed = _start(container)
-    finally:
-        lock.close()
     if failed is not None:
-        from importlib import import_module
+        from pyrunc.oci.failed import start_words
 
-        words = ["start", root, container_id, *map(str, failed)]
-        code: int = import_module("pyrunc.oci.failed").run(command.front_door, words)
-        return code
+        raise Failure(start_words(*failed))
     _poststart(container)
     notify.wait(container.pid)
     notify.close()
@@ -85,16 +78,9 @@ def _poststart(container: Container) -> None:
     if not (container.spec.get("hooks") or {}).get("poststart"):
         return
     from pyrunc.oci import hooks
+    from pyrunc.oci.state_text import told_to_hooks
 
-    state = hooks.state_text(
-        container.document["ociVersion"],
-        container.id,
-        "running",
-        container.pid,
-        container.document["bundle"],
-        container.document.get("annotations") or {},
-    )
-    failures = hooks.run(hooks.parse(container.spec), "poststart", state)
+    failures = hooks.run(hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"))
     if failures:
         try:
             signal_first(container, signal.SIGKILL)

@@ -72,7 +72,16 @@ class Container:
 def default_root() -> str:
     """The root where none is given: /run/pyrunc-oci, or one of an unprivileged user's own."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    return f"{runtime}/pyrunc-oci" if runtime and os.geteuid() else ROOT
+    return f"{runtime}/pyrunc-oci" if runtime and _is_users() else ROOT
+
+
+def _is_users() -> bool:
+    """Whether the caller is a user, or root of a user namespace who does not call themselves so, as runc has it."""
+    if os.geteuid():
+        return True
+    from pyrunc.oci.rootless import in_user_namespace
+
+    return in_user_namespace() and os.environ.get("USER") != "root"
 
 
 def root_of(options: Options) -> str:

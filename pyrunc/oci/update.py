@@ -6,9 +6,9 @@ import errno
 import os
 
 from pyrunc.oci.container_cgroups import place
-from pyrunc.oci.destroy import Lock
 from pyrunc.oci.flags import decimal, quote
 from pyrunc.oci.kill import NOT_RUNNING
+from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.state import load, root_of
 from pyrunc.records import loads
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pyrunc.oci.log import Log
     from pyrunc.runtime.cgroups import CgroupDir
 
-_LOCK_S = 10.0
 # Flags in the order in which runc looks at them: section and key of linux.resources, and how they are read.
 _UNSIGNED = (
     ("cpu-period", "cpu", "period"),
@@ -58,14 +57,10 @@ def run(command: Command, log: Log) -> int:
         raise Failure(NOT_RUNNING)
     if not resources:
         return 0
-    lock = Lock(container.directory)
-    try:
-        if not lock.take(_LOCK_S):
-            raise Failure(f"container {container.id} is in use by another command")
+    with Lock(container.directory) as lock:
+        lock.claim(container.id)
         plan = plan_update(*place(container), resources)
         _write(plan.dirs, log)
-    finally:
-        lock.close()
     for field in plan.ignored:
         log.write("warning", f"{field} is ignored: no kernel honours it any more")
     return 0

@@ -37,7 +37,7 @@ class DevicePart(SpecialPart):
         """The default nodes and links, made in the tmpfs before it is attached: nobody else has seen it."""
         plan = self.plan
         # In a user namespace mknod(2) is refused; there the host's nodes are bound, see _devices.
-        for path, major, minor in self._default_devices() if not self.in_userns else ():
+        for path, major, minor in self._default_devices() if not self.binds_devices else ():
             plan.add(
                 "mknod",
                 INIT,
@@ -63,7 +63,7 @@ class DevicePart(SpecialPart):
         # As runc has it, what an image has at their paths stays there, whatever it is.
         loose = _FLAG["existing"] | _FLAG["optional"]
         makes = not any(destination_of(entry) == "/dev" for entry in self.spec.get("mounts") or ())
-        if self.in_userns and (self.dev_is_ours or makes):
+        if self.binds_devices and (self.dev_is_ours or makes):
             for path, major, minor in defaults:
                 self._bind_device(path, path, stat.S_IFCHR, os.makedev(major, minor), loose if makes else 0)
         elif makes:
@@ -113,7 +113,7 @@ class DevicePart(SpecialPart):
         if path in made:
             return
         rdev = 0 if kind == stat.S_IFIFO else os.makedev(major, minor)
-        if self.in_userns and kind != stat.S_IFIFO:
+        if self.binds_devices and kind != stat.S_IFIFO:
             self._bind_device(path, path, kind, rdev)
             return
         made.add(path)

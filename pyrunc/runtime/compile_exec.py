@@ -9,6 +9,7 @@ import os
 
 from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.records import NamedTuple
+from pyrunc.runtime import compile_rootless
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.compile_process import ProcessPart
 from pyrunc.runtime.place_program import place_program
@@ -107,6 +108,8 @@ def compile_exec(
     # A terminal of its own is its user's already.
     place_program(plan, program, steps, size, flags, owner if terminal is None else None)
     plan.warnings += program.warnings
+    if namespaces & CLONE_NEW["user"] and compile_rootless.denies_groups(running.pid):
+        plan.steps[:] = compile_rootless.keeping_groups(plan.steps)
     return plan
 
 

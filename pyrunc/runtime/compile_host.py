@@ -106,12 +106,13 @@ class HostPart(NamespacePart):
                 continue
             controllers = (*directory.enable, *self._controllers(layout, directory))
             counts = bool(resources.get("memory")) and "memory" in controllers
+            base, below, enable = self._cgroup_place(directory)
             slot = plan.slot() if directory.version == 2 or directory.writes or counts else native.ABSENT
             self.cgroups.append(directory)
             plan.cgroup_path = f"/{directory.path}"
             plan.add(
-                "cgroup_mkdir", HOST, "host", a=slot, s0=directory.mountpoint, s1=plan.cgroup_path,
-                s2=" ".join(f"+{name}" for name in directory.enable) or None,
+                "cgroup_mkdir", HOST, "host", a=slot, s0=base, s1=below,
+                s2=" ".join(f"+{name}" for name in enable) or None,
                 flags=self._cgroup_flags(directory),
             )  # fmt: skip
             for write in directory.writes:
@@ -120,7 +121,7 @@ class HostPart(NamespacePart):
             self._join_cgroup(directory, slot, joins)
             if counts:
                 plan.memory_slot = slot
-        if wanted.device_bpf:
+        if wanted.device_bpf and plan.cgroup_slot != native.ABSENT:
             blob = plan.blob(wanted.device_bpf)
             plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
         for tasks, cpuset in joins:
@@ -162,6 +163,10 @@ class HostPart(NamespacePart):
             not _refuses(rule.get("action")) and not _MOUNTING.isdisjoint(rule.get("names") or ())
             for rule in profile.get("syscalls") or ()
         )
+
+    def _cgroup_place(self, directory: cgroups.CgroupDir) -> tuple[str, str, tuple[str, ...]]:
+        """Where a cgroup is made: a directory that is there, the path below, and the controllers to enable on it."""
+        return directory.mountpoint, f"/{directory.path}", directory.enable
 
     def _cgroup_flags(self, directory: cgroups.CgroupDir) -> int:
         flags = _FLAG["keep_parents"] if os.path.dirname(directory.path) == "pyrunc" else 0

@@ -38,6 +38,8 @@ class NamespacePart:
         self.namespaces = self._namespaces()
         self.new = {kind for kind, path in self.namespaces.items() if not path}
         self.in_userns = "user" in self.namespaces
+        self.unprivileged = False  # see compile_rootless
+        self.keeps_groups = False  # whether nobody may change the groups of a process in there
 
     def _namespaces(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -74,10 +76,13 @@ class NamespacePart:
             return
         if not uid or not gid:
             raise InvalidSpec("linux.uidMappings, linux.gidMappings: a new user namespace needs both")
-        plan.add("sync", INIT, "namespaces", n0=0)
-        plan.add("write_proc", SYNC, "host", s0="uid_map", s1=uid)
-        plan.add("write_proc", SYNC, "host", s0="gid_map", s1=gid)
+        plan.add("sync", INIT, "namespaces", n0=0, n1=int(self.unprivileged))
+        self._write_maps(uid, gid)
         plan.add("user", INIT, "namespaces", s0="")
+
+    def _write_maps(self, uid: str, gid: str) -> None:
+        self.plan.add("write_proc", SYNC, "host", s0="uid_map", s1=uid)
+        self.plan.add("write_proc", SYNC, "host", s0="gid_map", s1=gid)
 
     def _joined_user_namespace(self, path: str) -> None:
         """One by its path, whose maps are what they are; init becomes its root in the end."""

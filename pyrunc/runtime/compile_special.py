@@ -8,7 +8,8 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidArgument, InvalidSpec, NotFound, Unsupported
 from pyrunc.runtime import mount_options as mo
-from pyrunc.runtime.compile_host import MAX_ID, HostPart, checked_number, for_supervisor, id_map
+from pyrunc.runtime.compile_host import MAX_ID, checked_number, for_supervisor, id_map
+from pyrunc.runtime.compile_rootless import RootlessPart
 from pyrunc.runtime.plan import HOST, INIT
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -24,7 +25,7 @@ _NONE = 0xFFFFFFFF  # an owner or a mode that stays
 _OWN = ("tmpfs", "ramfs", "devpts")
 
 
-class SpecialPart(HostPart):
+class SpecialPart(RootlessPart):
     """What a plan says of mounts beyond making, configuring and attaching them."""
 
     dev_is_ours = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
 from pyrunc.records import NamedTuple
-from pyrunc.runtime.compile_host import HostPart
+from pyrunc.runtime.compile_rootless import Rights, RootlessPart
 from pyrunc.runtime.plan import HOOK_KINDS, HOST, INIT
 
 _READONLY = 0x1 | 0x2 | 0x4 | 0x8  # with nosuid, nodev, noexec: linux/mount.h, MOUNT_ATTR_*
@@ -21,7 +21,7 @@ class FrontDoor(NamedTuple):
 
     With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
     the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
-    leaves the ends of lines as they are, since that one shows them.
+    leaves the ends of lines as they are, since that one shows them. *rights* are what the caller lacks.
     """
 
     waits: bool = False
@@ -29,9 +29,10 @@ class FrontDoor(NamedTuple):
     no_pivot: bool = False
     notify: str = ""
     relayed: bool = False
+    rights: Rights = Rights()
 
 
-class FrontDoorPart(HostPart):
+class FrontDoorPart(RootlessPart):
     """The pauses and hooks of such a container; none of another's.
 
     Source: OCI runtime-spec runtime.md "Lifecycle", config.md "POSIX-platform Hooks".
@@ -89,6 +90,7 @@ class FrontDoorPart(HostPart):
         """What is another way here: whose the streams are, how a terminal shows lines, the root's place."""
         if self.front_door is None:
             return
+        self._as_rootless()
         owner = ((self.spec.get("process") or {}).get("user") or {}).get("uid") or 0
         for index, step in enumerate(self.plan.steps):
             if step.op == "stdio":

@@ -16,7 +16,7 @@ from tests.fuzz.seeds import DIRECTORY
 # It fails with the first thing that it does, in the same length.
 PLAN = (DIRECTORY / "oci-docker.plan").read_bytes().replace(b"/run/pyrunc-oci/y", b"/proc/nonexistent")
 MAGIC = 0x52504F50
-PLANNED, DECLINED = 1, 2
+PLANNED = 1
 
 # A planner of this checkout, but with the plan that a file holds, or an error; it says what it was asked.
 _SERVE = """

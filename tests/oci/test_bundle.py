@@ -11,8 +11,8 @@ import pytest
 from pyrunc.errors import PyruncError
 from pyrunc.oci import bundle as bundles
 from pyrunc.oci import create, flags
-from pyrunc.oci.hooks import KINDS
 from pyrunc.oci.log import Failure
+from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.bundles import document
 
 # One of each kind, and numbers and texts that are out of their places.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.observe import differences, sections, tidier
 from tests.oci.runtime import SUBJECT, Runtime, unique_id
 from tests.runtime.cgroup_support import needs_root
@@ -136,7 +137,6 @@ def test_execs_exit_code(words: list[str], peer: str, make_runtime: Make, bundle
     assert codes[0] == codes[1], codes
 
 
-KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 STATUSES = ("creating", "creating", "creating", "created", "running", "stopped")
 HOOK = r"""
 read -r state

@@ -238,3 +238,15 @@ def test_signals_are_the_programs_own_again_once_it_runs(oci: Runtime, tmp_path:
     oci.wait("stopped")
     shown = dict(line.split(":\t", 1) for line in out.read_text().splitlines() if ":\t" in line)
     assert {shown[name].strip("0") for name in ("SigBlk", "SigIgn", "SigCgt")} == {""}
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_pid_file_is_a_file_of_its_own(oci: Runtime, tmp_path: Path, kind: str) -> None:
+    hidden, other = tmp_path / ".pid", tmp_path / "other"
+    other.write_text("precious")
+    os.link(other, hidden) if kind == "link" else os.mkfifo(hidden)
+    oci.call("create", "-b", oci.bundle(tmp_path / "b", ["true"]), "--pid-file", tmp_path / "pid", oci.id)
+    assert other.read_text() == "precious"
+    assert (tmp_path / "pid").is_file()
+    assert (tmp_path / "pid").read_text() == str(oci.saved()["pid"])
+    assert not hidden.exists()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyrunc.oci.hooks import KINDS
+from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.bundles import Runtime, cgroups, document
 
 
@@ -101,3 +101,15 @@ def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
     (oci.rootfs / "mnt").mkdir(exist_ok=True)
     done = oci.call("run", "-b", hooked(["grep", " /mnt ", "/proc/mounts"], createRuntime=script), oci.id)
     assert done.stdout.startswith("hook /mnt tmpfs ")
+
+
+def test_a_hook_of_the_hosts_has_nothing_of_the_containers_environment(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(oci.rootfs, ["true"])
+    spec["process"]["env"].append("LD_PRELOAD=/of/the/container.so")
+    spec["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", f"env > {tmp_path}/env"]}]}
+    oci.call("run", "-b", oci.write(tmp_path / "b", spec), oci.id)
+    assert {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()} <= {
+        "PWD",
+        "_",
+        "SHLVL",
+    }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyrunc.oci.flags import NAME
-from pyrunc.oci.hooks import KINDS
+from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.runtime import OURS, SUBJECT, Result, Runtime, unique_id
 from tests.runtime.cgroup_support import needs_root
 

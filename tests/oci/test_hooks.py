@@ -11,6 +11,9 @@ import pytest
 
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci import hooks
+from pyrunc.oci.state import Container
+from pyrunc.oci.state_text import told_to_hooks
+from pyrunc.runtime.plan import HOOK_KINDS
 
 
 def _parse(kind: str, *table: dict[str, object]) -> list[hooks.Hook]:
@@ -26,14 +29,16 @@ def _run(*table: dict[str, object], state: bytes = b"{}") -> list[str]:
 
 
 def test_a_hook_reads_the_state_on_its_standard_input(tmp_path: Path) -> None:
-    state = hooks.state_text("1.2.0", "box", "stopped", 0, "/b", {"a": 'quo"te', "ü": "ß"})
+    document = {"ociVersion": "1.2.0", "id": "box", "pid": 7, "bundle": "/b", "pyrunc": {}}
+    noted = Container("/s/box", {**document, "annotations": {"a": 'quo"te', "ü": "ß"}})
+    state = told_to_hooks(noted, "stopped")
     assert _run(_shell(f"cat > {tmp_path}/state"), state=state) == []
     assert json.loads((tmp_path / "state").read_bytes()) == {
         "ociVersion": "1.2.0", "id": "box", "status": "stopped", "bundle": "/b",
         "annotations": {"a": 'quo"te', "ü": "ß"},
     }  # fmt: skip
-    assert b'"pid":7,"bundle"' in hooks.state_text("1.2.0", "box", "running", 7, "/b", {})
-    assert b"annotations" not in hooks.state_text("1.2.0", "box", "running", 7, "/b", {})
+    running = {"ociVersion": "1.2.0", "id": "box", "status": "running", "pid": 7, "bundle": "/b"}
+    assert json.loads(told_to_hooks(Container("/s/box", document), "running")) == running
 
 
 def test_a_state_that_is_larger_than_a_pipe_arrives_whole_and_need_not_be_read(tmp_path: Path) -> None:
@@ -125,9 +130,9 @@ def test_only_the_last_of_a_long_output_is_told() -> None:
 
 
 def test_hooks_are_in_the_order_in_which_they_run() -> None:
-    table = {kind: [{"path": f"/{kind}/{number}"} for number in range(2)] for kind in reversed(hooks.KINDS)}
+    table = {kind: [{"path": f"/{kind}/{number}"} for number in range(2)] for kind in reversed(HOOK_KINDS)}
     found = hooks.parse({"hooks": table})
-    assert [hook.path for hook in found] == [f"/{kind}/{n}" for kind in hooks.KINDS for n in range(2)]
+    assert [hook.path for hook in found] == [f"/{kind}/{n}" for kind in HOOK_KINDS for n in range(2)]
     assert found[0] == (0, "/prestart/0", ("/prestart/0",), None, 0)
 
 

@@ -96,6 +96,11 @@ def test_it_is_asked_only_where_that_is_wanted_and_a_line_is_plain(
             ["create"],
             ["create", "-b", "", "x"],
             ["--debug", "run", "x"],
+            # What these lead to is another thing in the planner.
+            ["create", "-b", "/proc/self/fd/3", "x"],
+            ["exec", "--process", "/dev/stdin", "x"],
+            ["exec", "-p=/dev/fd/3", "x"],
+            ["--root", "/proc/thread-self/cwd", "exec", "x", "sh"],
         ):
             assert call(front_door, *words, planner=directory).stdout == " ".join(words) + "\n"
     assert asked(directory) == []
