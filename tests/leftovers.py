@@ -29,7 +29,14 @@ _PARAMETERS = (
     "net/ipv4/ip_default_ttl",
 )  # fmt: skip
 _STATE = "/run/pyrunc"
-_OUR_PROGRAMS = ("pyrunc-init", "pyrunc-spawner", "pyrunc-super", "pyrunc-userns", "pyrunc-shim", "pyrunc-oci")
+_OUR_PROGRAMS = (
+    "pyrunc-init",
+    "pyrunc-spawner",
+    "pyrunc-super",
+    "pyrunc-userns",
+    "pyrunc-shim",
+    "pyrunc-oci",
+)
 _ID_LENGTH, _STATE_DEPTH = 64, 4
 
 

@@ -35,7 +35,6 @@ cdef enum:
     PROGRESS_LISTENER = 6           # see oci_notify.pxd
     PROGRESS_CREATED = 7            # see oci_waiting.pxd
     PROGRESS_PARTED = 8
-    PROGRESS_HOOK = 9               # a hook_end (oci_hooks.pxd): one that init ran has failed
 
     GO = 0                          # to the new process after FORKED
     STOP = 1

@@ -422,6 +422,8 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
             give_stream(<int>step.n0, step.n1 - 1)
         return rc
     if op == OP_SESSION:
+        if w.files.rlim_max:        # before the document's own limits
+            syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &w.files, NULL)
         return session_step(w, step)
     if op == OP_NO_NEW_PRIVS:
         return <int>_rc(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))

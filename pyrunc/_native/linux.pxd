@@ -18,6 +18,7 @@ cdef extern from *:
     #include <sched.h>
     #include <signal.h>
     #include <stddef.h>
+    #include <stdio.h>
     #include <stdint.h>
     #include <string.h>
     #include <time.h>

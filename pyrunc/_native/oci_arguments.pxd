@@ -10,6 +10,8 @@ cdef struct oci_words:
     size_t hidden                   # how many bytes of words of our own stand before them
     int at                          # the next one to be looked at
     const char *root                # of the state directories, or NULL
+    const char *log                 # the file for errors, or ""
+    const char *log_format
     const char *verb
 
 
@@ -55,6 +57,8 @@ cdef inline bint take_globals(oci_words *words) noexcept nogil:
     cdef const char *value
     words.at = 1
     words.root = NULL
+    words.log = b""
+    words.log_format = b"text"
     words.verb = NULL
     while words.at < words.argc:
         if words.argv[words.at][0] != c'-':
@@ -65,10 +69,12 @@ cdef inline bint take_globals(oci_words *words) noexcept nogil:
             if value[0] == 0:
                 return False
             words.root = value
-        # Where and how an error is told concerns only who tells it; what Python is for.
-        elif not take_value(words, b"log", &value) and not take_value(words, b"log-format", &value):
-            if not take_switch(words, b"systemd-cgroup"):
-                return False
+        elif take_value(words, b"log", &value):
+            words.log = value
+        elif take_value(words, b"log-format", &value):
+            words.log_format = value
+        elif not take_switch(words, b"systemd-cgroup"):
+            return False
     return False
 
 

@@ -50,26 +50,45 @@ cdef inline int connect_to(const char *path) noexcept nogil:
     return fd
 
 
-cdef inline int send_named(int sock, const char *name, int fd) noexcept nogil:
-    """Send *fd* over a connected stream, with its *name* as payload; 0 or -errno."""
+cdef inline int send_parts(int sock, iovec_t *parts, int count, int passed) noexcept nogil:
+    """Send *count* texts one after another, the first byte with the descriptor *passed*; 0 or -errno."""
     cdef msghdr header
-    cdef iovec_t vector
-    cdef uint64_t control[4]
+    cdef uint64_t control[3]
     cdef cmsghdr *cmsg
+    cdef ssize_t sent
+    cdef int i = 0
     memset(&header, 0, sizeof(header))
     memset(control, 0, sizeof(control))
-    vector.iov_base = <void *>name
-    vector.iov_len = strlen(name)
-    header.msg_iov = &vector
-    header.msg_iovlen = 1
     header.msg_control = control
     header.msg_controllen = CMSG_SPACE(sizeof(int))
     cmsg = CMSG_FIRSTHDR(&header)
     cmsg.cmsg_level = SOL_SOCKET
     cmsg.cmsg_type = SCM_RIGHTS
     cmsg.cmsg_len = CMSG_LEN(sizeof(int))
-    memcpy(CMSG_DATA(cmsg), &fd, sizeof(int))
-    return 0 if sendmsg(sock, &header, MSG_NOSIGNAL) >= 0 else -errno
+    memcpy(CMSG_DATA(cmsg), &passed, sizeof(int))
+    while i < count:
+        header.msg_iov = parts + i
+        header.msg_iovlen = <size_t>(count - i)
+        sent = sendmsg(sock, &header, MSG_NOSIGNAL)
+        if sent < 0 and errno != EINTR:
+            return -errno
+        if sent > 0:
+            header.msg_control = NULL
+            header.msg_controllen = 0
+        while i < count and sent >= <ssize_t>parts[i].iov_len:
+            sent -= <ssize_t>parts[i].iov_len
+            i += 1
+        if i < count and sent > 0:
+            parts[i].iov_base = <char *>parts[i].iov_base + sent
+            parts[i].iov_len -= <size_t>sent
+    return 0
+
+
+cdef inline int send_named(int sock, const char *name, int fd) noexcept nogil:
+    """Send *fd* over a connected stream, with its *name* as payload; 0 or -errno."""
+    cdef iovec_t payload
+    piece(&payload, name)
+    return send_parts(sock, &payload, 1, fd)
 
 
 cdef inline int send_descriptor(const char *path, const char *name, int fd) noexcept nogil:

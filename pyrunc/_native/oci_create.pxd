@@ -84,6 +84,16 @@ cdef inline bint inhabited(walk *w, const plan_step *step) noexcept nogil:
     return got > 0
 
 
+cdef inline void raise_limit(walk *w) noexcept nogil:
+    """Let there be as many descriptors as may be: each mount takes one until init attaches it."""
+    cdef rlimit_t most
+    if syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &w.files) < 0:
+        w.files.rlim_max = 0
+        return
+    most.rlim_cur = most.rlim_max = w.files.rlim_max
+    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &most, NULL)
+
+
 cdef inline int make_host_part(oci_run *r) noexcept nogil:
     """Walk the host section: cgroups, and what is opened on the host."""
     cdef walk *w = &r.w
@@ -154,14 +164,9 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
     return fail(r, b"clone", r.pid) if r.pid < 0 else 0
 
 
-cdef inline int tell_created(oci_run *r) noexcept nogil:
-    """Init waits: say who it is in state.json and the pid file, and let it outlive us."""
-    cdef uint32_t answer = GO
+cdef inline int tell_program(oci_run *r) noexcept nogil:
+    """Say who the program is, where the caller wants to know."""
     cdef int rc
-    rc = write_state(&r.w, r.plan, r.directory, b"created", r.time, r.pid, start_time(r.pid))
-    if rc < 0:
-        return fail(r, b"state", rc)
-    r.created = True
     if r.plan.pid_file != <uint32_t>NONE:
         rc = write_pid_file(&r.w, text(&r.w, r.plan.pid_file), r.pid)
         if rc < 0:
@@ -171,6 +176,20 @@ cdef inline int tell_created(oci_run *r) noexcept nogil:
         rc = send_descriptor(text(&r.w, r.plan.pidfd_socket), b"pidfd", r.pidfd)
         if rc < 0:
             return fail(r, b"pidfd-socket", rc)
+    return 0
+
+
+cdef inline int tell_created(oci_run *r) noexcept nogil:
+    """Init waits: say who it is in state.json and the pid file, and let it outlive us."""
+    cdef uint32_t answer = GO
+    cdef int rc
+    rc = write_state(&r.w, r.plan, r.directory, b"created", r.time, r.pid, start_time(r.pid))
+    if rc < 0:
+        return fail(r, b"state", rc)
+    r.created = True
+    rc = tell_program(r)
+    if rc < 0:
+        return rc
     if send(r.w.progress_fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0:
         return fail(r, b"died", 0)
     return 0
@@ -190,8 +209,6 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
         if passed >= 0:
             if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
-                if r.plan.console_socket == <uint32_t>NONE:
-                    size_as_callers(passed)
                 got = give_terminal(r)
                 if got < 0:
                     return got
@@ -288,6 +305,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
     """Undo what was done, and become Python to say why; an exit code if there is no Python."""
     cdef const char *words[8]
     cdef char numbers[6][NUMBER_ROOM]
+    cdef uint32_t ignored
     if r.pid > 0 and not r.reaped:
         syscall(NR_pidfd_send_signal, r.pidfd, SIGKILL, NULL, 0)
         kill_container(&r.w, r.pidfd)
@@ -300,6 +318,9 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
             unlinkat(AT_FDCWD, text(&r.w, r.plan.pid_file), 0)
         remove_state(text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
+        # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
+        r.w.hook_report = NULL
+        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, &ignored)
     fcntl(r.plan_fd, F_SETFD, 0)
     forget_signals()
     reset_signals()
@@ -347,6 +368,7 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     r.directory = claim_directory(&r.w, text(&r.w, r.plan.state_dir))
     if r.directory < 0:
         return fail(r, b"exists" if r.directory == -EEXIST else b"state", r.directory)
+    raise_limit(&r.w)
     put_rfc3339(r.time)
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:

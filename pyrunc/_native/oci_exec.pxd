@@ -88,20 +88,6 @@ cdef inline int start_program(oci_run *r, int console, int *master) noexcept nog
     return fail(r, b"died", report.error)
 
 
-cdef inline int tell_program(oci_run *r) noexcept nogil:
-    """Say who the program is, where the caller wants to know."""
-    cdef int rc
-    if r.plan.pid_file != <uint32_t>NONE:
-        rc = write_pid_file(&r.w, text(&r.w, r.plan.pid_file), r.pid)
-        if rc < 0:
-            return fail(r, b"pid-file", rc)
-    if r.plan.pidfd_socket != <uint32_t>NONE:
-        rc = send_descriptor(text(&r.w, r.plan.pidfd_socket), b"pidfd", r.pidfd)
-        if rc < 0:
-            return fail(r, b"pidfd-socket", rc)
-    return 0
-
-
 cdef inline int oci_exec_plan(oci_run *r) noexcept nogil:
     """Run a program in a container, by a plan that was loaded; the exit code of the command."""
     cdef int console

@@ -15,7 +15,6 @@ from pyrunc._native.steps cimport *
 cdef extern from *:
     int bind(int fd, const void *address, unsigned int size) nogil
     int listen(int fd, int backlog) nogil
-    ssize_t writev(int fd, const iovec_t *pieces, int count) nogil
     int LOCK_UN
 
 cdef enum:
@@ -133,11 +132,6 @@ cdef inline int write_pieces(int directory, const char *name, const char *tempor
     return rc
 
 
-cdef inline void piece(iovec_t *at, const char *words) noexcept nogil:
-    at.iov_base = <void *>words
-    at.iov_len = strlen(words)
-
-
 cdef inline int write_state(walk *w, const plan_oci *oci, int directory, const char *status, const char *created, int pid, uint64_t born) noexcept nogil:
     """Write state.json; *born* is when the process *pid* was, in ticks since boot, both 0 before there is one."""
     cdef char number[NUMBER_ROOM]
@@ -159,17 +153,11 @@ cdef inline int listen_for_start(int directory) noexcept nogil:
     """The socket `start` in the state directory, to which only the owner of the directory can connect."""
     cdef sockaddr_un address
     cdef mode_t before
-    cdef size_t length
     cdef int rc
     cdef int fd = <int>_rc(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0))
     if fd < 0:
         return fd
-    # A socket's path has 107 bytes at most: this way the directory's may have any number.
-    memset(&address, 0, sizeof(address))
-    address.sun_family = <unsigned short>AF_UNIX
-    memcpy(address.sun_path, b"/proc/self/fd/", 14)
-    length = 14 + put_decimal(address.sun_path + 14, <uint64_t>directory)
-    memcpy(address.sun_path + length, b"/start", 7)
+    address_in(&address, directory, b"start")
     before = umask(0o177)
     rc = <int>_rc(bind(fd, &address, sizeof(address)))
     umask(before)

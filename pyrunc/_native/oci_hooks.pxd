@@ -7,6 +7,7 @@
 #   startContainer                init             in the container, the last thing before the program
 #   poststart                     the front door   when the program runs
 #   poststop                      Python           after `delete`
+#                                 the front door   after `run`, and where no container has come of it
 #
 # The first one that fails ends its kind and the container, but for poststop.
 
@@ -65,6 +66,7 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
     cdef hook_end *end = <hook_end *>w.hook_report if w.hook_report != NULL else &own
     cdef iovec_t state[5]
     cdef char digits[24]
+    cdef const char *before_pid = text(w, oci.hook_state[1])
     cdef int i
     hook.path = text(w, one.path)
     hook.argv = text(w, one.argv)
@@ -82,9 +84,13 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
         # A program of the host's, with the host's rights: no LD_PRELOAD of the container's is for it (CVE-2025-23266).
         hook.envc = 0
     put_decimal(digits, <uint64_t>pid)
+    if pid == 0:
+        # There is none in the state of a stopped container, as runc has it.
+        before_pid = b"\""
+        digits[0] = 0
     state[0].iov_base = <void *>text(w, oci.hook_state[0])
     state[1].iov_base = <void *>status
-    state[2].iov_base = <void *>text(w, oci.hook_state[1])
+    state[2].iov_base = <void *>before_pid
     state[3].iov_base = <void *>digits
     state[4].iov_base = <void *>text(w, oci.hook_state[2])
     for i in range(5):

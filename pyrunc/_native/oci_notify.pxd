@@ -9,6 +9,7 @@
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.oci_console cimport *
+from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
 from pyrunc._native.seccomp_install cimport *
@@ -60,45 +61,6 @@ cdef inline int take_listener(int pidfd, int number) noexcept nogil:
     return fd
 
 
-cdef inline int send_parts(int sock, iovec_t *parts, int count, int passed) noexcept nogil:
-    """Send *count* texts one after another, the first byte with the descriptor *passed*; 0 or -errno."""
-    cdef msghdr header
-    cdef uint64_t control[3]
-    cdef cmsghdr *cmsg
-    cdef ssize_t sent
-    cdef int i = 0
-    memset(&header, 0, sizeof(header))
-    memset(control, 0, sizeof(control))
-    header.msg_control = control
-    header.msg_controllen = CMSG_SPACE(sizeof(int))
-    cmsg = CMSG_FIRSTHDR(&header)
-    cmsg.cmsg_level = SOL_SOCKET
-    cmsg.cmsg_type = SCM_RIGHTS
-    cmsg.cmsg_len = CMSG_LEN(sizeof(int))
-    memcpy(CMSG_DATA(cmsg), &passed, sizeof(int))
-    while i < count:
-        header.msg_iov = parts + i
-        header.msg_iovlen = <size_t>(count - i)
-        sent = sendmsg(sock, &header, MSG_NOSIGNAL)
-        if sent < 0 and errno != EINTR:
-            return -errno
-        if sent > 0:
-            header.msg_control = NULL
-            header.msg_controllen = 0
-        while i < count and sent >= <ssize_t>parts[i].iov_len:
-            sent -= <ssize_t>parts[i].iov_len
-            i += 1
-        if i < count and sent > 0:
-            parts[i].iov_base = <char *>parts[i].iov_base + sent
-            parts[i].iov_len -= <size_t>sent
-    return 0
-
-
-cdef inline void put_part(iovec_t *part, const char *value) noexcept nogil:
-    part.iov_base = <void *>value
-    part.iov_len = strlen(value)
-
-
 cdef inline int oci_send_listener(walk *w, const progress *message, const char *status, int state_pid, int pid, int pidfd) noexcept nogil:
     """In the front door: serve LISTENER of the process *pid*; 0 or -errno.
 
@@ -107,8 +69,8 @@ cdef inline int oci_send_listener(walk *w, const progress *message, const char *
     """
     cdef const plan_oci *block = plan_oci_of(w.data)
     cdef iovec_t parts[LISTENER_PARTS]
-    cdef char number[16]
-    cdef char state_number[16]
+    cdef char number[24]
+    cdef char state_number[24]
     cdef uint32_t answer = message.step
     cdef int sock
     cdef int fd
@@ -123,17 +85,17 @@ cdef inline int oci_send_listener(walk *w, const progress *message, const char *
     fd = take_listener(pidfd, message.error)
     rc = fd
     if fd >= 0:
-        put_number(number, pid)
-        put_number(state_number, state_pid)
-        put_part(&parts[0], text(w, block.seccomp_metadata))
-        put_part(&parts[1], number)
-        put_part(&parts[2], b",\"state\":")
-        put_part(&parts[3], text(w, block.hook_state[0]))
-        put_part(&parts[4], status)
-        put_part(&parts[5], text(w, block.hook_state[1]))
-        put_part(&parts[6], state_number)
-        put_part(&parts[7], text(w, block.hook_state[2]))
-        put_part(&parts[8], b"}")
+        put_decimal(number, <uint64_t>pid)
+        put_decimal(state_number, <uint64_t>state_pid)
+        piece(&parts[0], text(w, block.seccomp_metadata))
+        piece(&parts[1], number)
+        piece(&parts[2], b",\"state\":")
+        piece(&parts[3], text(w, block.hook_state[0]))
+        piece(&parts[4], status)
+        piece(&parts[5], text(w, block.hook_state[1]))
+        piece(&parts[6], state_number)
+        piece(&parts[7], text(w, block.hook_state[2]))
+        piece(&parts[8], b"}")
         rc = send_parts(sock, parts, LISTENER_PARTS, fd)
         close(fd)
     close(sock)

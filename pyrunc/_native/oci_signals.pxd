@@ -21,7 +21,6 @@ cdef extern from *:
         const char *name
         int number
     named_signal pr_signals[32]
-    int SIGTERM
 
 
 cdef inline char upper(char c) noexcept nogil:

@@ -101,20 +101,30 @@ cdef inline const char *environment(char **env, const char *name) noexcept nogil
     return NULL
 
 
-cdef inline int connect_in(int directory, const char *name, int flags) noexcept nogil:
-    """Connect to the socket *name* in *directory*, however long its path is; the descriptor or -errno."""
-    cdef sockaddr_un address
+cdef inline void piece(iovec_t *at, const char *words) noexcept nogil:
+    at.iov_base = <void *>words
+    at.iov_len = strlen(words)
+
+
+cdef inline void address_in(sockaddr_un *address, int directory, const char *name) noexcept nogil:
+    """Of the socket *name* in *directory*, by its descriptor: an address has room for 107 bytes, a path for more."""
     cdef size_t length
-    cdef int rc
-    cdef int sock = <int>_rc(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0))
-    if sock < 0:
-        return sock
-    memset(&address, 0, sizeof(address))
+    memset(address, 0, sizeof(sockaddr_un))
     address.sun_family = <unsigned short>AF_UNIX
     memcpy(address.sun_path, b"/proc/self/fd/", 14)
     length = 14 + put_decimal(address.sun_path + 14, <uint64_t>directory)
     address.sun_path[length] = c'/'
     memcpy(address.sun_path + length + 1, name, strlen(name) + 1)
+
+
+cdef inline int connect_in(int directory, const char *name, int flags) noexcept nogil:
+    """Connect to the socket *name* in *directory*, however long its path is; the descriptor or -errno."""
+    cdef sockaddr_un address
+    cdef int rc
+    cdef int sock = <int>_rc(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | flags, 0))
+    if sock < 0:
+        return sock
+    address_in(&address, directory, name)
     rc = <int>_rc(connect(sock, &address, sizeof(address)))
     if rc < 0:
         close(sock)

@@ -260,16 +260,16 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
         if got < <int>sizeof(word):
             break
         if word.kind == PROGRESS_FAILED:
-            return start_failed(here, root, id, word.step, word.error, word.pad)
+            return start_failed(here, words, word.step, word.error, word.pad)
         if word.kind == PROGRESS_READY:
             ready = True
     if not ready:
-        return start_failed(here, root, id, <uint32_t>FAILED_PLAN, 0, 0)
+        return start_failed(here, words, <uint32_t>FAILED_PLAN, 0, 0)
     return 0
 
 
-cdef inline int start_failed(oci_place *here, const char *root, const char *id, uint32_t step, int error, uint32_t op) noexcept nogil:
-    """Python finds the words: `:failed start ROOT ID STEP ERRNO OP`."""
+cdef inline int start_failed(oci_place *here, oci_words *words, uint32_t step, int error, uint32_t op) noexcept nogil:
+    """Python finds the words: `:failed start STEP ERRNO OP LOG FORMAT`."""
     cdef const char *argv[8]
     cdef char numbers[3][24]
     put_decimal(numbers[0], step)
@@ -277,10 +277,10 @@ cdef inline int start_failed(oci_place *here, const char *root, const char *id, 
     put_decimal(numbers[2], op)
     argv[0] = b":failed"
     argv[1] = b"start"
-    argv[2] = root
-    argv[3] = id
-    argv[4] = numbers[0]
-    argv[5] = numbers[1]
-    argv[6] = numbers[2]
+    argv[2] = numbers[0]
+    argv[3] = numbers[1]
+    argv[4] = numbers[2]
+    argv[5] = words.log
+    argv[6] = words.log_format
     argv[7] = NULL
     return oci_python(here, argv)

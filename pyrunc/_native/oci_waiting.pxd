@@ -10,7 +10,6 @@
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.joining cimport *
-from pyrunc._native.oci_files cimport piece, writev
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *

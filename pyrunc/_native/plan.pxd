@@ -22,7 +22,7 @@ cdef enum:
     PLAN_VERSION = 6
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
-    PLAN_MAX_SLOTS = 512
+    PLAN_MAX_SLOTS = 2048
     PLAN_MAX_ARGS = 1 << 20
     PLAN_NAMESPACES = 0x7E020080    # CLONE_NEW*: all that header.clone_flags may hold
 

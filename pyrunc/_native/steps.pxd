@@ -46,6 +46,7 @@ cdef struct walk:
     crew_place crew
     void *hook_report               # of the front door, shared with init: a hook_end, or NULL
     int hook_fd                     # the memfd that it is in
+    rlimit_t files                  # the caller's limit of descriptors, which the program gets; nothing if rlim_max is 0
     uint64_t stage_ns[STAGES]
     char path[4096]
 

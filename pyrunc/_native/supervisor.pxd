@@ -139,6 +139,7 @@ cdef inline bint supervisor(int plan_fd, int reply_fd, int *fds, uint32_t count,
     w.homes = homes
     w.lo_is_up = False
     w.crew = crew
+    w.files.rlim_max = 0            # the spawner has given it back
     supervise_container(&w, plan_fd, reply_fd, fds, count, host_net, chrooted)
     again = w.sock >= 0 and not chrooted and (w.header == NULL or not has_joined(&w))
     # Nothing of one container, such as its environment, may be there when the next one comes.

@@ -132,14 +132,19 @@ def opened(parts: "Parts", container_id: str, text: str, *, writable: bool = Fal
                 continue
             if not settled.driver:
                 raise FailedPrecondition(f"container {text} has no files of its own while it does not run")
+            given = False
             try:
                 with _at_rest(parts, container_id, writable) as fd:
+                    given = True
                     yield Root(fd, text)
             except (NotFound, OSError) as exc:
                 # Without its lock it may have been removed meanwhile, and what was looked at with it.
                 if not writable and finish.settle(parts, settled.id) is None:
                     raise NotFound(f"No such container: {text}") from exc
-                raise
+                if given or writable or not isinstance(exc, NotFound):
+                    raise
+                time.sleep(_PAUSE_S)  # it is being made, and has no snapshot yet
+                continue
             return
     raise FailedPrecondition(f"container {text} is started and stopped again and again")
 

@@ -17,7 +17,7 @@ from pyrunc.engine import (
     stopping,
     throwaway,
 )
-from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError
+from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError, Unavailable
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, Process, RunResult, run_asked, start_asked
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["EngineExec", "Shimmed", "Wanted", "attached", "detached", "run", "start"]
 
 _END_COMMAND = os.path.join(os.path.dirname(os.path.abspath(__file__)), "exec_end.py")
+_KILLED = 137
 _KEPT_S = 300  # how long what a detached program has left stays, as with Docker
 # What only matters to a container's first start, and may have gone since: a device, the source of a mount.
 _OF_THE_START = (
@@ -57,12 +58,20 @@ class Told(Process):
         self._said = False
 
     def _take(self) -> bool:
-        over = super()._take()
-        if over and not self._said:
-            self._said = True
+        try:
+            over = super()._take()
+        except Unavailable:
+            self._tell(_KILLED)  # its supervisor was killed, and so was it
+            raise
+        if over:
             assert self._child.exit is not None
-            tell_end(self._parts, self._record, self.id, self._child.exit.exit_code)
+            self._tell(self._child.exit.exit_code)
         return over
+
+    def _tell(self, exit_code: int) -> None:
+        if not self._said:
+            self._said = True
+            tell_end(self._parts, self._record, self.id, exit_code)
 
 
 class EngineExec(Told, ExecProcess):

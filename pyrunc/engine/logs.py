@@ -80,7 +80,7 @@ def steps(
         while True:
             late = until_ns is not None and time.time_ns() > until_ns
             over = not follow or late or (ended is not None and ended())
-            for line in file.lines():
+            for line in file.lines(go_on=follow):
                 entry = _parse(line, moment)
                 if entry is None:
                     damaged += 1

@@ -91,10 +91,11 @@ class RotatedFile:
         self._overlong = False
         self.skipped = 0
 
-    def lines(self) -> "Iterator[bytes]":
+    def lines(self, *, go_on: bool = True) -> "Iterator[bytes]":
         """Every line that is there, without its line feed; called again, those that have come since.
 
-        Raises OSError for a file that cannot be read.
+        Without *go_on* only those of the files that are open: what is rotated while they are read may be gone before it
+        is opened, and a gap be in the middle. Raises OSError for a file that cannot be read.
         """
         while True:
             if not self._files:
@@ -104,7 +105,7 @@ class RotatedFile:
             # Looked at before reading: what is renamed by now has all that it will ever have.
             ended = len(self._files) > 1 or not _same(self._path, self._files[0])
             yield from self._to_end(self._files[0])
-            if not ended:
+            if not ended or (len(self._files) == 1 and not go_on):
                 return
             if len(self._files) == 1:
                 self._files += self._after(self._files[0])

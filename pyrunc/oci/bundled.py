@@ -96,7 +96,10 @@ def _write(path: str, data: bytes) -> None:
 
     temporary = f"{path}.{os.getpid()}"
     try:
-        with open(temporary, "wb") as file:
+        # Whatever the caller's umask is: who may write to it has its bytes executed by others.
+        with open(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb"
+        ) as file:
             file.write(data)
         os.rename(temporary, path)
     except OSError:

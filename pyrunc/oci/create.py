@@ -131,7 +131,8 @@ def compile_bundle(
     path = next((entry[5:] for entry in variables if entry.startswith("PATH=")), None)
     oci = _block(command, directory, container_id, bundle, table)
     oci = oci._replace(
-        preserve_fds=oci.preserve_fds + listening, flags=oci.flags | (native.FLAG_NOTIFY if notify else 0),
+        preserve_fds=flags.preserved(oci.preserve_fds + listening),
+        flags=oci.flags | (native.FLAG_NOTIFY if notify else 0),
         state=state_text.state(container_id, bundle, template, command.flag("no-new-keyring"), not notify),
     )  # fmt: skip
     plan = template.finish(_NO_ID, argv, variables, candidates(argv[0], path), FLAG_KEEP_RUNNING, oci=oci)
@@ -200,7 +201,7 @@ def _listening(env: Mapping[str, str]) -> int:
     if env.get("LISTEN_PID") != env.get("PYRUNC_CALLER", str(os.getpid())):
         return 0
     number = env.get("LISTEN_FDS", "")
-    return int(number) if number.isdecimal() else 0
+    return int(number[:12]) if number.isdecimal() else 0
 
 
 def _environment(process: Mapping[str, Any], rootfs: str, added: Mapping[str, str]) -> list[str]:

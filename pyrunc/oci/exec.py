@@ -12,7 +12,7 @@ from pyrunc._native import plan as native
 from pyrunc.errors import PyruncError
 from pyrunc.oci import seccomp_agent, state, state_text
 from pyrunc.oci.exec_words import STOPPED
-from pyrunc.oci.flags import NAME, absolute, parse, quote
+from pyrunc.oci.flags import NAME, absolute, parse, preserved, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.process_words import START
 from pyrunc.records import loads
@@ -88,9 +88,7 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
     cgroups, freezer = _cgroups(container, command.texts("cgroup"))
     argv: list[str] = process["args"]
     spec = {**container.spec, "process": process}
-    preserved = command.number("preserve-fds")
-    if preserved < 0:
-        raise Failure(f"invalid number of descriptors to preserve: {preserved}")
+    kept = preserved(command.number("preserve-fds"))
     variables = _variables(container, process)
     size = process.get("consoleSize") or {}
     template = compile_exec(
@@ -106,7 +104,7 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
     oci = Oci(
         container.directory, container.id, flags, command.path("pid-file"),
         command.path("pidfd-socket"), command.path("console-socket"), absolute(command.options.log),
-        command.options.log_format, preserve_fds=preserved, seccomp_listener=listener, seccomp_metadata=listener_head,
+        command.options.log_format, preserve_fds=kept, seccomp_listener=listener, seccomp_metadata=listener_head,
         hook_state=state_text.hook_state_of(container),
     )  # fmt: skip
     plan = template.finish(

@@ -6,7 +6,7 @@
 |                                                      | step or a word of `_WORDS`; init's wait status; the place  |
 |                                                      | of a hook in its kind, and the descriptor of its report    |
 |                                                      | + 1 (0: none)                                              |
-| start ROOT ID STEP ERRNO OP                          | start: what init has said; the plan is gone by then        |
+| start STEP ERRNO OP LOG FORMAT                       | start: what init has said; the plan is gone by then        |
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ _SOURCES = ("open_tree", "new_mount", "mount_attr", "attach", "remount", "reconf
 def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
     """Log why it failed; the exit code. *arguments* are those behind `:failed`."""
     if arguments[0] == "start":
-        Log().error(start_words(int(arguments[3]), int(arguments[4]), int(arguments[5])))
+        _, step, error, op, path, log_format = arguments
+        Log(path, log_format).error(start_words(int(step), int(error), int(op)))
         return 1
     plan, where, number, status, hook, report = arguments
     reader = Reader(_contents(int(plan)))
@@ -193,11 +194,19 @@ def _hook_words(report: bytes, index: int) -> str:
 
 
 _HOOK_OUT, _HOOK_ERR = 512, 1024
+_HOOK_EXITED, _HOOK_SIGNALED = 3072, 3328  # of hook_error in `_native/oci_hooks.pxd`
 
 
 def start_words(step: int, number: int, op: int) -> str:
     """Why a container that waited did not become its program."""
     if step == native.ABSENT:
         return "container init died before it could start the program"
+    if number >= _HOOK_EXITED:
+        how = (
+            f"signal {number - _HOOK_SIGNALED}"
+            if number >= _HOOK_SIGNALED
+            else f"exit status {number - _HOOK_EXITED}"
+        )
+        return f"{START}{_INIT}error running startContainer hook: {how}"
     name = native.STEP_NAMES[op] if op < len(native.STEP_NAMES) else str(op)
     return f"{START}{_INIT}{name}: {reason_of(number)}"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = "pyrunc-oci"
 
+_MOST_PRESERVED = 1 << 20  # OCI_MAX_PRESERVED in pyrunc/_native/plan_oci.pxd
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 _HELP = Flag(("help", "h"), BOOL)
@@ -109,6 +110,15 @@ class Command(NamedTuple):
         """The values of a flag that may be given several times, those of numbers too."""
         found = self.values[name]
         return found if isinstance(found, list) else []
+
+
+def preserved(count: int) -> int:
+    """*count*, the descriptors that the program gets beside its streams; raises Failure for what nobody has open."""
+    if not 0 <= count <= _MOST_PRESERVED:
+        from pyrunc.oci.log import Failure
+
+        raise Failure(f"invalid number of descriptors to preserve: {count}")
+    return count
 
 
 def parse(raw: Sequence[str], front_door: str = "") -> Command:

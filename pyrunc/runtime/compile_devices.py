@@ -77,6 +77,8 @@ class DevicePart(SpecialPart):
             for path, target in _LINKS:
                 self.plan.add("symlink", INIT, "devices", s0=path, s1=target, flags=loose)
         made = {path for path, _, _ in defaults} if self.dev_is_ours or makes else set()
+        # Whoever lists all of the host's devices lists its /dev/ptmx too, which makes terminals of the host.
+        made.add("/dev/ptmx")
         for i, device in enumerate(self.linux.get("devices") or ()):
             self._device(device, f"linux.devices[{i}]", made)
 

@@ -27,7 +27,7 @@ _PROC = _FLAG["proc"]
 # Until pivot_root the host's /sys is visible in init and of no use to it: a place to attach the scratch tmpfs.
 _SCRATCH = "/sys"
 _LAYERS = 500  # OVL_MAX_STACK, Linux 4.20
-_USER_LAYERS = 128  # each is a descriptor, of which a plan has 512, and named by it in a page of options
+_USER_LAYERS = 128  # each is a descriptor, of which a plan has 2048, and named by it in a page of options
 
 
 class RootPart(DevicePart):

@@ -15,7 +15,7 @@ import select
 import time
 
 from pyrunc._native import plan as native
-from pyrunc.errors import InvalidArgument, TimedOut
+from pyrunc.errors import InvalidArgument, TimedOut, Unavailable
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime.plan import Shim
@@ -234,7 +234,8 @@ def started(
             child.keep_running = settings.keep_running
             child.shed()
             who = running(settings.state_dir)
-            assert who is not None  # it is there before we hear of the start
+            if who is None:  # it was there before we heard of the start
+                raise Unavailable("what it was started in has ended, and somebody has taken note of it")
             return ShimProcess(child, who)
         except BaseException as exc:
             child.abandon()

@@ -56,6 +56,21 @@ def test_files_of_one_whose_end_is_not_yet_noted(loaded: Engine) -> None:
             assert tar.getnames() == ["file"]
 
 
+def test_files_of_one_that_is_being_made(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = loaded.containers.create("beta", ["true"])
+    snapshotter, again = loaded._parts.snapshotter, iter((True, True, False))
+    mounted = snapshotter.mounted
+
+    def late(key: str, **how: Any) -> Any:
+        return mounted("0" * 64 if next(again) else key, **how)
+
+    monkeypatch.setattr(snapshotter, "mounted", late)
+    found = io.BytesIO()
+    one.get_archive("/bin/busybox", found.write)
+    with tarfile.open(fileobj=io.BytesIO(found.getvalue())) as tar:
+        assert tar.getnames() == ["busybox"]
+
+
 @pytest.fixture
 def stopped(loaded: Engine) -> Container:
     loaded.run("beta", ["sh", "-c", "mkdir /tree; echo a > /tree/a"], name="one", remove=False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -54,6 +55,18 @@ def shell(container: Container, script: str, **options: object) -> str:
     result = container.exec(["sh", "-c", script], timeout_s=30, **options)  # type: ignore[arg-type]
     assert result.exit_code == 0, result
     return result.stdout.decode()
+
+
+def test_one_whose_supervisor_is_killed_has_an_end(engine: Engine) -> None:
+    container = engine.start("beta", SLEEP)
+    program = container.exec_start(SLEEP)
+    supervisor = int(Path(f"/proc/{program.pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    os.kill(supervisor, signal.SIGKILL)
+    with pytest.raises(errors.PyruncError):
+        program.wait(30)
+    program.close()
+    told = [event for event in events.read(engine._parts.root) if event.action == "exec_die"]
+    assert [event.attributes["exitCode"] for event in told] == ["137"]
 
 
 def test_it_is_what_the_container_of_another_process_is(engine: Engine) -> None:

@@ -246,6 +246,16 @@ def test_a_file_that_has_two_names_while_it_is_rotated_is_read_once(log: Path) -
     assert _data(log) == _data(log, tail=9) == ["0\n", "1\n"]
 
 
+def test_what_is_rotated_while_a_log_is_read_once_makes_no_gap(log: Path) -> None:
+    log.write_bytes(_record("0\n") + _record("1\n"))
+    read = logs.read(str(log))
+    found = [next(read).data]
+    for number in range(2, 6):
+        log.rename(f"{log}.1")  # the one before is gone
+        log.write_bytes(_record(f"{number}\n"))
+    assert [*found, *(entry.data for entry in read)] == [b"0\n", b"1\n"]
+
+
 def test_a_file_that_is_replaced_is_read_to_its_end(log: Path) -> None:
     log.write_bytes(_record("0\n"))
 

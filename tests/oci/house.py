@@ -38,7 +38,7 @@ mkdir -p /run/lock
 # crun gives standard descriptors to the container's user, and conmon's are this.
 mknod -m 666 /run/null c 1 3
 mount --bind /run/null /dev/null
-ip link set lo up
+ip link set lo up 2>/dev/null || :
 [ -z "$1" ] || mount --bind /dev/null "$1"
 exec "$2" -I -S -c "$3"
 """

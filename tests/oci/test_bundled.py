@@ -1,5 +1,6 @@
 """The file with the modules of a cold start: used as long as it is right, and never missed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,15 @@ def test_the_second_start_finds_its_modules_in_the_file(copy: Path) -> None:
     before = file_of(copy).stat()
     assert start(copy)[0] == count
     assert file_of(copy).stat().st_mtime_ns == before.st_mtime_ns, "nothing was to be added"
+
+
+def test_only_its_owner_can_write_to_it(copy: Path) -> None:
+    before = os.umask(0)
+    try:
+        start(copy)
+    finally:
+        os.umask(before)
+    assert file_of(copy).stat().st_mode & 0o777 == 0o644
 
 
 def test_a_module_whose_source_has_changed_is_not_taken_from_it(copy: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -250,3 +252,48 @@ def test_a_pid_file_is_a_file_of_its_own(oci: Runtime, tmp_path: Path, kind: str
     assert (tmp_path / "pid").is_file()
     assert (tmp_path / "pid").read_text() == str(oci.saved()["pid"])
     assert not hidden.exists()
+
+
+@pytest.mark.parametrize("words", [["--preserve-fds", "99999999999"], ["--preserve-fds=-1"], []])
+def test_more_descriptors_than_there_can_be_are_refused(
+    oci: Runtime, tmp_path: Path, words: list[str]
+) -> None:
+    bundle = oci.bundle(tmp_path / "b", ["true"])
+    listen = "" if words else f"export LISTEN_PID=$$ LISTEN_FDS={'9' * 5000}; "
+    command = oci.command("create", "-b", bundle, *words, oci.id)
+    done = subprocess.run(
+        ["bash", "-c", f'{listen}exec "$@"', "-", *command], capture_output=True, text=True, check=False,
+        env=oci.environment,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "invalid number of descriptors to preserve: " in done.stderr
+    assert not oci.directory.exists()
+
+
+def test_a_thousand_mounts(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(
+        oci.rootfs, ["sh", "-c", "ulimit -Sn; while read -r line; do echo; done < /proc/self/mounts"]
+    )
+    del spec["process"]["rlimits"]
+    spec["mounts"].append({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"})
+    spec["mounts"] += [
+        {"destination": f"/mnt/{i}", "type": "bind", "source": str(tmp_path), "options": ["bind", "ro"]}
+        for i in range(1000)
+    ]
+    bundle = oci.write(tmp_path / "b", spec)
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 4096))}
+    shown = oci.call("run", "-b", bundle, oci.id, **limit).stdout.split("\n")
+    assert shown[0] == "200"  # the caller's, though it took more to make them
+    assert len(shown) > 1000
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_has_closed_are_empty(oci: Runtime, tmp_path: Path, closed: str) -> None:
+    numbers = [number for number, sign in enumerate(("<&-", " >&-", "2>&-")) if sign in f" {closed}"]
+    script = "".join(
+        f'[ "$(stat -L -c %t:%T /proc/$$/fd/{number})" = 1:3 ] || exit 9{number};' for number in numbers
+    )
+    bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script + "exit 7"])
+    command = shlex.join(oci.command("run", "-b", bundle, oci.id))
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], env=oci.environment, check=False, timeout=60)
+    assert done.returncode == 7

@@ -76,6 +76,18 @@ def test_one_that_fails_ends_the_container(oci: Runtime, hooked: Callable[..., P
     assert words in done.stderr
     assert not oci.directory.exists()
     assert not cgroups(oci.id)
+    assert [name for name, _ in lines(oci)] == [*KINDS[: KINDS.index(kind)], "poststop"]
+    assert lines(oci)[-1][1]["status"] == "stopped"
+
+
+def test_poststop_takes_down_what_others_have_set_up_for_a_program_that_is_not_there(
+    oci: Runtime, hooked: Callable[..., Path]
+) -> None:
+    done = oci.call("run", "-b", hooked(["no-such-program"], poststop="exit 3"), oci.id, code=1)
+    assert "executable file not found" in done.stderr  # and not what the hook failed with
+    assert [name for name, _ in lines(oci)] == [*KINDS[:3]]
+    oci.call("run", "-b", hooked(["no-such-program"]), oci.id, code=1)
+    assert lines(oci)[-1][0] == "poststop"
 
 
 def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: Callable[..., Path]) -> None:
@@ -101,6 +113,20 @@ def test_a_hook_finds_the_root_in_the_containers_mount_namespace(
     (oci.rootfs / "mnt").mkdir(exist_ok=True)
     done = oci.call("run", "-b", hooked(["grep", " /mnt ", "/proc/mounts"], createRuntime=script), oci.id)
     assert done.stdout.startswith("hook /mnt tmpfs ")
+
+
+def test_a_start_that_fails_is_told_in_the_log(oci: Runtime, tmp_path: Path) -> None:
+    """Natively too: containerd reads the reason there, and nowhere else."""
+    spec = document(oci.rootfs, ["true"])
+    spec["hooks"] = {"startContainer": [{"path": "/bin/false"}]}
+    oci.call("create", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
+    log = tmp_path / "log"
+    oci.call("--log", log, "--log-format", "json", "start", oci.id, code=1)
+    (line,) = map(json.loads, log.read_text().splitlines())
+    assert line["level"] == "error"
+    assert line["msg"].endswith(
+        "error during container init: error running startContainer hook: exit status 1"
+    )
 
 
 def test_a_hook_of_the_hosts_has_nothing_of_the_containers_environment(oci: Runtime, tmp_path: Path) -> None:

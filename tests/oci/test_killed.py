@@ -72,7 +72,7 @@ def steps(most: int) -> list[int]:
     found, step = [], 1
     while step < most:
         found.append(step)
-        step += 1 + step // 12
+        step += 1 + step // 8
     return found
 
 

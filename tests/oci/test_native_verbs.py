@@ -243,7 +243,7 @@ def test_start_has_python_tell_why_it_failed(
     with program() as child:
         made = Made(root, "x", child.pid)
         done = start(front_door, root, made, *records)
-        assert (done.returncode, done.stdout) == (PYTHON, f":failed start {root} x {words}\n")
+        assert (done.returncode, done.stdout) == (PYTHON, f":failed start {words}  text\n")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ def test_every_kind_of_device_as_runc_makes_it(bundle: Path) -> None:
     assert table(peer.stdout) == ours, peer.stderr
 
 
+@pytest.mark.parametrize("user", [False, True], ids=["root", "user namespace"])
+def test_the_hosts_ptmx_is_left_out_of_all_devices_of_the_host(bundle: Path, user: bool) -> None:
+    spec = with_devices({"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2})
+    if user:
+        in_user_namespace(spec)
+    script = "readlink /dev/ptmx"
+    assert run_spec(bundle / "rootfs", spec, script) == "pts/ptmx\n" == peer_run(bundle, spec, script).stdout
+
+
 def test_a_document_without_dev_gets_the_default_devices_in_its_root(bundle: Path) -> None:
     spec = with_devices()
     spec["mounts"] = [mount for mount in spec["mounts"] if not mount["destination"].startswith("/dev")]
