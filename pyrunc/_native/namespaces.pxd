@@ -2,7 +2,8 @@
 # Making, leaving and joining namespaces (clone3(2), Linux 5.3; setns(2) by pidfd, Linux 5.8).
 
 from pyrunc._native.linux cimport (
-    SIGKILL, O_CLOEXEC, _exit, close, pipe2, poll, prctl, read, wait4, write, errno, EINTR, PR_SET_PDEATHSIG, kill,
+    SIGKILL, O_CLOEXEC, _exit, close, pipe2, poll, prctl, read, wait4, write, errno, EINTR, PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG, kill,
     CLONE_INTO_CGROUP, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
     CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT, CLONE_PIDFD, EINVAL, NR_clone3, SIGCHLD, _rc, clone_args, memset,
     syscall,

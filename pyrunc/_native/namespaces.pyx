@@ -97,3 +97,11 @@ def id_maps(int fd):
     finally:
         with nogil:
             c_let_go(pid, pidfd)
+
+
+def become_subreaper():
+    """Be the new parent of each descendant of this process whose own parent ends; it stays so across execve.
+
+    Raises OSError. Source: PR_SET_CHILD_SUBREAPER(2const).
+    """
+    check(_rc(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)), "prctl")

@@ -99,7 +99,7 @@ CREATE = (
     Flag("--read-only", "", "Mount the container's root filesystem as read only"),
     Flag("--restart", "string", "Restart policy to apply when a container exits", default="no"),
     Flag("--rm", "", "Automatically remove the container and its associated anonymous volumes when it exits"),
-    Flag("--runtime", "string", "Runtime to use for this container: pyrunc"),
+    Flag("--runtime", "string", "Runtime to use for this container"),
     Flag(
         "--security-opt", "list",
         "Security Options: seccomp=unconfined, seccomp=FILE, no-new-privileges, systempaths=unconfined",

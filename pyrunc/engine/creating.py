@@ -4,6 +4,7 @@ import os
 import time
 
 from pyrunc.api import ContainerRecord
+from pyrunc.drivers import registry
 from pyrunc.engine import (
     argument_checks,
     container_events,
@@ -20,7 +21,7 @@ from pyrunc.engine.container_rows import check_name, log_path
 from pyrunc.engine.deadlines import NEVER, Deadline
 from pyrunc.engine.mounts_wanted import wanted as wanted_mounts
 from pyrunc.engine.recipes import Fresh
-from pyrunc.errors import AlreadyExists, InvalidArgument
+from pyrunc.errors import AlreadyExists, InvalidArgument, Unsupported
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.options import checked
 
@@ -126,8 +127,13 @@ def described(parts: "Parts", base: "Base", container_id: str, wanted: Wanted) -
     given["Env"] = [*(config.get("Env") or ()), *(wanted.config.get("Env") or ())]
     host = namespaces.normal(parts, host_config.filled({**host, **wanted.host_config}))
     host_config.check(host, wanted.config)
+    driver = registry.exec_driver(host["Runtime"])
+    host["Runtime"] = driver.name
     covered = [mount[0] for mount in rest.get("mounts", ())] + list(host.get("Tmpfs") or ())
     merged = request.configured(base.config, wanted.argv, wanted.entrypoint, given, covered)
+    driver.check(merged, host, rest)
+    if not base.driver and not driver.takes_plans:
+        raise Unsupported(f"a container of the host's root is the native driver's, and not {driver.name}'s")
     if rest.get("writable") == "direct":
         raise InvalidArgument("writable: an image is never written directly; it must be 'scratch' or 'no'")
     if rest.get("scratch_bytes") and base.driver:

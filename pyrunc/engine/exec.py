@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+from pyrunc.drivers import registry
 from pyrunc.engine import (
     container_events,
     container_state,
@@ -17,16 +18,17 @@ from pyrunc.engine import (
     stopping,
     throwaway,
 )
-from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError, Unavailable
+from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError, Unavailable, Unsupported
 from pyrunc.runtime import joining, shim, shim_exec
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, Process, RunResult, run_asked, start_asked
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.drivers.exec.driver import ExecDriver
     from pyrunc.engine.container import Container
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.launcher import Launcher
@@ -146,32 +148,78 @@ def attached(container: "Container", wanted: Wanted, client: int, *, stdin: bool
 def _shimmed(
     parts: "Parts", container_id: str, wanted: Wanted, client: int | None = None, *, stdin: bool = False
 ) -> Shimmed:
+    record = stopping.current(parts, container_id)
+    driver = registry.exec_driver(record.host_config.get("Runtime"))
+    if not driver.takes_plans:
+        return _driven(parts, driver, _checked(record, wanted), wanted, client, stdin=stdin)
     with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
-        above = os.path.join(record.state_dir, "exec")
-        _forget_old(above)
-        place = os.path.join(above, exec_id)
-        rows, columns = wanted.size
-        settings = shim.ShimSettings(
-            place, exit_command=_end_command(parts, record, exec_id, place), exit_env=starting.environment(),
-            terminal=wanted.tty, rows=rows, columns=columns, stdin_open=stdin, stdin_once=True,
-        )  # fmt: skip
-        try:
-            # Not what is above: that goes when the container has ended, and must not come back.
-            for directory in (above, place):
-                try:
-                    os.mkdir(directory)
-                    os.chmod(directory, 0o700)  # under any umask
-                except FileExistsError:
-                    pass
-            process = shim_exec.start(asked, settings, client)
-        except FileNotFoundError as exc:
-            if os.path.isdir(place):
-                raise
-            raise FailedPrecondition(f"Container {record.id} is not running") from exc
-        except PyruncError:
-            finish.drop_state(place)
+
+        def begin(settings: shim.ShimSettings) -> shim.ShimProcess:
+            return shim_exec.start(asked, settings, client)
+
+        return _placed(parts, record, exec_id, wanted, stdin, begin)
+
+
+def _driven(
+    parts: "Parts", driver: "ExecDriver", record: "ContainerRecord", wanted: Wanted, client: int | None, *, stdin: bool
+) -> Shimmed:  # fmt: skip
+    """The same by another driver than the native one."""
+    from pyrunc.drivers.exec.driver import StartExec
+
+    who = shim.running(record.state_dir)
+    if who is None:
+        raise FailedPrecondition(f"Container {record.id} is not running")
+    exec_id = os.urandom(32).hex()
+    _say_begin(parts, record, exec_id, wanted)
+
+    def begin(settings: shim.ShimSettings) -> shim.ShimProcess:
+        variables = record.config.get("Env") or ()
+        asked = StartExec(exec_id, record.id, record.state_dir, who, wanted, variables, settings, client)
+        return driver.start_exec(asked)
+
+    return _placed(parts, record, exec_id, wanted, stdin, begin)
+
+
+def _placed(
+    parts: "Parts", record: "ContainerRecord", exec_id: str, wanted: Wanted, stdin: bool,
+    begin: "Callable[[shim.ShimSettings], shim.ShimProcess]",
+) -> Shimmed:  # fmt: skip
+    """What *begin* starts, with a directory for its shim."""
+    above = os.path.join(record.state_dir, "exec")
+    _forget_old(above)
+    place = os.path.join(above, exec_id)
+    rows, columns = wanted.size
+    settings = shim.ShimSettings(
+        place, exit_command=_end_command(parts, record, exec_id, place), exit_env=starting.environment(),
+        terminal=wanted.tty, rows=rows, columns=columns, stdin_open=stdin, stdin_once=True,
+    )  # fmt: skip
+    try:
+        # Not what is above: that goes when the container has ended, and must not come back.
+        for directory in (above, place):
+            try:
+                os.mkdir(directory)
+                os.chmod(directory, 0o700)  # under any umask
+            except FileExistsError:
+                pass
+        process = begin(settings)
+    except FileNotFoundError as exc:
+        if os.path.isdir(place):
             raise
-        return Shimmed(parts, record, exec_id, place, process)
+        raise FailedPrecondition(f"Container {record.id} is not running") from exc
+    except PyruncError:
+        finish.drop_state(place)
+        raise
+    return Shimmed(parts, record, exec_id, place, process)
+
+
+def _checked(record: "ContainerRecord", wanted: Wanted) -> "ContainerRecord":
+    """The record, if a further program can be started. Raises CommandNotFound, FailedPrecondition in Docker's words."""
+    if isinstance(wanted.argv, list | tuple) and wanted.argv[:1] in ([""], ("",)):
+        raise CommandNotFound('exec: "": executable file not found in $PATH')
+    if record.state == "paused":
+        raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
+    container_state.check("exec", record)
+    return record
 
 
 @contextmanager
@@ -179,12 +227,12 @@ def joining_of(
     parts: "Parts", container_id: str, wanted: Wanted
 ) -> "Iterator[tuple[Joining, ContainerRecord, str]]":
     """What to ask for *wanted* with, the container, and the id of the program."""
-    record = stopping.current(parts, container_id)
-    if isinstance(wanted.argv, list | tuple) and wanted.argv[:1] in ([""], ("",)):
-        raise CommandNotFound('exec: "": executable file not found in $PATH')
-    if record.state == "paused":
-        raise FailedPrecondition(f"Container {record.name} is paused, unpause the container before exec")
-    container_state.check("exec", record)
+    record = _checked(stopping.current(parts, container_id), wanted)
+    driver = registry.exec_driver(record.host_config.get("Runtime"))
+    if not driver.takes_plans:
+        raise Unsupported(
+            f"exec: what the runtime {driver.name} starts does not end with this process; exec_detached does"
+        )
     who = shim.running(record.state_dir)
     if who is None:
         raise FailedPrecondition(f"Container {record.id} is not running")
@@ -199,9 +247,7 @@ def joining_of(
         target = Target(launcher, record.id, who.pid, pidfd, launcher.environment(record.id))
         with Joining(target, wanted) as asked:
             exec_id = os.urandom(32).hex()
-            words = " ".join(wanted.argv)
-            _say(parts, record, f"exec_create: {words}", exec_id)
-            _say(parts, record, f"exec_start: {words}", exec_id)
+            _say_begin(parts, record, exec_id, wanted)
             yield asked, record, exec_id
     finally:
         os.close(pidfd)
@@ -248,6 +294,12 @@ def _forget_old(place: str) -> None:
 def _end_command(parts: "Parts", record: "ContainerRecord", exec_id: str, place: str) -> tuple[str, ...]:
     """What tells of a program's end where nobody is there to do it."""
     return (sys.executable or "python3", "-I", _END_COMMAND, parts.root, record.id, exec_id, place)
+
+
+def _say_begin(parts: "Parts", record: "ContainerRecord", exec_id: str, wanted: Wanted) -> None:
+    words = " ".join(wanted.argv)
+    _say(parts, record, f"exec_create: {words}", exec_id)
+    _say(parts, record, f"exec_start: {words}", exec_id)
 
 
 def tell_end(parts: "Parts", record: "ContainerRecord", exec_id: str, exit_code: int) -> None:

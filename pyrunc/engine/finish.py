@@ -188,6 +188,10 @@ def end_cgroups(record: "ContainerRecord") -> None:
     from pyrunc.runtime import cgroup_control, cgroup_layout
 
     layout, path = cgroup_layout.detect(), cgroup_of(record)
+    if observing.is_driven(record):
+        from pyrunc.drivers.exec import monitor_place
+
+        layout = monitor_place.end(layout, record.id)
     cgroup_control.kill(layout, path)
     cgroup_control.remove(layout, path)
     cgroup_control.prune(layout, path)
@@ -208,8 +212,11 @@ def _ending(row: "Row", late: bool) -> Ending | None:
         running = shim.running(record.state_dir)  # it may have begun, and ended, since we looked
     status = shim.status(record.state_dir)
     if status is not None:
+        if observing.is_driven(record):
+            end_cgroups(record)
+        started_ns = running.started_ns if running else record.started_ns
         return Ending(
-            status.exit_code, status.oom_kills > 0, running.started_ns if running else record.started_ns,
+            status.exit_code, observing.was_oom_killed(record, status), started_ns,
             status.finished_ns, True, *((running.shim, running.shim_started) if running else (0, 0)),
         )  # fmt: skip
     if running is not None and (listens or shim.is_alive(running.shim, running.shim_started)):

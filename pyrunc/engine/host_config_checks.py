@@ -74,8 +74,6 @@ def check(host_config: "Mapping[str, Any]", config: "Mapping[str, Any] | None" =
     for path in host_config.get("Tmpfs") or ():
         if not path.startswith("/"):
             raise InvalidArgument(f"invalid mount path: '{path}' mount path must be absolute")
-    if host_config.get("Runtime") not in (None, "", "pyrunc"):
-        raise InvalidArgument(f"Unknown runtime specified {host_config['Runtime']}")
     _check_health((config or {}).get("Healthcheck") or {})
     signal = (config or {}).get("StopSignal") or ""
     if signal and not signal.isdigit():

@@ -74,7 +74,7 @@ def info(parts: "Parts", states: "Iterable[str]") -> "dict[str, Any]":
         "MemTotal": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "GenericResources": None,
         "DockerRootDir": parts.root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Name": socket.gethostname(),
         "Labels": [], "ExperimentalBuild": False, "ServerVersion": own_version(),
-        "Runtimes": {RUNTIME: {"path": _init_path()}}, "DefaultRuntime": RUNTIME,
+        "Runtimes": {RUNTIME: {"path": _init_path()}, **_runtimes()}, "DefaultRuntime": RUNTIME,
         "Swarm": {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
             "RemoteManagers": None,
@@ -136,6 +136,13 @@ def _init_path() -> str:
         return spawner.init_path()
     except (PyruncError, OSError):
         return ""
+
+
+def _runtimes() -> "dict[str, dict[str, str]]":
+    """The OCI runtimes, and the drivers of others, that containers can be started with here."""
+    from pyrunc.drivers import registry
+
+    return {name: {"path": path} for name, path in registry.exec_names().items()}
 
 
 def _arch(machine: str) -> str:

@@ -65,6 +65,20 @@ def listens(state_dir: str) -> bool:
     return True
 
 
+def is_driven(record: "ContainerRecord") -> bool:
+    """Whether another runtime makes its container: then its shim does not see to all of its end."""
+    return record.host_config.get("Runtime") not in (None, "", "pyrunc")
+
+
+def was_oom_killed(record: "ContainerRecord", status: shim.Status) -> bool:
+    """Whether its limit of memory has killed a process of a container that has ended so."""
+    if not is_driven(record):
+        return status.oom_kills > 0
+    from pyrunc.drivers.exec import monitor_place
+
+    return monitor_place.was_oom_killed(record.state_dir)
+
+
 def is_promised(row: "Row") -> bool:
     """Whether a process lives that has said that it will start a container again."""
     return bool(row.restarter) and row.boot == boot() and shim.is_alive(row.restarter, row.restarter_started)
@@ -100,7 +114,7 @@ def look(row: "Row") -> "tuple[ContainerRecord, bool]":
     running, status = shim.running(record.state_dir), shim.status(record.state_dir)
     alive = running is not None and shim.is_alive(running.shim, running.shim_started)
     if status is not None:
-        oom = status.oom_kills > 0
+        oom = was_oom_killed(record, status)
         found = record._replace(
             state="exited", exit_code=status.exit_code, finished_ns=status.finished_ns, oom_killed=oom
         )

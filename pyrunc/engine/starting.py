@@ -3,11 +3,12 @@
 import os
 import stat
 
+from pyrunc.drivers import registry
+from pyrunc.drivers.exec.driver import Start
 from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
 from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import CommandNotFound, InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime import shim
-from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
 from pyrunc.store.files import check_private, make_directory
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.drivers.exec.driver import ExecDriver
     from pyrunc.engine.parts import Parts
     from pyrunc.engine.recipes import Fresh
     from pyrunc.runtime.compile import Rootfs
-    from pyrunc.runtime.launcher import Launcher
     from pyrunc.runtime.options import SandboxOptions
 
 _private: "set[str]" = set()  # directories that were looked at
@@ -55,16 +56,23 @@ def launch(
         if record.argv[:1] == ("",):
             raise CommandNotFound('exec: "": executable file not found in $PATH')
         _make_place(record.state_dir)
-        launcher = None if fresh is None else fresh.launcher()
+        driver = registry.exec_driver(record.host_config.get("Runtime"))
+        begin = Start(
+            record.id, record.argv, _settings(parts, record, keep_running), client, until, None, None, {}
+        )
+        launcher = fresh.launcher() if fresh is not None and driver.takes_plans else None
         if launcher is not None:
-            return _start(parts, record, launcher, client, keep_running, until)
+            return _start(driver, begin._replace(plan=launcher))
         with namespaces.joined_by(parts, record) as joined:
             options = options_of(parts, record, joined)
+            if not driver.takes_plans:
+                root = root_of(parts, record) if fresh is None or fresh.rootfs is None else fresh.rootfs
+                return _start(driver, begin._replace(rootfs=root, options=options))
             if fresh is None or fresh.rootfs is None:
                 launcher = throwaway.launcher(root_of(parts, record), options)
             else:
                 launcher = fresh.compiled(options)
-            return _start(parts, record, launcher, client, keep_running, until)
+            return _start(driver, begin._replace(plan=launcher))
     except BaseException as exc:
         if isinstance(exc, TimedOut) or shim.running(record.state_dir) is not None:
             finish.end_cgroups(record)  # who was interrupted just after it began, or too late
@@ -120,27 +128,22 @@ def log_file(record: "ContainerRecord") -> shim.LogFile | None:
     return None if log is None else shim.LogFile(record.log_path, *log)
 
 
-def _start(
-    parts: "Parts", record: "ContainerRecord", launcher: "Launcher", client: int | None,
-    keep_running: bool, until: float | None,
-) -> shim.ShimProcess:  # fmt: skip
+def _start(driver: "ExecDriver", wanted: Start) -> shim.ShimProcess:
+    return driver.start(wanted)
+
+
+def _settings(parts: "Parts", record: "ContainerRecord", keep_running: bool) -> shim.ShimSettings:
+    """What a container's shim does; its log's directory is made."""
     log = log_file(record)
     if log is not None:
         _make_log_directory(os.path.dirname(log.path))
     config = record.config
     rows, columns = record.host_config.get("ConsoleSize") or (0, 0)
-    settings = shim.ShimSettings(
+    return shim.ShimSettings(
         record.state_dir, log, finish.exit_command(parts, record.id), environment(),
         terminal=bool(config.get("Tty")), rows=rows, columns=columns, stdin_open=bool(config.get("OpenStdin")),
         stdin_once=bool(config.get("StdinOnce")), keep_running=keep_running,
     )  # fmt: skip
-    for attempt in range(ATTEMPTS):
-        try:
-            return shim.start(launcher, record.argv, None, settings, record.id, client, until)
-        except NotTaken:
-            if attempt == ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
 
 
 def _make_place(path: str) -> None:

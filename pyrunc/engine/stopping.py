@@ -3,8 +3,9 @@
 import select
 import time
 
+from pyrunc.drivers import registry
 from pyrunc.engine import container_events, container_state, finish, observing
-from pyrunc.errors import FailedPrecondition, NotFound, PyruncError, TimedOut
+from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound, PyruncError, TimedOut
 from pyrunc.runtime import shim
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -96,7 +97,12 @@ def send(
             parts.containers.change(record.id, stopped=True)
         running = shim.running(record.state_dir)
         if running is not None:
-            shim.signal(running, number)
+            try:
+                driver = registry.exec_driver(record.host_config.get("Runtime"))
+            except InvalidArgument:
+                shim.signal(running, number)  # its runtime was removed meanwhile
+            else:
+                driver.signal(record.state_dir, record.id, running, number)
         container_events.say(parts, record, "kill", signal=number)
         if ends and record.state == "paused":
             from pyrunc.engine import pausing

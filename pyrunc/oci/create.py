@@ -107,6 +107,8 @@ def compile_bundle(
     named = bool((bundle.spec.get("linux") or {}).get("cgroupsPath"))
     rights = rootless.rights(command.options, named_cgroup=named)
     spec = _completed(bundle, container_id, rights)
+    if "PYRUNC_CALLER" in env and any(_is_ones_own(mount) for mount in spec["mounts"]):
+        raise Failure("the planner cannot see what the source of a mount is to its caller")
     process = spec["process"]
     table = hooks.parse(spec)
     notify = f"{directory}/notify" if env.get("NOTIFY_SOCKET") else ""
@@ -185,6 +187,11 @@ def _completed(bundle: bundles.Bundle, container_id: str, rights: Rights) -> dic
     spec["linux"] = linux
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec
+
+
+def _is_ones_own(mount: Mapping[str, Any]) -> bool:
+    """Whether the source of a mount is another thing in another process."""
+    return str(mount.get("source") or "").startswith(("/proc/self/", "/proc/thread-self/", "/dev/fd/"))
 
 
 def _below(bundle: str, mount: Mapping[str, Any]) -> Mapping[str, Any]:

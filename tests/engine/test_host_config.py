@@ -91,7 +91,7 @@ def test_modes_that_name_a_container_are_the_paths_that_were_passed() -> None:
         ({"NetworkMode": "bridge"}, "NetworkMode: bridge: networks do not exist yet"),
         ({"NetworkMode": "container:"}, "invalid container format"),
         ({"Init": True}, "Init: there is no init"), ({"StorageOpt": {"size": "1g"}}, "StorageOpt: "),
-        ({"Runtime": "runc"}, "Unknown runtime specified runc"), ({"IpcMode": "wrong"}, "invalid IPC mode: wrong"),
+        ({"IpcMode": "wrong"}, "invalid IPC mode: wrong"),
         ({"PidMode": "container:"}, "invalid PID mode"), ({"UsernsMode": "private"}, "invalid userns mode"),
         ({"LogConfig": {"Type": "syslog"}}, "LogConfig: syslog: only json-file and none exist yet"),
         ({"LogConfig": {"Config": {"tag": "x"}}}, "LogConfig: tag: only max-size and max-file exist yet"),

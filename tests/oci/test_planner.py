@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 
 from pyrunc.oci import resident
+from pyrunc.oci.create import prepare
+from pyrunc.oci.log import Failure
 from pyrunc.runtime.spawner import sealed_memfd
+from tests.oci.bundles import Runtime, document
 from tests.oci.native import PYTHON, call, install
 from tests.oci.planning import MAGIC, PLAN, PLANNED, planner, socket_of, stranger
 
@@ -362,3 +365,11 @@ def planning_over(pid: int) -> None:
     while Path(f"/proc/{pid}").exists():
         time.sleep(0.01)
     forget_cgroups()
+
+
+def test_a_mount_of_what_is_the_callers_own_is_left_to_the_caller(oci: Runtime, tmp_path: Path) -> None:
+    spec = document(oci.rootfs, ["true"])
+    spec["mounts"].append({"destination": "/own", "source": "/proc/self/fd/7", "type": "bind"})
+    words = ["create", "-b", str(oci.write(tmp_path / "b", spec)), "x"]
+    with pytest.raises(Failure, match="source of a mount"):
+        prepare(words, env={"PYRUNC_CALLER": "1"})

@@ -119,13 +119,15 @@ class Caller:
 def caller(busybox: Path) -> Iterator[Caller]:
     """A user with nothing but a directory."""
     work = Path(tempfile.mkdtemp(prefix="pyrunc-rootless-", dir="/tmp"))
-    work.chmod(0o755)
-    found = Caller(work, busybox)
-    yield found
-    for place in (work / "run/pyrunc-oci", work / "other"):
-        for container in place.iterdir() if place.exists() else ():
-            found("--root", place, "delete", "--force", container.name)
-    shutil.rmtree(work)
+    try:
+        work.chmod(0o755)
+        found = Caller(work, busybox)
+        yield found
+        for place in (work / "run/pyrunc-oci", work / "other"):
+            for container in place.iterdir() if place.exists() else ():
+                found("--root", place, "delete", "--force", container.name)
+    finally:
+        shutil.rmtree(work)
 
 
 def test_a_user_runs_a_container_as_its_root(caller: Caller) -> None:

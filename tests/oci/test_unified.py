@@ -133,28 +133,31 @@ def test_what_unified_cannot_be_is_named(
     assert not oci.directory.exists() and not group(oci).exists()
 
 
+@needs.spare_disk()
 def test_device_rules_are_kept(oci: Runtime, tmp_path: Path) -> None:
-    # Nodes of the kernel's log, of memory and of zeros; what the rules do not allow cannot be opened.
-    script = "for n in log mem zero; do (: <$n) && echo $n r; (: >$n) && echo $n w; done"
+    # Nodes of a disk, of memory and of zeros; what the rules do not allow cannot be opened.
+    number = os.stat(SPARE_DISK).st_rdev
+    disk = {"type": "b", "major": os.major(number), "minor": os.minor(number)}
+    script = "for n in disk mem zero; do (: <$n) && echo $n r; (: >$n) && echo $n w; done"
     spec = spec_of(
         oci,
         ["/bin/sh", "-c", f"cd /dev/x; {script}"],
         {
             "devices": [
                 {"allow": False, "access": "rwm"},
-                {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"},
+                {"allow": True, **disk, "access": "r"},
             ]
         },
     )  # fmt: skip
     spec["linux"]["devices"] = [
-        {"type": "c", "path": "/dev/x/log", "major": 1, "minor": 11, "fileMode": 0o666},
+        {**disk, "path": "/dev/x/disk", "fileMode": 0o666},
         {"type": "c", "path": "/dev/x/mem", "major": 1, "minor": 1, "fileMode": 0o666},
         {"type": "c", "path": "/dev/x/zero", "major": 1, "minor": 5, "fileMode": 0o666},
     ]
     oci.write(tmp_path / "b", spec)
     done = oci.call("run", "--bundle", tmp_path / "b", oci.id, code=None)
     # Those of zeros are among what every container may use.
-    assert done.stdout.splitlines() == ["log r", "zero r", "zero w"]
+    assert done.stdout.splitlines() == ["disk r", "zero r", "zero w"]
     assert done.stderr.count("Operation not permitted") == 3
 
 

@@ -1,0 +1,45 @@
+"""Where the monitor of an OCI runtime's container is, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+
+from pyrunc.runtime import cgroup_control
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from pyrunc.runtime.cgroup_layout import Layout
+
+OOM_KILLED = "oom_killed"  # a file in the state directory, where the limit of memory has killed a process
+PARENT = "/pyrunc"  # that of a container's cgroup, unless it has another
+_MONITORS = f"{PARENT}/monitors"
+
+
+def cgroup(container_id: str) -> str:
+    """The path of a monitor's cgroup."""
+    return f"{_MONITORS}/{container_id}"
+
+
+def end(layout: Layout, container_id: str) -> Layout:
+    """Kill a container's monitor, and remove its cgroups: the hierarchies in which a runtime makes a container's.
+
+    Beside those of *layout* that a container of pyrunc's own is in, these are the ones that have only a name. There
+    the monitor makes a directory, so that nobody removes what is above while the runtime is at it.
+    """
+    layout = layout._replace(hierarchies=(*layout.named, *layout.hierarchies))
+    path = cgroup(container_id)
+    cgroup_control.kill(layout, path)
+    cgroup_control.remove(layout, path)
+    cgroup_control.prune(layout, path)
+    for hierarchy in layout.named:
+        for above in (_MONITORS, PARENT):
+            try:
+                os.rmdir(f"{hierarchy.mountpoint}{above}")
+            except OSError:
+                break  # others are in it
+    return layout
+
+
+def was_oom_killed(state_dir: str) -> bool:
+    """Whether a container's limit of memory has killed a process of its."""
+    return os.path.exists(f"{state_dir}/{OOM_KILLED}")
