@@ -314,6 +314,10 @@ def test_masked_and_readonly_paths_as_a_document_may_write_them(oci: Runtime, tm
 
 def test_a_working_directory_that_is_gone_is_named_as_runc_does(oci: Runtime, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    gone = {"preexec_fn": lambda: (os.chdir(tmp_path / "gone"), (tmp_path / "gone").rmdir())}
-    done = oci.call("create", oci.id, code=1, **gone)
+    script = 'cd "$0" && rmdir "$0" && exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, tmp_path / "gone", *oci.command("create", oci.id)],
+        env=oci.environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
     assert done.stderr.endswith('no such file or directory"\n') and "Errno" not in done.stderr
