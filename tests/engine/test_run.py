@@ -402,7 +402,7 @@ def test_a_volume_is_once_where_it_is_named_twice(loaded: Engine) -> None:
 
 
 def test_more_volumes_than_a_start_can_have_are_refused(loaded: Engine, tmp_path: Path) -> None:
-    image = declaring(loaded, "many:1", *(f"/v{number}" for number in range(600)))
+    image = declaring(loaded, "many:1", *(f"/v{number}" for number in range(2100)))
     with pytest.raises(errors.Unsupported, match="too many mounts, volumes or layers"):
         loaded.run(image, ["true"], name="one")
     assert loaded.containers.list(all=True) == []
