@@ -11,9 +11,11 @@ import pytest
 
 from pyrunc.oci.planner import PLACE
 from tests.oci import bundles, planning
+from tests.oci.orphans import orphans_go_home
 from tests.oci.planning import end_planner
 from tests.oci.runtime import OURS, SUBJECT, Runtime, program, remove_cgroups
 
+__all__ = ["orphans_go_home"]
 APPLETS = (
     "sh", "true", "false", "sleep", "cat", "echo", "ls", "kill", "readlink", "stat", "grep", "cut", "tr", "sed",
     "hostname", "touch", "mkdir", "rm", "id", "mount", "chmod", "dd", "env", "tty", "stty", "ps", "sort", "ionice",

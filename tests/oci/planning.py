@@ -99,6 +99,20 @@ def end_planner(front_door: Path, directory: Path) -> None:
     forget_cgroups()
 
 
+def await_end(pid: int) -> None:
+    """Wait until a process that is no child of ours, or an orphan that has become one, has ended."""
+    while True:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.01)
+
+
 def forget_cgroups() -> None:
     """A killed planner leaves its empty cgroups to the next one."""
     for path in Path("/sys/fs/cgroup").glob("*/pyrunc-planner"):

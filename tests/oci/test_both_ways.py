@@ -17,7 +17,7 @@ import pytest
 from pyrunc.oci import resident
 from tests.oci import bundles
 from tests.oci.native import install
-from tests.oci.planning import forget_cgroups, socket_of
+from tests.oci.planning import await_end, forget_cgroups, socket_of
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not bundles.FRONT_DOOR.exists(),
@@ -64,8 +64,7 @@ def planned(tmp_path: Path) -> Iterator[Planned]:
     pid = start_planner(front_door, directory)
     yield Planned(front_door, directory)
     os.kill(pid, signal.SIGKILL)
-    while Path(f"/proc/{pid}").exists():
-        time.sleep(0.01)
+    await_end(pid)
     forget_cgroups()
 
 

@@ -24,7 +24,16 @@ from pyrunc.oci.log import Failure
 from pyrunc.runtime.spawner import sealed_memfd
 from tests.oci.bundles import Runtime, document
 from tests.oci.native import PYTHON, call, install
-from tests.oci.planning import MAGIC, PLAN, PLANNED, planner, socket_of, stranger
+from tests.oci.planning import (
+    MAGIC,
+    PLAN,
+    PLANNED,
+    await_end,
+    forget_cgroups,
+    planner,
+    socket_of,
+    stranger,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's front door asks a planner")
 
@@ -356,15 +365,8 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         ] == []
     finally:
         os.kill(pid, 9)
-        planning_over(pid)
-
-
-def planning_over(pid: int) -> None:
-    from tests.oci.planning import forget_cgroups
-
-    while Path(f"/proc/{pid}").exists():
-        time.sleep(0.01)
-    forget_cgroups()
+        await_end(pid)
+        forget_cgroups()
 
 
 def test_a_mount_of_what_is_the_callers_own_is_left_to_the_caller(oci: Runtime, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 from pyrunc import Sandbox
 from tests import rootfs as roots
 from tests.oci.conftest import bundle, make_runtime, runtime, spec_text
+from tests.oci.orphans import orphans_go_home
 
-__all__ = ["bundle", "make_runtime", "runtime", "spec_text"]
+__all__ = ["bundle", "make_runtime", "orphans_go_home", "runtime", "spec_text"]
 
 # What ./dev vm leaves out, since it takes minutes there and says little about cgroup v2. All of it runs by
 # ./dev vm --timeout 900 -m "not soak" tests/safety
