@@ -77,7 +77,10 @@ def planner(
 def end_planner(front_door: Path, directory: Path) -> None:
     """End the planner that somebody has started for *front_door*, if there is one, and what a killed one has left."""
     place = socket_of(front_door, directory)
-    here = os.open(directory, os.O_PATH)
+    try:
+        here = os.open(directory, os.O_PATH)
+    except FileNotFoundError:
+        return  # it has ended by itself, and taken its directory along
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
             probe.connect(f"/proc/self/fd/{here}/{place.name}")

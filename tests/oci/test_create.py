@@ -274,9 +274,9 @@ def test_a_thousand_mounts(oci: Runtime, tmp_path: Path) -> None:
         oci.rootfs, ["sh", "-c", "ulimit -Sn; while read -r line; do echo; done < /proc/self/mounts"]
     )
     del spec["process"]["rlimits"]
-    spec["mounts"].append({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"})
+    spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"})
     spec["mounts"] += [
-        {"destination": f"/mnt/{i}", "type": "bind", "source": str(tmp_path), "options": ["bind", "ro"]}
+        {"destination": f"/tmp/{i}", "type": "bind", "source": str(tmp_path), "options": ["bind", "ro"]}
         for i in range(1000)
     ]
     bundle = oci.write(tmp_path / "b", spec)
