@@ -1,7 +1,10 @@
-"""Whose the orphans are while pyrunc-oci is tried: the host's, whose first process reaps them."""
+"""Whose the orphans are while pyrunc-oci is tried: the host's, whose first process reaps them; and what stays behind."""
 
+import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +22,8 @@ def orphans_go_home(request: pytest.FixtureRequest) -> Iterator[None]:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     yield
     libc.prctl(_PR_SET_CHILD_SUBREAPER, was.value, 0, 0, 0)
+    # The cgroup above all containers of tests: as with runc, a container's end takes away its own.
+    for place in ("pyrunc-test", "*/pyrunc-test"):
+        for cgroup in Path("/sys/fs/cgroup").glob(place):
+            with contextlib.suppress(OSError):
+                os.rmdir(cgroup)
