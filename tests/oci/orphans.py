@@ -1,4 +1,4 @@
-"""Whose the orphans are while pyrunc-oci is tried: the host's, whose first process reaps them; and what stays behind."""
+"""Whose the orphans are while pyrunc-oci is tried: the host's, whose first process reaps them; and what is left."""
 
 import contextlib
 import ctypes
