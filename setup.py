@@ -27,26 +27,26 @@ CODE_FLAGS = {
 # Between clone and execve nothing may depend on an optimiser's or a hardening flag's run-time support.
 INIT_FLAGS = [
     "-Os", "-std=gnu11", "-ffunction-sections", "-fdata-sections", "-fno-asynchronous-unwind-tables",
-    "-fno-stack-protector", "-w", "-Dpyrunc_init_main=main", f"-DPy_LIMITED_API={LIMITED_API}",
+    "-fno-stack-protector", "-w", f"-DPy_LIMITED_API={LIMITED_API}",
 ]  # fmt: skip
 
 
 class BuildNative(build_ext):
-    """The extension modules, then pyrunc-init (static, without libpython), then the image around it."""
+    """The extension modules, then pyrunc-init and pyrunc-oci (static, without libpython), then the image around it."""
 
     def run(self) -> None:
-        """Build all three."""
+        """Build all four."""
         super().run()
-        target = NATIVE / "pyrunc-init" if self.inplace else Path(self.build_temp) / "pyrunc-init"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place = NATIVE if self.inplace else Path(self.build_temp)
+        place.mkdir(parents=True, exist_ok=True)
+        target, front_door = place / "pyrunc-init", place / "pyrunc-oci"
         build_init(NATIVE / "init.c", target)
+        build_init(NATIVE / "init.c", front_door, "pyrunc_oci_main")
         images = Path("." if self.inplace else self.build_lib) / "pyrunc" / "images"
         setup_hello.write(target, images / setup_hello.NAME)
-        # The same executable under the name by which other engines call it.
-        front_door = Path("bin" if self.inplace else self.build_temp) / "pyrunc-oci"
-        front_door.unlink(missing_ok=True)
-        shutil.copy2(target, front_door)
         if self.inplace:
+            # A new file: the old one may be a program that runs.
+            front_door = front_door.rename(Path("bin/pyrunc-oci"))
             # What an installation has beside it: which interpreter it becomes, and where that finds the package.
             record = front_door.with_name(f"{front_door.name}.python")
             record.write_text(f"{sys.executable}\n{Path.cwd()}\n")
@@ -54,14 +54,14 @@ class BuildNative(build_ext):
             self.distribution.data_files = [("bin", [str(target), str(front_door)])]
 
 
-def build_init(source: Path, target: Path) -> None:
-    """Compile and link *source* as *target*: musl keeps it near 64 KB; glibc is the fallback."""
+def build_init(source: Path, target: Path, entry: str = "pyrunc_init_main") -> None:
+    """Compile and link *source* as *target*, which begins at *entry*: musl keeps it small; glibc is the fallback."""
     compiler = os.environ.get("PYRUNC_INIT_CC") or shutil.which("musl-gcc") or os.environ.get("CC") or "cc"
     paths = sysconfig.get_paths()
     includes = [f"-I{paths['include']}", f"-I{paths['platinclude']}"]
     command = [
-        *compiler.split(), *INIT_FLAGS, *includes, "-static", "-Wl,--gc-sections", "-Wl,-z,noexecstack", "-s",
-        f"-Wl,-Map={target}.map", "-o", str(target), str(source),
+        *compiler.split(), *INIT_FLAGS, f"-D{entry}=main", *includes, "-static", "-Wl,--gc-sections",
+        "-Wl,-z,noexecstack", "-s", f"-Wl,-Map={target}.map", "-o", str(target), str(source),
     ]  # fmt: skip
     if "musl" in compiler:
         # A Python built for glibc asks for what musl refuses, and Debian's pyconfig.h names a file beside its own

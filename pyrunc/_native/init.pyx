@@ -1,8 +1,9 @@
 # cython: cdivision=True, boundscheck=False, language_level=3
-"""The entry of pyrunc-init, and what Python knows of its protocol.
+"""The entries of pyrunc-init and pyrunc-oci.
 
-The same source is compiled twice: as this extension module, and, with its Python half
-discarded by the linker, as the freestanding executable `pyrunc-init`.
+The same source is compiled three times: as this extension module, and, with its Python half and what the other one needs
+discarded by the linker, as the freestanding executables. They are two, since each process with a spawner has a copy
+of pyrunc-init in its memory, of which pyrunc-oci's part would be a third.
 """
 
 from pyrunc._native.linux cimport *
@@ -25,15 +26,12 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
     """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3.
 
-    Under the name `hello` it is the program of the image that ships, and holds no secret; under the name `pyrunc-oci` it
-    is the runtime that other engines call.
+    Under the name `hello` it is the program of the image that ships, and holds no secret.
     """
     cdef int keep[4]
     if argc > 0 and called(argv[0], b"hello"):
         return hello()
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if argc > 0 and called(argv[0], b"pyrunc-oci"):
-        return front_door(argc, argv)
     if argc >= 2 and strcmp(argv[1], b"spawner") == 0:
         reset_signals()
         keep[0] = 0
@@ -43,3 +41,9 @@ cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
         close_all_but(keep, 4)
         return spawner(3, argv + 2)
     return 64
+
+
+cdef public int pyrunc_oci_main(int argc, char **argv) noexcept nogil:
+    """`pyrunc-oci`, whatever it is called: the runtime that other engines call."""
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    return front_door(argc, argv)

@@ -24,12 +24,14 @@ from tests._native.reachable import ALLOCATING, PYTHON, VARIABLES, compile_objec
 NATIVE = Path(pyrunc.__file__).parent / "_native"
 SETUP = NATIVE.parent.parent / "setup.py"
 INIT = NATIVE / "pyrunc-init"
-MAP = NATIVE / "pyrunc-init.map"
+MAPS = {"pyrunc-init": NATIVE / "pyrunc-init.map", "pyrunc-oci": NATIVE / "pyrunc-oci.map"}
+MAP = MAPS["pyrunc-init"]
 GENERATED = NATIVE / "init.c"
 
 pytestmark = pytest.mark.skipif(
     not MAP.exists() or not GENERATED.exists(), reason="needs a checkout that was built in place"
 )
+BOTH = pytest.mark.parametrize("program", MAPS)
 
 
 class Section(NamedTuple):
@@ -39,16 +41,16 @@ class Section(NamedTuple):
     file: str
 
 
-def kept_sections() -> list[Section]:
-    """The input sections of the link map that have a size and a place in memory."""
-    text = MAP.read_text().split("Linker script and memory map", 1)[1]
+def kept_sections(program: str) -> list[Section]:
+    """The input sections of a program's link map that have a size and a place in memory."""
+    text = MAPS[program].read_text().split("Linker script and memory map", 1)[1]
     found = re.findall(r"^ (\.\S+)\s+0x([0-9a-f]{16})\s+0x([0-9a-f]+) (\S+)$", text, re.MULTILINE)
     return [Section(name, file) for name, at, size, file in found if int(at, 16) and int(size, 16)]
 
 
-def ours() -> list[Section]:
+def ours(program: str) -> list[Section]:
     """Those of the object that was compiled from Cython's output: the one with the entry in it."""
-    sections = kept_sections()
+    sections = kept_sections(program)
     (file,) = {section.file for section in sections if section.name == ".text.startup.main"}
     return [section for section in sections if section.file == file]
 
@@ -57,45 +59,58 @@ def is_musl() -> bool:
     return "-musl/libc.a" in MAP.read_text()
 
 
-def test_the_map_is_that_of_the_core() -> None:
-    names = [section.name for section in ours()]
+@BOTH
+def test_the_map_is_that_of_the_core(program: str) -> None:
+    names = [section.name for section in ours(program)]
     assert len(names) > 20
-    for needed in ("container_init_", "supervisor_", "spawner_"):
-        assert any(needed in name for name in names), needed
+    assert any("container_init_" in name for name in names)
+    # Each is in every container's memory, and has nothing of the other's.
+    for part, whose in (("7spawner_", "pyrunc-init"), ("14oci_front_door_", "pyrunc-oci")):
+        assert any(part in name for name in names) == (whose == program), part
 
 
-def test_nothing_of_python_is_linked() -> None:
-    assert [section for section in kept_sections() if PYTHON.fullmatch(section.name.rpartition(".")[2])] == []
+@BOTH
+def test_nothing_of_python_is_linked(program: str) -> None:
+    assert [
+        section for section in kept_sections(program) if PYTHON.fullmatch(section.name.rpartition(".")[2])
+    ] == []
 
 
-def test_no_variable_of_ours_is_linked() -> None:
+@BOTH
+def test_no_variable_of_ours_is_linked(program: str) -> None:
     """A module-level variable is 0 in pyrunc-init, and a cimported function is one: a NULL pointer."""
-    assert [section for section in ours() if VARIABLES.fullmatch(section.name)] == []
+    assert [section for section in ours(program) if VARIABLES.fullmatch(section.name)] == []
 
 
-def test_no_allocator_and_no_formatting_is_linked() -> None:
+@BOTH
+def test_no_allocator_and_no_formatting_is_linked(program: str) -> None:
     if not is_musl():
         pytest.skip("pyrunc-init was built with glibc, whose own start-up code allocates")
-    head = MAP.read_text().split("Discarded input sections", 1)[0]
+    head = MAPS[program].read_text().split("Discarded input sections", 1)[0]
     members = re.findall(r"^\S+libc\.a\((\w+)\.\w+\)$", head, re.MULTILINE)
     assert "execve" in members
     assert [member for member in members if ALLOCATING.fullmatch(member)] == []
     assert [
-        section for section in kept_sections() if ALLOCATING.fullmatch(section.name.rpartition(".")[2])
+        section for section in kept_sections(program) if ALLOCATING.fullmatch(section.name.rpartition(".")[2])
     ] == []
 
 
-def test_the_executable_is_small_and_static() -> None:
-    assert INIT.stat().st_size < (128 << 10 if is_musl() else 1 << 20)
-    headers = subprocess.run(["readelf", "-lW", INIT], capture_output=True, text=True, check=True).stdout
+@BOTH
+def test_the_executable_is_small_and_static(program: str) -> None:
+    path = {"pyrunc-init": INIT, "pyrunc-oci": SETUP.parent / "bin/pyrunc-oci"}[program]
+    assert path.stat().st_size < (96 << 10 if is_musl() else 1 << 20)
+    headers = subprocess.run(["readelf", "-lW", path], capture_output=True, text=True, check=True).stdout
     assert "INTERP" not in headers
     assert re.search(r"GNU_STACK .* RW ", headers), "the stack is executable"
 
 
-def test_the_generated_c_reaches_nothing_of_python_no_allocator_and_no_variable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ["pyrunc_init_main", "pyrunc_oci_main"])
+def test_the_generated_c_reaches_nothing_of_python_no_allocator_and_no_variable(
+    tmp_path: Path, entry: str
+) -> None:
     compile_object(GENERATED, tmp_path / "init.o")
-    found = reached(tmp_path / "init.o", "pyrunc_init_main")
-    assert {"execve", "fork", "syscall"} <= found.undefined
+    found = reached(tmp_path / "init.o", entry)
+    assert {"execve", "syscall"} <= found.undefined
     assert found.python() == set()
     assert found.allocating() == set()
     assert found.variables() == set()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyrunc.runtime import spawner
+from tests.oci.bundles import FRONT_DOOR
 
 PYTHON = 77
 """The exit code of a command that the front door left to Python."""
@@ -25,7 +25,7 @@ def install(directory: Path) -> Path:
     """Install a front door in *directory* whose Python only says what it was asked."""
     path = directory / "bin/pyrunc-oci"
     path.parent.mkdir(parents=True)
-    shutil.copy2(spawner.init_path(), path)
+    shutil.copy2(FRONT_DOOR, path)
     python = path.parent / "python3"
     # After -I -S -c, the program, the front door and the directory.
     python.write_text(f'#!/bin/sh\nshift 6\necho "$@"\nexit {PYTHON}\n')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc.runtime import spawner
+from tests.oci.bundles import FRONT_DOOR
 
 # It prints what it was called with, one word a line.
 SHOWS = '#!/bin/sh\necho "$0"\nfor word; do case "$word" in import*) ;; *) echo "$word";; esac; done\n'
@@ -17,7 +17,7 @@ def front_door(tmp_path: Path) -> Path:
     """A front door that was installed in an empty directory."""
     path = tmp_path / "bin/pyrunc-oci"
     path.parent.mkdir()
-    shutil.copy2(spawner.init_path(), path)
+    shutil.copy2(FRONT_DOOR, path)
     return path
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from pyrunc.runtime import spawner
-from tests.oci.bundles import REPOSITORY, TOP
+from tests.oci.bundles import FRONT_DOOR, REPOSITORY, TOP
 from tests.runtime.cgroup_support import remove_busy
 from tests.vm import needs
 
@@ -48,7 +47,7 @@ class Caller:
         shutil.copy2(busybox, self.bundle / "rootfs/bin")
         for name in ("cat", "echo", "id", "ls", "sh", "sleep", "stat", "tr", "true"):
             (self.bundle / "rootfs/bin" / name).symlink_to("busybox")
-        shutil.copy2(spawner.init_path(), self.front_door)
+        shutil.copy2(FRONT_DOOR, self.front_door)
         (work / "bin/pyrunc-oci.python").write_text(f"{self.python()}\n{self.checkout()}\n")
         for place, directories, files in os.walk(work):
             for name in (".", *directories, *files):
