@@ -26,6 +26,7 @@ _F_ADD_SEALS, _SEALS = 1033, 0x1 | 0x2 | 0x4 | 0x8
 _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 0x1, 0x2, 0x10
 _KERNEL_MINIMUM = (5, 15)
 _END_WAIT_MS = 5000
+_AT_FDCWD = -100
 DEFAULT_PARENT = "/pyrunc"
 
 _lock = allocate_lock()
@@ -67,6 +68,30 @@ def init_path() -> str:
     raise Unavailable(f"pyrunc-init is not installed: looked for {', '.join(places)}")
 
 
+def protected(path: str) -> int:
+    """A descriptor of the program *path* that nobody who gets hold of it can write to (CVE-2019-5736).
+
+    It is on a read-only mount that is attached nowhere, where processes share its memory; where that may not be made,
+    it is a sealed copy. Raises OSError.
+    """
+    from pyrunc._native import mount
+
+    try:
+        fd = mount.open_tree(_AT_FDCWD, os.fsencode(path), mount.OPEN_TREE_CLONE | os.O_CLOEXEC)
+    except OSError:
+        fd = -1
+    if fd >= 0:
+        try:
+            mount.mount_setattr(
+                fd, attr_set=mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+            )
+            return fd
+        except OSError:
+            os.close(fd)
+    with open(path, "rb") as file:
+        return sealed_memfd("pyrunc-init", file.read(), executable=True)
+
+
 def check_host() -> None:
     """Refuse at once, in one line, what cannot work: too old a kernel, or no privileges.
 
@@ -88,12 +113,10 @@ class Spawner:
     def __init__(self) -> None:
         check_host()
         shared = [hierarchy.mountpoint + DEFAULT_PARENT for hierarchy in cgroup_layout.detect().hierarchies]
-        with open(init_path(), "rb") as file:
-            image = file.read()
+        program = protected(init_path())
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         # dup2 onto its own number would leave FD_CLOEXEC set: the copies come from numbers above those they get.
         far = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 16)
-        program = sealed_memfd("pyrunc-init", image, executable=True)
         near = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         null = fcntl.fcntl(near, fcntl.F_DUPFD_CLOEXEC, 16)
         os.close(near)

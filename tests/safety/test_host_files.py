@@ -3,6 +3,7 @@
 Each attack is tried on pyrunc and on a runtime that lacks the rule, where it succeeds.
 """
 
+import errno
 import os
 import select
 import shutil
@@ -155,7 +156,10 @@ def test_no_host_program_is_executed_through_a_descriptor(
     support.in_a_mount_namespace(careless)
 
 
-def test_pyrunc_init_cannot_be_overwritten(sandbox: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["on a mount of our own", "in memory"])
+def test_pyrunc_init_cannot_be_overwritten(
+    sandbox: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     """CVE-2019-5736: whoever gets hold of the running program's file writes it once it does not run."""
 
     def overwrite(pid: int, stop: Callable[[], None]) -> None:
@@ -170,18 +174,25 @@ def test_pyrunc_init_cannot_be_overwritten(sandbox: Make, tmp_path: Path) -> Non
         finally:
             os.close(held)
 
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EPERM, "no mount of one's own")
+
+    if where == "in memory":
+        monkeypatch.setattr(mount, "open_tree", refuse)
+    spawner.shut_down()
     with sandbox() as box:
         box.run(["/bin/true"])
-        with pytest.raises(PermissionError):
+        program = os.readlink(f"/proc/{support.spawner_pid()}/exe")
+        assert program.startswith("/memfd:") == (where == "in memory")
+        with pytest.raises(OSError) as caught:
             overwrite(support.spawner_pid(), spawner.shut_down)
+        assert caught.value.errno == (errno.EPERM if where == "in memory" else errno.EROFS)
 
-    program = tmp_path / "pyrunc-init"
-    shutil.copy(spawner.init_path(), program)
-    careless = subprocess.Popen(
-        [program, "spawner"], stdin=subprocess.PIPE, pass_fds=(3,) if _open(3) else ()
-    )
+    copied = tmp_path / "pyrunc-init"
+    shutil.copy(spawner.init_path(), copied)
+    careless = subprocess.Popen([copied, "spawner"], stdin=subprocess.PIPE, pass_fds=(3,) if _open(3) else ())
     # An ordinary file; it ends at once where descriptor 3 is no socket, which is all the same.
-    held = os.open(program, os.O_RDONLY)
+    held = os.open(copied, os.O_RDONLY)
     careless.kill()
     careless.wait()
     assert careless.stdin
@@ -190,7 +201,7 @@ def test_pyrunc_init_cannot_be_overwritten(sandbox: Make, tmp_path: Path) -> Non
     os.write(again, b"#!/bin/sh\n")
     os.close(again)
     os.close(held)
-    assert program.read_bytes().startswith(b"#!/bin/sh\n")
+    assert copied.read_bytes().startswith(b"#!/bin/sh\n")
 
 
 def _open(fd: int) -> bool:
