@@ -60,13 +60,6 @@ def _volumes(parts: "Parts", container_id: str) -> "list[Point]":
     return [point for point in parts.volumes.mount_points(container_id) if point["Type"] == "volume"]
 
 
-# What tools such as lxcfs show in another way.
-_PROC_FILES = frozenset((
-    "/proc/cpuinfo", "/proc/diskstats", "/proc/loadavg", "/proc/meminfo", "/proc/net/dev", "/proc/slabinfo",
-    "/proc/stat", "/proc/swaps", "/proc/sys/crypto/fips_enabled", "/proc/sys/kernel/ns_last_pid", "/proc/uptime",
-))  # fmt: skip
-
-
 def prepare(
     parts: "Parts", container_id: str, config: "Mapping[str, Any]", host_config: "Mapping[str, Any]"
 ) -> None:
@@ -218,7 +211,11 @@ def _mount(parts: "Parts", container_id: str, point: "Point") -> Mount:
 
 def _check_proc(point: "Point", target: str) -> None:
     """Refuse what would stand in the place of the kernel's own files, as runc does; with files of /proc it may."""
-    if target != "/proc" and (not target.startswith("/proc/") or target in _PROC_FILES):
+    if target != "/proc" and not target.startswith("/proc/"):
+        return
+    from pyrunc.runtime.mount_words import COVERED
+
+    if target in COVERED:
         return
     why = "it is inside /proc"
     if target == "/proc":

@@ -26,6 +26,20 @@ _DELETE = 127
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
+def raw(before: list[Any]) -> list[Any]:
+    """The attributes *before*, as tcgetattr(3) has them: no echo, no lines, no signals by keys, nothing changed."""
+    found = [*before[:6], [*before[6]]]
+    found[0] &= ~(
+        termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
+        | termios.ICRNL | termios.IXON
+    )  # fmt: skip
+    found[1] &= ~termios.OPOST
+    found[2] = found[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
+    found[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
+    found[6][termios.VMIN], found[6][termios.VTIME] = 1, 0
+    return found
+
+
 def detach_keys(text: str) -> bytes:
     """What *text* in Docker's syntax, such as ``ctrl-a,a`` or ``DEL``, sends from a keyboard; "" is the default.
 
@@ -109,16 +123,7 @@ class RawTerminal:
         """No echo, no lines, no signals by keys, nothing changed on the way: all is the program's."""
         if self._before is None:
             return
-        attributes = [*self._before[:6], [*self._before[6]]]
-        attributes[0] &= ~(
-            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
-            | termios.ICRNL | termios.IXON
-        )  # fmt: skip
-        attributes[1] &= ~termios.OPOST
-        attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-        attributes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-        attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0
-        self._apply(attributes)
+        self._apply(raw(self._before))
 
     def restore(self) -> None:
         """As it was before."""

@@ -8,6 +8,8 @@ import socket
 import termios
 from signal import SIGWINCH, signal
 
+from pyrunc.runtime.terminal import raw
+
 _CHUNK = 32768
 _HUNG_MS = 300  # how often a terminal that no process has open is looked at
 _TAKE_S = 10.0
@@ -24,7 +26,8 @@ class Console:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(self.path)
         self._socket.listen(1)
-        _set_raw(0)
+        # All that is the other terminal's.
+        termios.tcsetattr(0, termios.TCSANOW, raw(termios.tcgetattr(0)))
 
     def take(self) -> int:
         """The terminal's master, which the runtime has sent by now. Raises OSError."""
@@ -102,17 +105,3 @@ def _pass_size(master: int) -> None:
         fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, _SIZE))
     except OSError:
         pass  # one of them has gone
-
-
-def _set_raw(fd: int) -> None:
-    """No echo, no lines, no signals by keys, nothing changed on the way: all that is the other terminal's."""
-    attributes = termios.tcgetattr(fd)
-    attributes[0] &= ~(
-        termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR
-        | termios.ICRNL | termios.IXON
-    )  # fmt: skip
-    attributes[1] &= ~termios.OPOST
-    attributes[2] = attributes[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
-    attributes[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    attributes[6][termios.VMIN], attributes[6][termios.VTIME] = 1, 0
-    termios.tcsetattr(fd, termios.TCSANOW, attributes)
