@@ -116,7 +116,7 @@ def remove(layout: Layout, path: str, timeout_s: float = 5.0) -> None:
 def prune(layout: Layout, path: str) -> None:
     """Remove the cgroups above *path* that a start has made, and marked, if nobody uses them any more."""
     names = clean_path(path).split("/")
-    for hierarchy in layout.hierarchies:
+    for hierarchy in (*layout.hierarchies, *layout.named):
         for depth in range(len(names) - 1, 0, -1):
             place = "/".join((hierarchy.mountpoint, *names[:depth]))
             try:

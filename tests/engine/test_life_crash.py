@@ -148,10 +148,13 @@ def test_a_container_whose_maker_dies_was_never_made(loaded: Engine, tmp_path: P
 def test_a_shim_that_is_killed_takes_its_container_with_it(loaded: Engine, tmp_path: Path) -> None:
     container = catching(loaded)
     pid = container.pid
+    until(lambda: "pyrunc/shims" in Path(f"/proc/{container.record().shim_pid}/cgroup").read_text())
     kill_shim(container)
     until(lambda: state(container) != "running")
     record = container.record()
     assert (record.state, record.exit_code) == ("exited", 137)
+    shims = [path.read_text() for path in Path("/sys/fs/cgroup").glob("*/pyrunc/shims/cgroup.procs")]
+    assert "" not in shims  # the killed one was the last there, or those of others are
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
     assert container.start() and state(container) == "running"
     container.remove(force=True)
@@ -201,6 +204,7 @@ def test_a_root_that_was_deleted_is_not_made_anew_by_an_end(loaded: Engine, tmp_
     )  # nor the exit command that it became
     assert shim.status(record.state_dir) is not None
     assert not (tmp_path / "root").exists()
+    shutil.rmtree(record.state_dir)  # whose root nobody can open any more
 
 
 def test_after_a_reboot_nothing_runs_and_no_stranger_is_harmed(loaded: Engine, tmp_path: Path) -> None:
