@@ -30,6 +30,7 @@ def no_planner_is_left() -> Iterator[None]:
     yield
     if bundles.FRONT_DOOR.exists() and Path(PLACE).is_dir():
         planning.end_planner(bundles.FRONT_DOOR, Path(PLACE))
+    planning.forget_cgroups()  # of one that was killed with the namespaces of its own that a client had
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ def end_planner(front_door: Path, directory: Path) -> None:
     try:
         here = os.open(directory, os.O_PATH)
     except FileNotFoundError:
+        forget_cgroups()
         return  # it has ended by itself, and taken its directory along
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
