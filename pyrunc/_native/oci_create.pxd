@@ -20,7 +20,7 @@ from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
-from pyrunc._native.shim_files cimport *
+from pyrunc._native.process_stat cimport start_time
 from pyrunc._native.signals cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.supervisor cimport *
@@ -316,7 +316,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         end_container(r)
         if r.pid_written:
             unlinkat(AT_FDCWD, text(&r.w, r.plan.pid_file), 0)
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
@@ -421,7 +421,7 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
         return give_up(r)
     end_container(r)
     if not r.plan.flags & OCI_KEEP:
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         r.pid = 0                   # as the state of a stopped container has it
         if run_kind(r, HOOK_POSTSTOP, b"stopped") < 0:
             r.where = b"poststop"   # which is logged, and no failure

@@ -33,7 +33,7 @@ def run(command: Command, log: Log) -> int:
             # A creator that was killed before it wrote down what it was about to make has made nothing else.
             remove_directory(directory)
             return _missing(force)
-        status = container.status()
+        status = container.status(locked=True)
         if not force and status not in ("stopped", "created"):
             raise Failure(f"cannot delete container {container_id} that is not stopped: {status}")
         destroy(container, log, kill=status != "stopped")
@@ -56,7 +56,7 @@ def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container
         if container is not None:
             if force:
                 _kill(container)
-            elif container.document.get("status") == "creating":
+            elif container.unfinished:
                 raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
         lock.claim(container_id)
     return _load(root, container_id)

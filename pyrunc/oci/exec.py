@@ -73,6 +73,8 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
     status = container.status()
     if status == "stopped":
         raise Failure(STOPPED)
+    if status == "creating":
+        raise Failure("cannot exec in a container that is being created")
     if status == "paused" and not command.flag("ignore-paused"):
         raise Failure("cannot exec in a paused container (use --ignore-paused to override)")
     if not command.text("process") and len(command.arguments) == 1:

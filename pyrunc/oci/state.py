@@ -2,13 +2,16 @@
 
 The file is written by the native front door, once as "creating" and once as "created". Everything later is derived:
 
-| what is found                                            | status   |
-|----------------------------------------------------------|----------|
-| no process of that pid and start time, or a zombie       | stopped  |
-| the file says creating                                   | creating |
-| its freezer is frozen                                    | paused   |
-| the socket `start`, on which its first process waits     | created  |
-| none of these                                            | running  |
+| what is found                                                     | status   |
+|-------------------------------------------------------------------|----------|
+| the file says creating, and its creator lives: it holds the lock  | creating |
+| no process of that pid and start time, or a zombie                | stopped  |
+| its freezer is frozen                                             | paused   |
+| its first process never executed anything, and the socket `start` | created  |
+| none of these                                                     | running  |
+
+That nobody has to note what has happened: who does may be killed before. The kernel knows what executed a program
+(PF_FORKNOEXEC, linux/sched.h). What criu has restored did not, but has no socket.
 
 Source: OCI runtime.md, "State"; proc_pid_stat(5).
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import os
 
+from pyrunc.oci.lock import is_held
 from pyrunc.oci.log import Failure, reason
 from pyrunc.records import loads
 
@@ -30,6 +34,7 @@ ROOT = "/run/pyrunc-oci"
 _ID = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_+-.")
 
 NO_SUCH = "container does not exist"
+_PF_FORKNOEXEC = 0x40
 
 
 class Container:
@@ -54,19 +59,25 @@ class Container:
         found: dict[str, Any] = self.own["spec"]
         return found
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether its creation has not come to its end yet, or never did."""
+        return self.document.get("status") == "creating"
+
     def alive(self) -> bool:
         """Whether its first process exists: the same one, and no zombie."""
         return self.pid > 0 and start_time(self.pid) == self.own.get("start_time")
 
-    def status(self) -> str:
-        """What is true now; see the table above."""
-        if not self.alive():
+    def status(self, *, locked: bool = False) -> str:
+        """What is true now; see the table above. The caller who has it *locked* knows that nobody creates it."""
+        if self.unfinished:
+            return "creating" if not locked and is_held(self.directory) else "stopped"
+        birth = _birth(self.pid)
+        if birth is None or birth[0] != self.own.get("start_time"):
             return "stopped"
-        if self.document.get("status") == "creating":
-            return "creating"
         if frozen(self.own.get("freezer") or ""):
             return "paused"
-        return "created" if os.path.lexists(f"{self.directory}/start") else "running"
+        return "created" if birth[1] and os.path.lexists(f"{self.directory}/start") else "running"
 
 
 def default_root() -> str:
@@ -135,12 +146,18 @@ def ids(root: str) -> list[str]:
 
 def start_time(pid: int) -> int | None:
     """When the process *pid* was started, in ticks since boot; None if there is none, or only a zombie."""
+    birth = _birth(pid)
+    return birth and birth[0]
+
+
+def _birth(pid: int) -> tuple[int, bool] | None:
+    """When the process *pid* was started, and whether it is what was forked then; see proc_pid_stat(5)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if fields[0] in (b"Z", b"X") else (int(fields[19]), bool(int(fields[6]) & _PF_FORKNOEXEC))
 
 
 def frozen(directory: str) -> bool:

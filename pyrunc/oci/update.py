@@ -53,7 +53,7 @@ def run(command: Command, log: Log) -> int:
 
     container = load(root_of(command.options), command.arguments[0])
     resources = _document(command.text("resources")) if command.text("resources") else from_flags(command)
-    if container.status() == "stopped":
+    if container.status() in ("stopped", "creating"):
         raise Failure(NOT_RUNNING)
     if not resources:
         return 0
