@@ -255,7 +255,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
     cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
-    return fail(r, b"hook", rc) if rc < 0 else 0
+    return fail(r, b"poststart" if kind == <uint32_t>HOOK_POSTSTART else b"hook", rc) if rc < 0 else 0
 
 
 cdef inline int serve_sync(oci_run *r, uint32_t number) noexcept nogil:
@@ -373,15 +373,15 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:
         return fail(r, b"state", rc)
+    rc = oci_hooks_begin(&r.w)
+    if rc < 0:
+        return fail(r, b"bundle", rc)
     if r.plan.flags & OCI_NOTIFY and mkdirat(r.directory, b"notify", 0o755) < 0:
         return fail(r, b"state", -errno)
     rc = listen_where_wanted(r)
     if rc == 0:
         rc = make_host_part(r)
     if rc == 0:
-        rc = oci_hooks_begin(&r.w)
-        if rc < 0:
-            return fail(r, b"clone", rc)
         rc = watch_signals(r)
     if rc == 0:
         rc = clone_container(r)

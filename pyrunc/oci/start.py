@@ -96,13 +96,21 @@ def _refusal(container: Container) -> str:
 
 
 def _poststart(container: Container) -> None:
-    """Run the poststart hooks; a container whose hook fails is killed, as runc does. Source: OCI config.md."""
+    """Run the poststart hooks in the bundle; the first that fails ends them and the container.
+
+    Source: OCI runtime.md, "Lifecycle"; runc.
+    """
     if not (container.spec.get("hooks") or {}).get("poststart"):
         return
     from pyrunc.oci import hooks
     from pyrunc.oci.state_text import told_to_hooks
 
-    failures = hooks.run(hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"))
+    bundle = container.document["bundle"]
+    if os.path.isdir(bundle):
+        os.chdir(bundle)
+    failures = hooks.run(
+        hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"), until_failure=True
+    )
     if failures:
         try:
             signal_first(container, signal.SIGKILL)

@@ -48,9 +48,10 @@ def test_a_socket_at_which_nobody_waits_is_no_container_to_start(tmp_path: Path)
 def test_poststart_hooks_run_and_a_failed_one_kills_the_container(tmp_path: Path) -> None:
     told = tmp_path / "told"
     good = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}
+    late = {"path": "/bin/sh", "args": ["sh", "-c", f"echo late > {told}"]}
     bad = {"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}
     with live(tmp_path, waits=True, native=False) as box:
-        box.made.own["spec"] = {"hooks": {"poststart": [good, bad]}}
+        box.made.own["spec"] = {"hooks": {"poststart": [good, bad, late]}}
         box.made.write()
         with box.made.waiting() as listener:
             thread = answering(listener, progress(READY))
