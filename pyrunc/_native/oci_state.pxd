@@ -117,7 +117,7 @@ cdef inline bint read_state(oci_state *s) noexcept nogil:
     cdef ssize_t got
     cdef uint64_t number = 0
     cdef char *at
-    cdef int fd = <int>_rc(openat(s.directory, b"state.json", O_RDONLY | O_CLOEXEC | O_NOFOLLOW))
+    cdef int fd = <int>_rc(openat(s.directory, b"state.json", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK))
     if fd < 0:
         return False
     if fstat(fd, &status) < 0 or not S_ISREG(status.st_mode) or not 0 < status.st_size < STATE_MAX_SIZE:

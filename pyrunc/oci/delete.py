@@ -28,7 +28,13 @@ def run(command: Command, log: Log) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return _missing(force)
     with lock:
-        container = _settled(root, container_id, lock, force)
+        try:
+            container = _settled(root, container_id, lock, force)
+        except Failure as failure:
+            if not force or not lock.take(0):
+                raise
+            _delete_remains(directory, container_id, failure, log)
+            return 0
         if container is None:
             # A creator that was killed before it wrote down what it was about to make has made nothing else.
             remove_directory(directory)
@@ -38,6 +44,14 @@ def run(command: Command, log: Log) -> int:
             raise Failure(f"cannot delete container {container_id} that is not stopped: {status}")
         destroy(container, log, kill=status != "stopped")
     return 0
+
+
+def _delete_remains(directory: str, container_id: str, failure: Failure, log: Log) -> None:
+    """Clear what a damaged state.json still names; what it does not is left, and that is said."""
+    from pyrunc.oci.remains import remains
+
+    log.write("warning", f"{failure.message}; what it does not name may be left")
+    destroy(remains(directory, container_id), log, kill=True)
 
 
 def _missing(force: bool) -> int:

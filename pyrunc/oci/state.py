@@ -22,7 +22,7 @@ import os
 
 from pyrunc.oci.lock import is_held
 from pyrunc.oci.log import Failure, reason
-from pyrunc.records import loads
+from pyrunc.oci.reading import contents, parsed
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 ROOT = "/run/pyrunc-oci"
 _ID = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_+-.")
 
+FILE = "state.json"
 NO_SUCH = "container does not exist"
+_MEMBERS = {"id": str, "pid": int, "status": str, "bundle": str, "ociVersion": str, "pyrunc": dict}
+_OWN_MEMBERS = {"version": int, "start_time": int, "cgroups": list, "freezer": str, "kill": str, "spec": dict}
 _PF_FORKNOEXEC = 0x40
 
 
@@ -121,17 +124,42 @@ def load(root: str, container_id: str) -> Container:
     check_id(container_id)
     directory = f"{root}/{container_id}"
     try:
-        with open(f"{directory}/state.json", encoding="utf-8", errors="surrogateescape") as file:
-            document = loads(file.read())
-        if document["id"] != container_id or document["pyrunc"]["version"] != 1:
-            raise ValueError("of another version or container")
-    except FileNotFoundError:
+        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            document = parsed(contents(FILE, directory=place, follow=False), FILE)
+        finally:
+            os.close(place)
+    except (FileNotFoundError, NotADirectoryError):
         raise Failure(NO_SUCH) from None
     except OSError as error:
         raise Failure(f"unable to read the state of container {container_id}: {reason(error)}") from None
-    except (ValueError, TypeError, LookupError) as error:
-        raise Failure(f"unable to read the state of container {container_id}: {error}") from None
+    except Failure as failure:
+        raise Failure(f"unable to read the state of container {container_id}: {failure.message}") from None
+    wrong = _wrong(document, container_id)
+    if wrong:
+        raise Failure(f"unable to read the state of container {container_id}: {FILE}: {wrong}")
     return Container(directory, document)
+
+
+def _wrong(document: Any, container_id: str) -> str:
+    """What a state.json lacks of what every verb relies on, "" if nothing."""
+    if not isinstance(document, dict):
+        return "must be an object"
+    for name, kind in _MEMBERS.items():
+        if not isinstance(document.get(name), kind):
+            return f"{name}: is missing, or of another type"
+    own = document["pyrunc"]
+    for name, kind in _OWN_MEMBERS.items():
+        if not isinstance(own.get(name), kind):
+            return f"pyrunc.{name}: is missing, or of another type"
+    if document["id"] != container_id:
+        return f"id: is that of another container, {document['id']}"
+    if own["version"] != 1:
+        return f"pyrunc.version: {own['version']} is not known"
+    for entry in own["cgroups"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or "version" not in entry:
+            return "pyrunc.cgroups: must be objects with path and version"
+    return ""
 
 
 def ids(root: str) -> list[str]:

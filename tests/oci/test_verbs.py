@@ -241,9 +241,12 @@ def test_list_shows_containers_and_fails_without_its_root(tmp_path: Path) -> Non
 
 def test_what_nobody_thought_of_is_one_line_in_the_log_too(tmp_path: Path) -> None:
     with live(tmp_path) as box:
-        box.made.own["cgroups"] = 7  # a state that nobody writes
+        box.made.own["spec"]["process"] = 7  # a state that nobody writes
         box.made.write()
-        assert "internal error: TypeError" in log_of(box.run("pause"))
+        code, out, err = box.player.run("exec", "box", "true")
+        assert (code, out) == (255, "")
+        assert "internal error: TypeError" in err
+        assert err.count("\n") == 1
 
 
 def test_two_deletes_at_once_leave_nothing_and_no_crash(tmp_path: Path) -> None:
