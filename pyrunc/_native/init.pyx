@@ -8,6 +8,7 @@ of pyrunc-init in its memory, of which pyrunc-oci's part would be a third.
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.drive cimport drive
 from pyrunc._native.hello cimport hello
 from pyrunc._native.lxc_init cimport become_lxc_init
 from pyrunc._native.oci_front_door cimport front_door
@@ -25,7 +26,7 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 
 
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
-    """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3.
+    """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3. `pyrunc-init drive ...`: see drive.pxd.
 
     `pyrunc-init lxc-init PLAN SOCKET`: become the program of a container that LXC has made.
 
@@ -46,6 +47,8 @@ cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
     if argc == 4 and strcmp(argv[1], b"lxc-init") == 0:
         reset_signals()
         return become_lxc_init(argv[2], argv[3])
+    if argc >= 2 and strcmp(argv[1], b"drive") == 0:
+        return drive(argc, argv)
     return 64
 
 
