@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 STEP_NAMES: tuple[str, ...]
 FLAGS: dict[str, int]
@@ -126,3 +126,4 @@ def finish(
     shim: _Shim | None = None,
     oci: _Oci | None = None,
 ) -> bytes: ...
+def hand_over(front_door: bytes, plan: bytes) -> NoReturn: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.runtime import cgroup_control
+from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -54,3 +54,12 @@ def end(layout: Layout, container_id: str) -> Layout:
 def was_oom_killed(state_dir: str) -> bool:
     """Whether a container's limit of memory has killed a process of its."""
     return os.path.exists(f"{state_dir}/{OOM_KILLED}")
+
+
+def memory_counter(cgroup: str) -> str:
+    """The file that counts whom the limit of memory of a *cgroup* kills, "" where there is none."""
+    hierarchy = cgroup_layout.detect().of("memory")
+    if hierarchy is None:
+        return ""
+    name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
+    return f"{hierarchy.mountpoint}{cgroup}/{name}"

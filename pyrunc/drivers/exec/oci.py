@@ -83,7 +83,7 @@ class Oci:
             container_id, files,
             create=(*begin, "create", "--bundle", files, *_left(files, wanted.settings.terminal), container_id),
             start=(*begin, "start", container_id), end=(*begin, "delete", "--force", container_id),
-            counter=_memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
+            counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
             beside=Beside(rootfs, f"{files}/rootfs", spec),
         )  # fmt: skip
 
@@ -178,15 +178,6 @@ class Oci:
 def _left(files: str, terminal: bool) -> tuple[str, ...]:
     """Where `create` and `exec`, whose working directory is *files*, shall leave what they have to give."""
     return ("--pid-file", f"{files}/pid", *(("--console-socket", "console") if terminal else ()))
-
-
-def _memory_counter(cgroup: str) -> str:
-    """The file that counts whom the limit of memory of a *cgroup* kills, "" where there is none."""
-    hierarchy = cgroup_layout.detect().of("memory")
-    if hierarchy is None:
-        return ""
-    name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
-    return f"{hierarchy.mountpoint}{cgroup}/{name}"
 
 
 def _last_words(log: str) -> str:
