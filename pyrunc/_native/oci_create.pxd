@@ -17,6 +17,7 @@ from pyrunc._native.oci_foreground cimport *
 from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
+from pyrunc._native.oci_readiness cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
@@ -32,6 +33,7 @@ cdef struct oci_run:
     int plan_fd
     int directory                   # the state directory, locked; -1 before it is ours
     int signals                     # of hold_signals, where the program's end is waited for; else -1
+    readiness ready                 # what the program says at its NOTIFY_SOCKET
     int pid
     int pidfd
     uint32_t last_made              # behind the last step that made a cgroup
@@ -54,6 +56,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.here = here
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
+    r.ready.fd = -1
     r.w.hook_fd = -1
     r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
@@ -376,8 +379,10 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = oci_hooks_begin(&r.w)
     if rc < 0:
         return fail(r, b"bundle", rc)
-    if r.plan.flags & OCI_NOTIFY and mkdirat(r.directory, b"notify", 0o755) < 0:
-        return fail(r, b"state", -errno)
+    if r.plan.flags & OCI_NOTIFY:
+        rc = readiness_begin(&r.ready, r.directory, r.here.env, r.plan.flags & OCI_RUN != 0)
+        if rc < 0:
+            return fail(r, b"state", rc)
     rc = listen_where_wanted(r)
     if rc == 0:
         rc = make_host_part(r)
@@ -408,11 +413,12 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     cdef int rc = create_container(r)
     if rc < 0:
         return give_up(r)
-    if r.signals < 0:
-        return 0
     # Whoever looks at the container from now on need not wait for its end.
     flock(r.directory, LOCK_UN)
-    rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
+    if r.signals < 0:
+        readiness_wait(&r.ready, r.pid, r.pidfd)
+        return 0
+    rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.ready, &r.status)
     r.reaped = True
     if not lock_again(r):
         return exit_code_of(r.status)

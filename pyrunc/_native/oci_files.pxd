@@ -13,7 +13,6 @@ from pyrunc._native.plan_oci cimport *
 from pyrunc._native.steps cimport *
 
 cdef extern from *:
-    int bind(int fd, const void *address, unsigned int size) nogil
     int listen(int fd, int backlog) nogil
     int LOCK_UN
 
@@ -197,6 +196,7 @@ cdef inline bint remove_state(int above, const char *name, int directory) noexce
     cdef const char *entry
     cdef bint is_directory
     unlinkat(directory, b"start", 0)
+    unlinkat(directory, b"notify/notify.sock", 0)
     lseek(directory, 0, SEEK_SET)
     while True:
         got = syscall(SYS_getdents64, directory, entries, sizeof(entries))

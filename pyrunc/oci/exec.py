@@ -16,7 +16,7 @@ from pyrunc.oci.flags import NAME, absolute, parse, preserved, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.process_words import START
 from pyrunc.oci.reading import contents, parsed
-from pyrunc.runtime import users
+from pyrunc.runtime import caller, users
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_exec import Running, Terminal, compile_exec
 from pyrunc.runtime.plan import OCI_FLAGS, Oci
@@ -55,7 +55,7 @@ def prepare(arguments: Sequence[str], cwd_fd: int, bundle_fd: int, env: Mapping[
     *cwd_fd* is this process's working directory; the others are not looked at.
     """
     del cwd_fd, bundle_fd, env
-    plan, warnings = _plan(parse(arguments), piped=False)  # what a pipe holds can be read once
+    plan, warnings = _plan(parse(arguments))
     if warnings:
         raise Failure(warnings[0])
     return plan
@@ -68,8 +68,7 @@ def _at_start(error: PyruncError) -> Failure:
     return Failure(f"{'' if words.startswith('selinux') else START}{words}")
 
 
-def _plan(command: Command, piped: bool = True) -> tuple[bytes, list[str]]:
-    """The plan, and the warnings that it comes with; the document of --process may come through a pipe, if *piped*."""
+def _plan(command: Command) -> tuple[bytes, list[str]]:
     container = state.load(state.root_of(command.options), command.arguments[0])
     status = container.status()
     if status == "stopped":
@@ -80,7 +79,7 @@ def _plan(command: Command, piped: bool = True) -> tuple[bytes, list[str]]:
         raise Failure("cannot exec in a paused container (use --ignore-paused to override)")
     if not command.text("process") and len(command.arguments) == 1:
         raise Failure("process args cannot be empty")
-    process = _process(command, container, piped)
+    process = _process(command, container)
     detach = command.flag("detach")
     wants_terminal = bool(process.get("terminal"))
     socket = command.text("console-socket")
@@ -117,11 +116,11 @@ def _plan(command: Command, piped: bool = True) -> tuple[bytes, list[str]]:
     return plan, template.warnings
 
 
-def _process(command: Command, container: Container, piped: bool) -> dict[str, Any]:
+def _process(command: Command, container: Container) -> dict[str, Any]:
     """The document of the program: the container's, changed by the flags, or that of --process."""
     path = command.text("process")
     own: dict[str, Any] = dict(container.spec.get("process") or {})
-    process = _of_file(path, own, piped) if path else _of_flags(command, own)
+    process = _of_file(path, own) if path else _of_flags(command, own)
     cwd, args = process.get("cwd"), process.get("args")
     if not cwd:
         raise Failure("Cwd property must not be empty")
@@ -136,11 +135,11 @@ def _process(command: Command, container: Container, piped: bool) -> dict[str, A
     return process
 
 
-def _of_file(path: str, own: dict[str, Any], piped: bool) -> dict[str, Any]:
+def _of_file(path: str, own: dict[str, Any]) -> dict[str, Any]:
     from pyrunc.spec import document
 
     try:
-        process = parsed(contents(path, piped=piped), path)
+        process = parsed(contents(path, piped=not caller.is_another()), path)  # a pipe is read once
     except OSError as error:
         raise Failure(f"open {path}: {reason(error)}") from None
     document.check({"process": process})
