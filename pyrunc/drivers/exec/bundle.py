@@ -8,7 +8,7 @@ import os
 from pyrunc.drivers.exec import monitor_place
 from pyrunc.errors import PyruncError, Unsupported
 from pyrunc.runtime import option_checks as checks
-from pyrunc.runtime import option_privileges, users
+from pyrunc.runtime import option_privileges, shim_state, users
 from pyrunc.runtime.options import in_terms_of_options, to_request
 from pyrunc.runtime.plan import ID, SHORT_ID
 from pyrunc.spec import defaults
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from pyrunc.drivers.exec.driver import StartExec
     from pyrunc.runtime.compile import Rootfs
-    from pyrunc.runtime.joining import Wanted
     from pyrunc.runtime.options import SandboxOptions
 
 OCI_VERSION = "1.0.2"  # all that is said here, and what the oldest runtimes in use know
@@ -83,26 +83,35 @@ def _named(value: Any, container_id: str) -> Any:
     return value
 
 
-def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: Sequence[str]) -> None:
-    """Write process.json, for a further program in the container of *bundle*, to the directory *place*.
+def write_process(place: str, exec_: StartExec) -> None:
+    """Write process.json, for a further program in a container, to the directory *place*.
 
-    The container's init is *pid*; *variables* ("K=V") are those of its documents. Raises InvalidArgument, NotFound,
-    OSError. Source: OCI runtime-spec, config.md "Process".
+    Raises FailedPrecondition if the container has ended, InvalidArgument, NotFound, OSError.
+    Source: OCI runtime-spec, config.md "Process".
     """
-    with open(f"{bundle}/config.json", encoding="utf-8", errors="surrogateescape") as file:
-        process: dict[str, Any] = json.load(file)["process"]
+    wanted = exec_.wanted
     checks.arguments(wanted.argv)
+    checks.flag(wanted.tty, "tty")
+    checks.flag(wanted.privileged, "privileged")
+    name = "" if wanted.user is None else checks.text(wanted.user, "user")
+    if wanted.user == "":
+        raise checks.refuse("user", "a name or number, optionally with :group", wanted.user)
+    further = checks.listed(checks.text)(wanted.groups, "groups")
+    added = {} if wanted.env is None else checks.environment(wanted.env)
+    try:
+        with open(f"{exec_.place}/bundle/config.json", encoding="utf-8", errors="surrogateescape") as file:
+            process: dict[str, Any] = json.load(file)["process"]
+    except FileNotFoundError as exc:
+        raise shim_state.not_running(exec_.container_id) from exc
     environment = dict(text.split("=", 1) for text in process["env"])
     user = process["user"]
-    if wanted.user or wanted.groups:
-        found = users.resolve(
-            wanted.user or f"{user['uid']}:{user['gid']}", wanted.groups, [f"/proc/{pid}/root"]
-        )
-        own = () if wanted.user else user.get("additionalGids") or ()
+    if name or further:
+        found = _look_up(exec_, name or f"{user['uid']}:{user['gid']}", further)
+        own = () if name else user.get("additionalGids") or ()
         user |= {"uid": found.uid, "gid": found.gid, "additionalGids": sorted({*found.groups, *own})}
-        if wanted.user and not any(text.startswith("HOME=") for text in variables):
+        if name and not any(text.startswith("HOME=") for text in exec_.variables):
             environment["HOME"] = found.home or "/"
-    environment |= {} if wanted.env is None else checks.environment(wanted.env)
+    environment |= added
     held = process["capabilities"]["bounding"]
     if wanted.privileged:
         held = process["capabilities"]["bounding"] = sorted(option_privileges.own_capabilities())
@@ -120,3 +129,20 @@ def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: 
         process["cwd"] = os.path.normpath(checks.path(wanted.cwd, "cwd"))
     with open(f"{place}/process.json", "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(process, file)
+
+
+def _look_up(exec_: StartExec, user: str, groups: Sequence[str]) -> users.User:
+    """Who *user* with *groups* is in the container's root."""
+    who = exec_.who
+    try:
+        root = os.open(f"/proc/{who.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError) as exc:
+        raise shim_state.not_running(exec_.container_id) from exc
+    try:
+        if not shim_state.is_alive(
+            who.pid, who.pid_started
+        ):  # else the number was its own when this was opened
+            raise shim_state.not_running(exec_.container_id)
+        return users.resolve(user, groups, [f"/proc/self/fd/{root}"])
+    finally:
+        os.close(root)

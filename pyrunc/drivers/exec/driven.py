@@ -163,22 +163,26 @@ class Leashed(Supervised):
 class Asked:
     """A program that shall run in a container, of which nothing has been asked yet: *drive* with the files in *place*.
 
-    *failed* makes an error of a Failed.
+    *failed* makes an error of a Failed. *place* goes when the program has ended, or, if none was started, by `close`.
     """
-
-    waits = True  # `request` does, until the program runs
 
     def __init__(self, drive: Drive, place: str, failed: Callable[[Failed], PyruncError]) -> None:
         self._drive = drive
         self._place = place
         self._failed = failed
+        self._taken = False
+
+    def close(self) -> None:
+        """No more will be asked for."""
+        if not self._taken:
+            forget(self._place)
 
     def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Supervised:  # noqa: ARG002
         """Have it started with the three descriptors *stdio*; as Launcher.request."""
         argv = self._drive.argv(self._place, _LEASH)
         # Its end is the monitor's business, which ends with it; and that it begins is told.
         flags = flags & ~native.FLAG_QUIET | native.FLAG_KEEP_RUNNING
-        word = _Word(self._place, whole=True)
+        word = _Word(self._place)
         try:
             child = _launcher(self._drive).request(
                 argv, None, stdio, flags, True, self._drive.monitor_id, None, Leashed
@@ -189,6 +193,7 @@ class Asked:
         assert isinstance(child, Leashed)
         try:
             child.held_by(word)
+            word.whole = self._taken = True
         except BaseException as exc:
             child.abandon()
             child.close()
@@ -199,16 +204,16 @@ class Asked:
 
 
 class _Word:
-    """Where a monitor says how a start went; if it is *whole*, it and its directory go together."""
+    """Where a monitor says how a start went; if it is *whole*, the directory *place* goes with it."""
 
-    def __init__(self, place: str, *, whole: bool = False) -> None:
-        self._path = f"{place}/word"
-        self._whole = place if whole else ""
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self.whole = False
         try:
-            os.mkfifo(self._path, 0o600)
+            os.mkfifo(f"{place}/word", 0o600)
         except FileExistsError:
             pass  # of a start that was not taken
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(f"{place}/word", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def hear(self, process: int, until: float | None) -> Running:
         """Wait until the program runs; the descriptor *process* tells of the end. Raises Failed, TimedOut."""
@@ -234,8 +239,8 @@ class _Word:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            if self._whole:
-                forget(self._whole)
+            if self.whole:
+                forget(self._place)
 
     def __enter__(self) -> _Word:
         return self

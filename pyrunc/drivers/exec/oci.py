@@ -11,6 +11,7 @@ from pyrunc.errors import (
     CommandNotExecutable,
     CommandNotFound,
     FailedPrecondition,
+    PyruncError,
     StartError,
     Unsupported,
 )
@@ -104,24 +105,23 @@ class Oci:
         """See ExecDriver."""
         from pyrunc.drivers.exec import driven
 
-        files = wanted.settings.state_dir
         try:
             return driven.start(self._exec(wanted), wanted.settings, wanted.client, None, shim_state.signal)
         except driven.Failed as exc:
-            raise self._failure(exc, "exec", files) from exc
+            raise self._exec_failure(exc, wanted) from exc
 
     def attach_exec(self, wanted: StartExec) -> Asked:
         """See ExecDriver."""
         from pyrunc.drivers.exec import driven
 
-        files = wanted.settings.state_dir
-        return driven.Asked(self._exec(wanted), files, lambda exc: self._failure(exc, "exec", files))
+        place = wanted.settings.state_dir
+        return driven.Asked(self._exec(wanted), place, lambda exc: self._exec_failure(exc, wanted))
 
     def _exec(self, wanted: StartExec) -> Drive:
         from pyrunc.drivers.exec import bundle, driven
 
         files, terminal = wanted.settings.state_dir, wanted.settings.terminal
-        bundle.write_process(files, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
+        bundle.write_process(files, wanted)
         words = ("exec", "--detach", "--process", f"{files}/process.json", *_left(files, terminal))
         return driven.Drive(
             wanted.exec_id, files, create=(*self._begin(wanted.place, files), *words, wanted.container_id),
@@ -131,6 +131,11 @@ class Oci:
     def _begin(self, place: str, files: str) -> tuple[str, ...]:
         """How each of its commands begins."""
         return (self.path, "--root", f"{place}/runtime", "--log", f"{files}/log", "--log-format", "json")
+
+    def _exec_failure(self, failed: Failed, wanted: StartExec) -> PyruncError:
+        if not shim_state.is_alive(wanted.who.pid, wanted.who.pid_started):
+            return shim_state.not_running(wanted.container_id)
+        return self._failure(failed, "exec", wanted.settings.state_dir)
 
     def _failure(self, failed: Failed, verb: str, files: str) -> StartError:
         """What has failed, in Docker's words."""
