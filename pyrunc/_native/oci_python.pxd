@@ -36,7 +36,7 @@ cdef inline const char *bootstrap() noexcept nogil:
         b"for l in p:\n"
         b" try:\n"
         b"  with open(f'{l}/pyrunc/__pycache__/{k}.{sys.implementation.cache_tag}.bin','rb',0)as b:c=loads(b.read())\n"
-        b"  if c[0]==v:\n"
+        b"  if c[0][0]==v:\n"
         b"   b=type(sys)('pyrunc.bundled')\n"
         b"   exec(c[1],b.__dict__)\n"
         b"   if b.take(b,k,c):break\n"
@@ -45,7 +45,7 @@ cdef inline const char *bootstrap() noexcept nogil:
         b" try:import pyrunc\n"
         b" except ImportError:import site;site.main()\n"
         b" from pyrunc import bundled\n"
-        b" bundled.watch(k)\n"
+        b" bundled.begin(k)\n"
         b"from pyrunc.oci.main import main\n"
         b"sys.exit(main(f,a))\n"
     )

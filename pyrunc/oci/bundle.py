@@ -7,6 +7,7 @@ import os
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci.log import Failure, reason
 from pyrunc.records import NamedTuple, loads
+from pyrunc.runtime import caller
 from pyrunc.spec import document
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -54,10 +55,10 @@ def read(path: str, directory: int = -1) -> Bundle:
 def _text(path: str, directory: int) -> str:
     try:
         if directory >= 0:
-            opened = os.open(CONFIG, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            opened = caller.opened(CONFIG, directory)
         else:
             os.stat(path)
-            opened = os.open(f"{path}/{CONFIG}", os.O_RDONLY | os.O_CLOEXEC)
+            opened = caller.opened(f"{path}/{CONFIG}")
     except FileNotFoundError as error:
         if error.filename == path:
             raise Failure(f"chdir {path}: {reason(error)}") from None

@@ -16,7 +16,7 @@ from pyrunc.oci.flags import NAME, absolute, parse, preserved, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.process_words import START
 from pyrunc.records import loads
-from pyrunc.runtime import users
+from pyrunc.runtime import caller, users
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_exec import Running, Terminal, compile_exec
 from pyrunc.runtime.plan import OCI_FLAGS, Oci
@@ -137,7 +137,7 @@ def _of_file(path: str, own: dict[str, Any]) -> dict[str, Any]:
     from pyrunc.spec import document
 
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(caller.opened(path), encoding="utf-8", errors="surrogateescape") as file:
             process = loads(file.read())
     except OSError as error:
         raise Failure(f"open {path}: {reason(error)}") from None
