@@ -326,6 +326,7 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
     plan = PlanTemplate()
     plan.clone_flags = CLONE_NEW["mount"]  # it is in one that LXC has made
     user: Mapping[str, Any] = process["user"]
+    streams = [plan.descriptor() for _ in range(3)]
     # LXC has made the session, and its keyring.
     if process.get("terminal"):
         peer = plan.slot()
@@ -337,6 +338,9 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
         for number in range(3):
             plan.add("stdio", INIT, "process", a=peer, n0=number)
         plan.add("session", INIT, "process", flags=native.FLAGS["tty"], n0=1)
+    else:
+        for number, slot in enumerate(streams):
+            plan.add("stdio", INIT, "process", a=slot, n0=number)
     plan.add("chdir", INIT, "process", s0=process["cwd"])
     plan.add("umask", INIT, "process", n0=user.get("umask", 0o022))
     plan.add("execve", INIT, "program", s0="")

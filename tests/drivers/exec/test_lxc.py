@@ -233,6 +233,41 @@ def test_devices_of_the_host_are_out_of_reach(lxc: Pyrunc) -> None:
         assert inside(lxc, script, "--device", "/dev/fuse") == ["a:e5", "opened"]
 
 
+def test_streams_are_the_users_and_no_file_of_the_hosts_is_given_to_anybody(
+    lxc: Pyrunc, tmp_path: Path
+) -> None:
+    (tmp_path / "input").write_text("text\n")
+    places = ("/dev/null", str(tmp_path / "input"))
+    before = [os.stat(path) for path in places]
+    script = "cat; echo out > /dev/stdout; echo err > /dev/stderr; : < /dev/stdin"
+    for path in places:
+        with open(path, "rb") as stdin, open(tmp_path / "output", "wb") as output:
+            command = [
+                *lxc._begin,
+                "run",
+                "--rm",
+                "-i",
+                "--runtime",
+                "lxc",
+                "-u",
+                "web",
+                "tools",
+                "sh",
+                "-c",
+                script,
+            ]
+            subprocess.run(command, env=lxc._env, stdin=stdin, stdout=output, stderr=output, check=True)
+        assert sorted((tmp_path / "output").read_text().split()) == sorted(
+            ["out", "err", *(["text"] if "input" in path else [])]
+        )
+        assert os.stat(tmp_path / "output").st_uid == os.geteuid()
+    lxc.made("run", "-d", "-u", "web", "--name", "one", "--", "sleep", "100")
+    after = [os.stat(path) for path in places]
+    assert [(s.st_uid, s.st_gid, s.st_mode) for s in after] == [
+        (s.st_uid, s.st_gid, s.st_mode) for s in before
+    ]
+
+
 def test_no_mount_of_the_host_is_seen(lxc: Pyrunc, tmp_path: Path) -> None:
     found = inside(lxc, "busybox awk '{print $5}' /proc/self/mountinfo")
     allowed = ("/proc", "/sys", "/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
