@@ -79,6 +79,7 @@ class Made:
             "cgroups": [],
             "freezer": "",
             "kill": "",
+            "systemd": None,
             **own,
             "spec": {"annotations": {"x": '\n  "pid": 1,'}},
         }
