@@ -81,6 +81,8 @@ def start(bench: Bench) -> Part:
                     raise RuntimeError(f"hello: {result.exit_code} {result.stderr!r}")
                 if not options.get("remove", True):
                     engine.containers.get(result.container_id).remove()
+                # Or who is next would be measured with it.
+                engine._parts.come_to_rest()  # noqa: SLF001
                 return elapsed
 
             act()

@@ -7,6 +7,7 @@ from pyrunc._native.cgroup_home cimport *
 
 cdef enum:
     MAKE_ATTEMPTS = 256             # a parent that others remove again and again is made as often
+    CPUSET_LEVELS = 32              # how far up one that has cpus and mems is looked for
 
 
 cdef inline bint c_removed(int rc) noexcept nogil:
@@ -152,18 +153,35 @@ cdef inline int c_cgroup_make(const char *hierarchy, const char *path, const cha
     return c_seed_below(buffer) if seed and made[0] else 0
 
 
+cdef inline int c_seed_from_above(int directory, int levels) noexcept nogil:
+    """Give an open cpuset what the one above it has, where it has nothing; that one first, if it is empty too.
+
+    An empty one above may be for good: whoever made it was killed before it could fill it.
+    """
+    cdef char value[8]
+    cdef int mems
+    cdef int rc
+    cdef int parent = <int>_rc(openat(directory, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
+    if parent < 0:
+        return parent
+    mems = openat(parent, b"cpuset.mems", O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    if mems >= 0:
+        # Of the two this is filled last. The root's is never empty.
+        if read(mems, value, sizeof(value)) <= 1 and levels > 0:
+            c_seed_from_above(parent, levels - 1)
+        close(mems)
+    rc = c_seed_cpuset(parent, directory)
+    close(parent)
+    return rc
+
+
 cdef inline int c_seed_below(const char *directory) noexcept nogil:
     """Give the cpuset *directory* what the one above it has, where it has nothing."""
     cdef int rc
-    cdef int parent
     cdef int fd = <int>_rc(openat(AT_FDCWD, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
     if fd < 0:
         return fd
-    parent = <int>_rc(openat(fd, b"..", O_RDONLY | O_DIRECTORY | O_CLOEXEC))
-    rc = parent
-    if parent >= 0:
-        rc = c_seed_cpuset(parent, fd)
-        close(parent)
+    rc = c_seed_from_above(fd, CPUSET_LEVELS)
     close(fd)
     return rc
 

@@ -114,7 +114,7 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
     if report.ready and report.error == 0 and not w.header.flags & PLAN_QUIET:
         if w.state_dir >= 0:
             # Before the requester knows: whoever it tells may look, and it may be killed.
-            rc = write_running(w.state_dir, pid)
+            rc = write_running(w.state_dir, pid, getpid())
             if rc < 0:
                 report.step = <uint32_t>FAILED_SHIM
                 report.error = rc

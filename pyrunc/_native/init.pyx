@@ -8,7 +8,9 @@ of pyrunc-init in its memory, of which pyrunc-oci's part would be a third.
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.drive cimport drive
 from pyrunc._native.hello cimport hello
+from pyrunc._native.lxc_init cimport become_lxc_init
 from pyrunc._native.oci_front_door cimport front_door
 from pyrunc._native.signals cimport reset_signals
 from pyrunc._native.spawner cimport spawner
@@ -24,7 +26,9 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 
 
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
-    """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3.
+    """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3. `pyrunc-init drive ...`: see drive.pxd.
+
+    `pyrunc-init lxc-init PLAN SOCKET`: become the program of a container that LXC has made.
 
     Under the name `hello` it is the program of the image that ships, and holds no secret.
     """
@@ -40,6 +44,11 @@ cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
         keep[3] = 3
         close_all_but(keep, 4)
         return spawner(3, argv + 2)
+    if argc == 4 and strcmp(argv[1], b"lxc-init") == 0:
+        reset_signals()
+        return become_lxc_init(argv[2], argv[3])
+    if argc >= 2 and strcmp(argv[1], b"drive") == 0:
+        return drive(argc, argv)
     return 64
 
 

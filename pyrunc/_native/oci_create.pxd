@@ -17,6 +17,7 @@ from pyrunc._native.oci_foreground cimport *
 from pyrunc._native.oci_hooks cimport *
 from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
+from pyrunc._native.oci_readiness cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.oci_unit cimport *
 from pyrunc._native.plan cimport *
@@ -33,6 +34,7 @@ cdef struct oci_run:
     int plan_fd
     int directory                   # the state directory, locked; -1 before it is ours
     int signals                     # of hold_signals, where the program's end is waited for; else -1
+    readiness ready                 # what the program says at its NOTIFY_SOCKET
     int pid
     int pidfd
     uint32_t last_made              # behind the last step that made a cgroup
@@ -57,6 +59,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
     begin_unit(&r.unit)
+    r.ready.fd = -1
     r.w.hook_fd = -1
     r.w.stage_failed = 0
     r.w.channel = r.w.sock = r.w.root = r.w.cached_fd = r.w.state_dir = r.w.terminal = r.w.progress_fd = -1
@@ -386,8 +389,10 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:
         return fail(r, b"state", rc)
-    if r.plan.flags & OCI_NOTIFY and mkdirat(r.directory, b"notify", 0o755) < 0:
-        return fail(r, b"state", -errno)
+    if r.plan.flags & OCI_NOTIFY:
+        rc = readiness_begin(&r.ready, r.directory, r.here.env, r.plan.flags & OCI_RUN != 0)
+        if rc < 0:
+            return fail(r, b"state", rc)
     rc = listen_where_wanted(r)
     if rc == 0:
         rc = make_host_part(r)
@@ -421,11 +426,12 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
     cdef int rc = create_container(r)
     if rc < 0:
         return give_up(r)
-    if r.signals < 0:
-        return 0
     # Whoever looks at the container from now on need not wait for its end.
     flock(r.directory, LOCK_UN)
-    rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.status)
+    if r.signals < 0:
+        readiness_wait(&r.ready, r.pid, r.pidfd)
+        return 0
+    rc = foreground(r.pid, r.pidfd, r.w.terminal, r.signals, &r.ready, &r.status)
     r.reaped = True
     if not lock_again(r):
         return exit_code_of(r.status)

@@ -106,7 +106,7 @@ cdef inline int oci_exec_plan(oci_run *r) noexcept nogil:
         if rc == 0 and r.plan.flags & OCI_DETACH:
             return 0
         if rc == 0:
-            rc = foreground(r.pid, r.pidfd, master, r.signals, &r.status)
+            rc = foreground(r.pid, r.pidfd, master, r.signals, &r.ready, &r.status)
             if rc == 0:
                 return exit_code_of(r.status)
             fail(r, b"tty", rc)

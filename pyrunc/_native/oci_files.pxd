@@ -13,7 +13,6 @@ from pyrunc._native.plan_oci cimport *
 from pyrunc._native.steps cimport *
 
 cdef extern from *:
-    int bind(int fd, const void *address, unsigned int size) nogil
     int listen(int fd, int backlog) nogil
     int LOCK_UN
 
@@ -189,6 +188,7 @@ cdef inline int write_pid_file(walk *w, const char *path, int pid) noexcept nogi
 cdef inline void remove_state(const char *path, int directory) noexcept nogil:
     """Give the id up."""
     unlinkat(directory, b"start", 0)
+    unlinkat(directory, b"notify/notify.sock", 0)
     unlinkat(directory, b"notify", AT_REMOVEDIR)
     unlinkat(directory, b".state.json", 0)
     unlinkat(directory, b"state.json", 0)

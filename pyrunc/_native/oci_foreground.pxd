@@ -2,6 +2,7 @@
 # A command in the foreground: it waits for a program, passes on every signal that it gets, and relays the terminal.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.oci_readiness cimport *
 from pyrunc._native.oci_relay cimport *
 
 cdef extern from *:
@@ -48,27 +49,31 @@ cdef inline void pass_signals(int signals, int pid, int pidfd, relay *r) noexcep
             syscall(NR_pidfd_send_signal, pidfd, <int>info.ssi_signo, NULL, 0)
 
 
-cdef inline int foreground(int pid, int pidfd, int master, int signals, int *status) noexcept nogil:
+cdef inline int foreground(int pid, int pidfd, int master, int signals, readiness *ready, int *status) noexcept nogil:
     """Wait for the child *pid*, and give its *status* as of wait(2); 0 or -errno.
 
-    *master* is its terminal's, or -1; *signals* is of hold_signals. The caller keeps both.
+    *master* is its terminal's, or -1; *signals* is of hold_signals. The caller keeps both. Of a program that is
+    *ready* this process is to be watched: it ends as the program does, and passes signals on.
     """
     cdef relay r
-    cdef pollfd watch[5]
+    cdef pollfd watch[6]
     cdef int rc = relay_begin(&r, master)
     while rc == 0:
         watch[0].fd = pidfd
         watch[1].fd = signals
-        watch[0].events = watch[1].events = POLLIN
-        watch[0].revents = watch[1].revents = 0
+        watch[5].fd = ready.fd
+        watch[0].events = watch[1].events = watch[5].events = POLLIN
+        watch[0].revents = watch[1].revents = watch[5].revents = 0
         relay_watch(&r, watch + 2)
-        if poll(watch, 5, -1) < 0:
+        if poll(watch, 6, -1) < 0:
             if errno != EINTR:
                 rc = -errno
             continue
         if watch[1].revents:
             pass_signals(signals, pid, pidfd, &r)
         relay_serve(&r, watch + 2)
+        if watch[5].revents or watch[0].revents:
+            readiness_serve(ready, getpid())
         if watch[0].revents:
             break
     relay_end(&r)

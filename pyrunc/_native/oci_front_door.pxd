@@ -81,7 +81,7 @@ cdef inline int carry_out(oci_place *here, oci_words *words, bint sealed, int pl
     if plan_fd < 0:
         return 1
     if not sealed:
-        oci_seal(here, -1, words.argv)
+        oci_seal(here, b"/proc/self/exe", -1, words.argv)
         complain(b"pyrunc-oci: cannot execute a protected copy of itself\n")
         return 1
     call_ourselves(words)
@@ -122,6 +122,6 @@ cdef inline int verb_planned(oci_place *here, oci_words *words) noexcept nogil:
     cdef int sock = ask_planner(here, words)
     if sock < 0:
         return PYTHON
-    oci_seal(here, sock, words.argv)
+    oci_seal(here, b"/proc/self/exe", sock, words.argv)
     close(sock)
     return PYTHON

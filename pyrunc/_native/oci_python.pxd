@@ -17,7 +17,9 @@ cdef struct oci_place:
 cdef inline const char *bootstrap() noexcept nogil:
     """What Python runs first; its arguments are the front door, the package's directory or "", then the command's.
 
-    Most commands are over before it pays to collect anything. Started with -I -S it has imported nothing of the environment, nor `site`, which costs as much as a start of ours.
+    Most commands are over before it pays to collect anything. Started with -I -S it has imported nothing of the
+    environment, nor `site`, which costs as much as a start of ours. The modules come from pyrunc/bundled.py's file if
+    it is there and right.
     """
     return (
         b"import gc,sys\n"
@@ -26,11 +28,24 @@ cdef inline const char *bootstrap() noexcept nogil:
         b"v='/python%d.%d/'%sys.version_info[:2]\n"
         b"sys.argv[:]=[f,*a]\n"
         b"p=f.rpartition('/bin/')[0]\n"
-        b"sys.path+=[d]if d else[p+l+v+k+'-packages'for l in('/lib','/lib64')for k in('site','dist')]\n"
-        b"try:import pyrunc\n"
-        b"except ImportError:import site;site.main()\n"
-        b"from pyrunc.oci import bundled\n"
-        b"bundled.install()\n"
+        b"p=[d]if d else[p+l+v+k+'-packages'for l in('/lib','/lib64')for k in('site','dist')]\n"
+        b"sys.path+=p\n"
+        b"from _frozen_importlib_external import MAGIC_NUMBER as v\n"
+        b"from marshal import loads\n"
+        b"k='oci-exec'if'exec'in a else'oci'\n"
+        b"for l in p:\n"
+        b" try:\n"
+        b"  with open(f'{l}/pyrunc/__pycache__/{k}.{sys.implementation.cache_tag}.bin','rb',0)as b:c=loads(b.read())\n"
+        b"  if c[0]==v:\n"
+        b"   b=type(sys)('pyrunc.bundled')\n"
+        b"   exec(c[1],b.__dict__)\n"
+        b"   if b.take(b,k,c):break\n"
+        b" except(OSError,EOFError,ValueError,TypeError,IndexError):pass\n"
+        b"else:\n"
+        b" try:import pyrunc\n"
+        b" except ImportError:import site;site.main()\n"
+        b" from pyrunc import bundled\n"
+        b" bundled.watch(k)\n"
         b"from pyrunc.oci.main import main\n"
         b"sys.exit(main(f,a))\n"
     )

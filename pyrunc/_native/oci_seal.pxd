@@ -10,11 +10,11 @@ from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 
 
-cdef inline int c_own_read_only() noexcept nogil:
-    """Our executable on a read-only mount that is attached nowhere; its descriptor or -errno (open_tree(2), Linux 5.2)."""
+cdef inline int c_read_only(const char *path) noexcept nogil:
+    """The executable *path* on a read-only mount that is attached nowhere; its descriptor or -errno (open_tree(2), Linux 5.2)."""
     cdef mount_attr attr
     cdef int rc
-    cdef int fd = <int>_rc(syscall(NR_open_tree, AT_FDCWD, b"/proc/self/exe", OPEN_TREE_CLONE | O_CLOEXEC))
+    cdef int fd = <int>_rc(syscall(NR_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | O_CLOEXEC))
     if fd < 0:
         return fd
     memset(&attr, 0, sizeof(attr))
@@ -26,11 +26,11 @@ cdef inline int c_own_read_only() noexcept nogil:
     return fd
 
 
-cdef inline int c_own_copy() noexcept nogil:
-    """A sealed copy of our executable in memory; its descriptor or -errno."""
+cdef inline int c_sealed_copy(const char *path) noexcept nogil:
+    """A sealed copy in memory of the executable *path*; its descriptor or -errno."""
     cdef ssize_t got = 1
     cdef int rc
-    cdef int source = <int>_rc(openat(AT_FDCWD, b"/proc/self/exe", O_RDONLY | O_CLOEXEC))
+    cdef int source = <int>_rc(openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC))
     # Linux 6.3 asks which memfds shall be executable; before, the flag is unknown.
     cdef int fd = <int>_rc(syscall(SYS_memfd_create, b"pyrunc-oci", MFD_CLOEXEC | MFD_ALLOW_SEALING | PR_MFD_EXEC))
     if fd == -EINVAL:
@@ -51,18 +51,18 @@ cdef inline int c_own_copy() noexcept nogil:
     return fd
 
 
-cdef inline int oci_seal(oci_place *here, int answer, const char **argv) noexcept nogil:
-    """Execute ourselves from where nobody writes, with the command line *argv* and an open descriptor *answer* or -1.
+cdef inline int oci_seal(oci_place *here, const char *path, int answer, const char **argv) noexcept nogil:
+    """Execute the front door at *path* from where nobody writes, with the command line *argv*.
 
-    Returns -errno if that fails. The new process is told where it lies on the host, since it cannot see that.
+    It is given an open descriptor *answer*, or -1. Returns -errno if that fails. The new process is told where it lies on the host, since it cannot see that.
     """
     cdef char number[24]
     cdef const char **words
     cdef size_t count = 0
     cdef size_t i
-    cdef int fd = c_own_read_only()
+    cdef int fd = c_read_only(path)
     if fd < 0:
-        fd = c_own_copy()
+        fd = c_sealed_copy(path)
     if fd < 0:
         return fd
     while argv[count] != NULL:

@@ -25,6 +25,7 @@ cdef extern from *:
         unsigned short sun_family
         char sun_path[108]
     ssize_t writev(int fd, const iovec_t *parts, int count) nogil
+    int bind(int fd, const void *address, unsigned int size) nogil
     int connect(int fd, void *address, unsigned int size) nogil
     int SO_PEERCRED
     ctypedef struct ucred_t "struct ucred":

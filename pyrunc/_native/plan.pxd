@@ -37,7 +37,8 @@ cdef enum:
     SHIM_STDIN = 4                  # the program's input is a pipe (or the terminal), not what came as slot 0
     SHIM_STDIN_ONCE = 8             # which ends with the first client that had it
     SHIM_TERMINAL = 16              # streams are a terminal, which init makes
-    SHIM_ALL = 31
+    SHIM_HOLD = 32                  # output is nobody's until a client says BEGIN: the program is a runtime's
+    SHIM_ALL = 63
     SHIM_STREAMS = 3                # slots 0..2: the shim puts its pipes there
     SHIM_MAX_WORDS = 64             # of the exit command, of its environment
     SHIM_MAX_HIERARCHIES = 32

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 STEP_NAMES: tuple[str, ...]
 FLAGS: dict[str, int]
@@ -17,6 +17,7 @@ FLAG_CLIENT: int
 FLAG_STDIN: int
 FLAG_STDIN_ONCE: int
 FLAG_TERMINAL: int
+FLAG_HOLD: int
 FLAG_RUN: int
 FLAG_OCI_EXEC: int
 FLAG_DETACH: int
@@ -125,3 +126,4 @@ def finish(
     shim: _Shim | None = None,
     oci: _Oci | None = None,
 ) -> bytes: ...
+def hand_over(front_door: bytes, plan: bytes) -> NoReturn: ...

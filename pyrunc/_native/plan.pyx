@@ -1,9 +1,14 @@
 # cython: cdivision=True, boundscheck=False, language_level=3
-"""The plan's layout as Python sees it: names, numbers, and the supervisor's own validator."""
+"""The plan as Python sees it: names, numbers, the supervisor's own validator, and the way to the front door."""
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.errors cimport check
+from pyrunc._native.oci_python cimport oci_place
+from pyrunc._native.oci_seal cimport oci_seal
+from pyrunc._native.oci_system cimport environ, put_decimal
+from pyrunc._native.sealed cimport c_sealed
 
 # In the order of plan.pxd's Op.
 STEP_NAMES = (
@@ -39,6 +44,7 @@ FLAG_CLIENT = SHIM_CLIENT
 FLAG_STDIN = SHIM_STDIN
 FLAG_STDIN_ONCE = SHIM_STDIN_ONCE
 FLAG_TERMINAL = SHIM_TERMINAL
+FLAG_HOLD = SHIM_HOLD
 FLAG_RUN = OCI_RUN
 FLAG_OCI_EXEC = OCI_EXEC
 FLAG_DETACH = OCI_DETACH
@@ -261,3 +267,36 @@ def validate(bytes data not None, unsigned int descriptors):
     with nogil:
         rc = plan_validate(bytes_of_plan, size, descriptors)
     return rc
+
+
+def hand_over(bytes front_door not None, bytes plan not None):
+    """Become the front door at the path *front_door*, from where nobody can write it, with *plan* sealed in memory.
+
+    Never returns; raises OSError.
+    """
+    cdef oci_place here
+    cdef const char *path = front_door
+    cdef const char *data = plan
+    cdef size_t size = <size_t>len(plan)
+    cdef char number[24]
+    cdef const char *words[4]
+    cdef int fd
+    cdef int rc
+    if <size_t>len(front_door) >= sizeof(here.exe):
+        raise OSError(ENAMETOOLONG, "the front door's path is too long")
+    with nogil:
+        memcpy(here.exe, path, strlen(path) + 1)
+        here.env = environ
+        fd = c_sealed(b"pyrunc-plan", data, size)
+        rc = fd
+        if fd >= 0:
+            # Inherited: the front door is told its number.
+            fcntl(fd, F_SETFD, 0)
+            put_decimal(number, <uint64_t>fd)
+            words[0] = b"pyrunc-oci"
+            words[1] = b":plan"
+            words[2] = number
+            words[3] = NULL
+            rc = oci_seal(&here, path, -1, words)
+        close(fd)
+    check(rc, "execveat", front_door)

@@ -12,38 +12,15 @@ from libc.stdlib cimport free, realloc
 from pyrunc._native.channel cimport *
 from pyrunc._native.errors cimport check
 from pyrunc._native.linux cimport *
+from pyrunc._native.sealed cimport c_sealed
 
 cdef enum:
-    MFD_CLOEXEC = 1
-    MFD_ALLOW_SEALING = 2
     CHUNK = 65536
     LOOK_UP_NS = 50000000           # how long signals wait while there is always something to read
 
 NOTHING = 0                         # what `Pipes.wait` found
 RECORD = 1
 FED = 2
-
-
-cdef inline int c_sealed(const char *name, const char *data, size_t size) noexcept nogil:
-    """An anonymous file of *size* bytes that nobody can change any more; its descriptor or -errno (memfd_create(2))."""
-    cdef size_t done = 0
-    cdef ssize_t got
-    cdef int rc
-    cdef int fd = <int>_rc(syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING))
-    if fd < 0:
-        return fd
-    while done < size:
-        got = write(fd, data + done, size - done)
-        if got < 0:
-            rc = -errno
-            close(fd)
-            return rc
-        done += <size_t>got
-    rc = <int>_rc(fcntl(fd, F_ADD_SEALS, SEAL_SEAL | SEAL_SHRINK | SEAL_GROW | SEAL_WRITE))
-    if rc < 0:
-        close(fd)
-        return rc
-    return fd
 
 
 cdef inline void drop(int *fd) noexcept nogil:

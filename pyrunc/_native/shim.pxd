@@ -40,6 +40,7 @@ cdef inline int shim_begin(walk *w, shim *s, int *fds, int host_net) noexcept no
     s.host_net = host_net
     s.plan = plan_shim_of(w.data)
     s.owner = True
+    s.held_back = s.plan.flags & SHIM_HOLD != 0
     s.listener = s.input = s.log.fd = s.streams[0].fd = s.streams[1].fd = -1
     s.streams[0].name = b"stdout"
     s.streams[1].name = b"stderr"
@@ -220,6 +221,13 @@ cdef inline void shim_drain(walk *w, shim *s) noexcept nogil:
     cdef int left
     cdef int i
     cdef ssize_t got
+    if s.held_back:
+        # It may have begun and ended before we looked.
+        accept_clients(s)
+        for i in range(s.client_count):
+            hear_client(w, s, &s.clients[i])
+        if s.held_back:
+            return                  # these are words about its failure, which others have heard
     for i in range(2):
         left = 0
         if s.streams[i].fd < 0:
@@ -271,7 +279,7 @@ cdef inline void serve_program(walk *w, shim *s, pollfd *watch) noexcept nogil:
 
 
 cdef inline void watch_program(shim *s, pollfd *watch) noexcept nogil:
-    cdef bint wait = held_up(s) or s.hung
+    cdef bint wait = held_up(s) or s.hung or s.held_back
     cdef int i
     for i in range(2):
         watch[i].fd = -1 if wait else s.streams[i].fd

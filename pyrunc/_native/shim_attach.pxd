@@ -305,6 +305,8 @@ cdef inline void act(walk *w, shim *s, client *c) noexcept nogil:
             ioctl(w.terminal, TIOCSWINSZ, &size)
     elif kind == FRAME_DETACH:
         c.detached = True
+    elif kind == FRAME_BEGIN:
+        s.held_back = False
     c.have = 0
 
 
@@ -318,7 +320,7 @@ cdef inline int payload(const client *c) noexcept nogil:
         return -1                   # each is answered, and who takes no answers would fill the disk with them
     if kind == FRAME_HELLO or kind == FRAME_RESIZE:
         return 4 if length == 4 else -1
-    return 0 if (kind == FRAME_CLOSE_STDIN or kind == FRAME_DETACH) and length == 0 else -1
+    return 0 if (kind == FRAME_CLOSE_STDIN or kind == FRAME_DETACH or kind == FRAME_BEGIN) and length == 0 else -1
 
 
 cdef inline void hear_client(walk *w, shim *s, client *c) noexcept nogil:

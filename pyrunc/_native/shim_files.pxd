@@ -91,16 +91,21 @@ cdef inline void reserve_file(int directory, const char *temporary) noexcept nog
         close(fd)
 
 
-cdef inline int write_running(int directory, int pid) noexcept nogil:
-    """Say who the container's init *pid* and this process are."""
+cdef inline void describe_running(line *to, int pid, int shim) noexcept nogil:
+    """Who the container's init *pid* and its *shim* are, as JSON."""
+    to.size = 0
+    put_value(to, b"pid", <uint64_t>pid)
+    put_value(to, b"pid_started", start_time(pid))
+    put_value(to, b"shim", <uint64_t>shim)
+    put_value(to, b"shim_started", start_time(shim))
+    put_value(to, b"started_ns", realtime_ns())
+    put_text(to, b"}")
+
+
+cdef inline int write_running(int directory, int pid, int shim) noexcept nogil:
+    """Say who the container's init *pid* and its *shim* are."""
     cdef line content
-    content.size = 0
-    put_value(&content, b"pid", <uint64_t>pid)
-    put_value(&content, b"pid_started", start_time(pid))
-    put_value(&content, b"shim", <uint64_t>getpid())
-    put_value(&content, b"shim_started", start_time(getpid()))
-    put_value(&content, b"started_ns", realtime_ns())
-    put_text(&content, b"}")
+    describe_running(&content, pid, shim)
     return replace_file(directory, b"running", b".running", &content)
 
 

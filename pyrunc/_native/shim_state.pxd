@@ -22,6 +22,7 @@ cdef enum:
     FRAME_CLOSE_STDIN = 17
     FRAME_RESIZE = 18               # u16 rows, u16 columns
     FRAME_DETACH = 19
+    FRAME_BEGIN = 22                # where output is held back: from here on it is the program's
     # ... and to it; those of the streams are Docker's
     FRAME_STDOUT = 1
     FRAME_STDERR = 2
@@ -65,6 +66,7 @@ cdef struct shim:
     bint moved                      # it did
     bint full                       # no descriptor was left for another client
     bint hung                       # no process has the terminal open
+    bint held_back                  # what was written up to now is not the container's program's
     int host_net                    # the host's network namespace, where this process has left it; else -1
     int listener
     int input                       # the program's, to write to; -1 without

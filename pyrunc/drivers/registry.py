@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 GROUP = "pyrunc.graph"
 EXEC_GROUP = "pyrunc.exec"
-NATIVE = "pyrunc"  # what HostConfig.Runtime calls it
+NATIVE, LXC = "pyrunc", "lxc"  # what HostConfig.Runtime calls it
 # OCI runtimes that are looked for; another one is named by its path.
 OCI_RUNTIMES = ("runc", "crun", "pyrunc-oci")
 # The best first: what is asked for none takes the first that works.
@@ -85,6 +85,15 @@ def _exec_driver(name: str) -> ExecDriver:
         from pyrunc.drivers.exec.native import Native
 
         return Native(NATIVE)
+    if name == LXC:
+        from pyrunc.drivers.exec import lxc
+
+        path = _program(lxc.PROGRAM)
+        if path:
+            return lxc.Lxc(name, path)
+        raise InvalidArgument(
+            f"Unknown runtime specified {name}: {lxc.PROGRAM} is not in PATH; Debian's package is lxc"
+        )
     path = name if name.startswith("/") else _program(name)
     if name in OCI_RUNTIMES or name.startswith("/"):
         if os.access(path, os.X_OK) and os.path.isfile(path):
@@ -104,7 +113,9 @@ def exec_names() -> dict[str, str]:
     """The runtimes of this host beside pyrunc's own, each with the path of its program, or ""."""
     from importlib.metadata import entry_points
 
-    found = {name: _program(name) for name in OCI_RUNTIMES}
+    from pyrunc.drivers.exec import lxc
+
+    found = {name: _program(name) for name in OCI_RUNTIMES} | {LXC: _program(lxc.PROGRAM)}
     found = {name: path for name, path in found.items() if path}
     return found | {entry.name: _program(entry.name) for entry in entry_points(group=EXEC_GROUP)}
 

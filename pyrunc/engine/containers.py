@@ -50,6 +50,7 @@ class Containers:
 
     def get(self, text: str) -> Container:
         """The container of that id, name, or beginning of an id. Raises NotFound, InvalidArgument for several."""
+        self._parts.come_to_rest()
         record = self._parts.containers.get(text)
         return Container(self._engine, record.id, record.name)
 
@@ -70,6 +71,7 @@ class Containers:
         from pyrunc.runtime.option_checks import integer
 
         integer(-(1 << 31), 1 << 31)(limit, "limit")
+        self._parts.come_to_rest()
         passes, wide = container_filters.for_list(self._parts, filters)
         rows = self._parts.containers
         everything = all or wide or limit > 0

@@ -67,7 +67,9 @@ def create(
     parts: "Parts", base: "Base", container_id: str, wanted: Wanted, *, starts: bool = False,
     deadline: Deadline = NEVER,
 ) -> "tuple[ContainerRecord, Fresh]":  # fmt: skip
-    """Make a container of the image *base*, with its lock held; if it *starts* at once, its row says so already.
+    """Make a container of the image *base*, with its lock held.
+
+    If it *starts* at once, its row says so already; the event "create" is left to `starting.launch`.
 
     Raises AlreadyExists for the name, InvalidArgument, NotFound, Unsupported, TimedOut; then nothing is left.
     """
@@ -110,7 +112,8 @@ def create(
 
         removal.forget(parts, record, volumes=True)
         raise
-    container_events.say(parts, record, "create")
+    if not starts:
+        container_events.say(parts, record, "create")
     return record, Fresh(rootfs, recipe)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from pyrunc.api import ContainerRecord, ContainerResult
+    from pyrunc.engine.afterwards import Afterwards
     from pyrunc.engine.bases import Base, Bases
     from pyrunc.engine.container import Container
     from pyrunc.engine.events import Event
@@ -52,6 +53,7 @@ class Engine:
         self._made_throwaway: Throwaway | None = None
         self._made_images: Images | None = None
         self._made_bases: Bases | None = None
+        self._made_afterwards: Afterwards | None = None
         self.containers = Containers(self)
 
     # Each is imported by who uses it: `ps` needs none of them.
@@ -86,6 +88,17 @@ class Engine:
         return self._made_bases
 
     @property
+    def _afterwards(self) -> "Afterwards":
+        if self._made_afterwards is None:
+            from pyrunc.engine.afterwards import Afterwards
+
+            with lock:
+                if self._made_afterwards is None:
+                    self._made_afterwards = Afterwards(self._parts)
+                    self._parts.come_to_rest = self._made_afterwards.wait
+        return self._made_afterwards
+
+    @property
     def volumes(self) -> "Volumes":
         """Data that outlives containers."""
         return self._parts.volumes
@@ -107,7 +120,8 @@ class Engine:
         even a row while it runs. What is written **counts as memory**: *scratch_bytes* bounds it (0: half of the
         host's memory), beyond which the program gets ENOSPC; and with *memory_bytes* files and processes together
         have that much, beyond which the kernel kills (``result.oom_killed``). "disk" is a snapshot that goes with
-        the container's end, as with `docker run --rm`: slower by some milliseconds, and as large as the disk.
+        the container's end, as with `docker run --rm`: slower by a millisecond or two, and as large as the disk. It
+        goes while the result is given back; what this engine is asked next waits for that, as does `close`.
 
         *stdin* is what the program can read. After *timeout_s* seconds it is killed and TimedOut raised, whose
         ``.stage`` is "run"; *create_timeout_s* bounds what comes before it runs, unpacking the image too, and then
@@ -172,6 +186,7 @@ class Engine:
         """
         from pyrunc.engine import checking
 
+        self._parts.come_to_rest()
         return checking.check(self._parts, progress)
 
     def events(
@@ -181,6 +196,7 @@ class Engine:
         """What happened to containers, images and volumes; see pyrunc.engine.events.read. Raises InvalidArgument."""
         from pyrunc.engine import events
 
+        self._parts.come_to_rest()
         return events.read(
             self._parts.root, since_ns=since_ns, until_ns=until_ns, follow=follow, filters=filters
         )
@@ -199,6 +215,8 @@ class Engine:
 
     def close(self) -> None:
         """Let go of what was opened; containers that run go on."""
+        if self._made_afterwards is not None:
+            self._made_afterwards.close()
         self._owners.close()
         if self._made_throwaway is not None:
             self._made_throwaway.close()
@@ -341,7 +359,7 @@ class Engine:
             check_timeout(timeout_s, "timeout_s")
         with deadline:
             running = self._begin(image, argv, name, remove, entrypoint, stdin, options, deadline)
-        done = foreground.run(running, timeout_s)
+        done = foreground.run(running, timeout_s, self._afterwards if remove and name is None else None)
         return done._replace(container_id="", name="") if remove else done
 
     def _begin(

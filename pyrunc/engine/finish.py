@@ -184,7 +184,7 @@ def cgroup_of(record: "ContainerRecord") -> str:
 
 
 def end_cgroups(record: "ContainerRecord") -> None:
-    """Kill what is left in a container's cgroups, and remove them; and the shims' cgroup, if a killed one was the last."""
+    """Kill what is left in a container's cgroups and remove them; the shims' too, if a killed one was the last."""
     from pyrunc.runtime import cgroup_control, cgroup_layout
 
     layout, path = cgroup_layout.detect(), cgroup_of(record)

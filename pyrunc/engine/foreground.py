@@ -6,6 +6,7 @@ import time
 
 from pyrunc.api import ContainerResult
 from pyrunc.engine import container_events, finish, removal, starting
+from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.sandbox import RunResult
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyrunc.api import ContainerRecord
+    from pyrunc.engine.afterwards import Afterwards
     from pyrunc.engine.parts import Parts
     from pyrunc.engine.recipes import Fresh
     from pyrunc.runtime.shim import ShimProcess
@@ -67,13 +69,16 @@ class Foreground:
         self._left, self._open = memoryview(b""), False
         self._process.kill(_SIGKILL)
 
-    def finish(self) -> ContainerResult:
-        """Take note of its end, for which this waits."""
+    def finish(self, afterwards: "Afterwards | None" = None) -> ContainerResult:
+        """Take note of its end, for which this waits; or leave that to *afterwards*, unless it has volumes."""
         self.client.close()
         try:
             end = self._process.wait()
-            finish.settle(self._parts, self.record.id)
-            self._process.finished()
+            if afterwards is not None and not wanted(self.record.config, self.record.host_config):
+                afterwards.take(self.record.id, self._process)
+            else:
+                finish.settle(self._parts, self.record.id)
+                self._process.finished()
         except PyruncError:
             self._process.release()
             finish.settle(self._parts, self.record.id)
@@ -110,6 +115,7 @@ def begin(
             record, fresh = make()
             asked = time.monotonic_ns()
             process = starting.launch(parts, record, fresh, theirs, False, until=until)
+            container_events.say(parts, record, "create")
             container_events.say(parts, record, "start")
         before = {"image": found - begun, "create": asked - found}
         return Foreground(parts, record, process, client, stdin, asked, before)
@@ -122,8 +128,13 @@ def begin(
         os.close(theirs)
 
 
-def run(running: Foreground, timeout_s: float | None) -> ContainerResult:
-    """See a container to its end. Raises TimedOut after *timeout_s* seconds, when it was killed."""
+def run(
+    running: Foreground, timeout_s: float | None, afterwards: "Afterwards | None" = None
+) -> ContainerResult:
+    """See a container to its end, of which note may be taken *afterwards*.
+
+    Raises TimedOut after *timeout_s* seconds, when it was killed.
+    """
     try:
         in_time = _talk(running, None if timeout_s is None else time.monotonic() + timeout_s)
         if not in_time:
@@ -133,10 +144,10 @@ def run(running: Foreground, timeout_s: float | None) -> ContainerResult:
         running.kill()
         running.finish()
         raise
-    done = running.finish()
     if not in_time:
+        running.finish()
         raise running.late(timeout_s)
-    return done
+    return running.finish(afterwards)
 
 
 def _undo(parts: "Parts", record: "ContainerRecord", process: "ShimProcess | None") -> None:

@@ -232,6 +232,7 @@ class Images:
         """
         from pyrunc.engine import image_removal
 
+        self._parts.come_to_rest()
         return image_removal.remove(self._parts, name, force, prune)
 
     def prune(self, *, everything: bool = False, filters: "Iterable[tuple[str, str]]" = ()) -> Pruned:
@@ -242,6 +243,7 @@ class Images:
         """
         from pyrunc.engine import image_removal
 
+        self._parts.come_to_rest()
         return image_removal.prune(self._parts, everything, filters)
 
     # --- knowledge

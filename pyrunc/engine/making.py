@@ -105,6 +105,7 @@ def _started(
         process: ShimProcess | None = None
         try:
             process = starting.launch(parts, record, fresh, client, keep_running, until=deadline.at)
+            container_events.say(parts, record, "create")
             container_events.say(parts, record, "start")
             engine._owners.add(record.id, process)  # noqa: SLF001
             container = Container(engine, record.id, record.name, made=True)

@@ -33,7 +33,7 @@ DEFAULT_ROOT = "/var/lib/pyrunc"
 class Parts:
     """The parts of one engine on *root*; *graph* names the snapshot driver, None the best one.
 
-    *forget* is called with the id of an image that is removed.
+    *forget* is called with the id of an image that is removed; *come_to_rest* waits for what is due after runs.
     """
 
     def __init__(self, root: str | None, graph: str | None) -> None:
@@ -41,6 +41,7 @@ class Parts:
         self.graph = graph
         self._made: dict[str, Any] = {}
         self.forget: Callable[[str], None] = _nothing
+        self.come_to_rest: Callable[[], None] = _nobody
         self._recipes: Recipes | None = None
         self._closed = False
 
@@ -198,6 +199,10 @@ class Parts:
                 if part is not None:
                     part.close()
             self._made.clear()
+
+
+def _nobody() -> None:
+    """Nothing is due."""
 
 
 def _nothing(_image_id: str) -> None:

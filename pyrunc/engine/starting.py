@@ -5,7 +5,7 @@ import stat
 
 from pyrunc.drivers import registry
 from pyrunc.drivers.exec.driver import Start
-from pyrunc.engine import finish, host_config, namespaces, observing, throwaway
+from pyrunc.engine import container_events, finish, host_config, namespaces, observing, throwaway
 from pyrunc.engine.mounts_wanted import wanted
 from pyrunc.errors import CommandNotFound, InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime import shim
@@ -50,35 +50,45 @@ def launch(
 ) -> shim.ShimProcess:  # fmt: skip
     """Start a container whose row says that it is being started; *fresh* if it has just been made.
 
-    TimedOut is raised at *until* (monotonic seconds).
+    TimedOut is raised at *until* (monotonic seconds). That a fresh one was created is said here if it does not start;
+    else by the caller, since by then its program runs and need not wait for it.
     """
     try:
-        if record.argv[:1] == ("",):
-            raise CommandNotFound('exec: "": executable file not found in $PATH')
-        _make_place(record.state_dir)
-        driver = registry.exec_driver(record.host_config.get("Runtime"))
-        begin = Start(
-            record.id, record.argv, _settings(parts, record, keep_running), client, until, None, None, {}
-        )
-        launcher = fresh.launcher() if fresh is not None and driver.takes_plans else None
-        if launcher is not None:
-            return _start(driver, begin._replace(plan=launcher))
-        with namespaces.joined_by(parts, record) as joined:
-            options = options_of(parts, record, joined)
-            if not driver.takes_plans:
-                root = root_of(parts, record) if fresh is None or fresh.rootfs is None else fresh.rootfs
-                return _start(driver, begin._replace(rootfs=root, options=options))
-            if fresh is None or fresh.rootfs is None:
-                launcher = throwaway.launcher(root_of(parts, record), options)
-            else:
-                launcher = fresh.compiled(options)
-            return _start(driver, begin._replace(plan=launcher))
+        return _launched(parts, record, fresh, client, keep_running, until)
     except BaseException as exc:
+        if fresh is not None:
+            container_events.say(parts, record, "create")
         if isinstance(exc, TimedOut) or shim.running(record.state_dir) is not None:
             finish.end_cgroups(record)  # who was interrupted just after it began, or too late
         code = 128 if not isinstance(exc, PyruncError) else exc.exit_code
         finish.note_failure(parts, record, code, str(exc))
         raise
+
+
+def _launched(
+    parts: "Parts", record: "ContainerRecord", fresh: "Fresh | None", client: int | None,
+    keep_running: bool, until: float | None,
+) -> shim.ShimProcess:  # fmt: skip
+    if record.argv[:1] == ("",):
+        raise CommandNotFound('exec: "": executable file not found in $PATH')
+    _make_place(record.state_dir)
+    driver = registry.exec_driver(record.host_config.get("Runtime"))
+    begin = Start(
+        record.id, record.argv, _settings(parts, record, keep_running), client, until, None, None, {}
+    )
+    launcher = fresh.launcher() if fresh is not None and driver.takes_plans else None
+    if launcher is not None:
+        return _start(driver, begin._replace(plan=launcher))
+    with namespaces.joined_by(parts, record) as joined:
+        options = options_of(parts, record, joined)
+        if not driver.takes_plans:
+            root = root_of(parts, record) if fresh is None or fresh.rootfs is None else fresh.rootfs
+            return _start(driver, begin._replace(rootfs=root, options=options))
+        if fresh is None or fresh.rootfs is None:
+            launcher = throwaway.launcher(root_of(parts, record), options)
+        else:
+            launcher = fresh.compiled(options)
+        return _start(driver, begin._replace(plan=launcher))
 
 
 def root_of(parts: "Parts", record: "ContainerRecord") -> "Rootfs":

@@ -113,8 +113,6 @@ def compile_bundle(
     process = spec["process"]
     table = hooks.parse(spec)
     notify = f"{directory}/notify" if env.get("NOTIFY_SOCKET") else ""
-    if notify and command.verb == "run":
-        raise Failure("NOTIFY_SOCKET: readiness is told by create and start, not by run")
     door = FrontDoor(
         command.verb == "create",
         tuple(hook.kind for hook in table),

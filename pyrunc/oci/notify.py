@@ -3,6 +3,7 @@
 `create` makes the directory `notify` of the state directory, mounts it read-only at /run/notify in the container and
 sets NOTIFY_SOCKET to /run/notify/notify.sock there. `start` binds that socket, waits until the container says READY=
 or ends, and passes the line on with the pid that systemd should watch. What else a container says is not passed on.
+Of a `run` the front door does so itself (pyrunc/_native/oci_readiness.pxd).
 
 Source: sd_notify(3); runc's documentation of NOTIFY_SOCKET.
 """

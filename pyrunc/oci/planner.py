@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.oci import bundled
+from pyrunc import bundled
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:

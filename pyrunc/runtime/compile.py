@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.compile_host import Spec
     from pyrunc.runtime.front_door import FrontDoor
 
-__all__ = ["Rootfs", "candidates", "compile_spec"]
+__all__ = ["Compiler", "Rootfs", "candidates", "compile_spec"]
 
 DEFAULT_PATH = defaults.PATH
 
@@ -42,15 +42,20 @@ def compile_spec(
     Raises InvalidSpec or Unsupported, naming the field.
     Source: OCI runtime-spec config.md and config-linux.md.
     """
-    compiler = _Compiler(spec, rootfs, files or {})
+    compiler = Compiler(spec, rootfs, files or {})
     compiler.keyring = keyring
     compiler.front_door = front_door
     compiler.to_agent = front_door is not None
     return compiler.compile()
 
 
-class _Compiler(RootPart, ProcessPart):
+class Compiler(RootPart, ProcessPart):
+    """All parts, each of which says more."""
+
+    keyring: str | None = None
+
     def compile(self) -> PlanTemplate:
+        """Do it, once."""
         plan = self.plan
         if self.linux.get("intelRdt"):
             from pyrunc.runtime import intel_rdt

@@ -85,6 +85,7 @@ class RootPart(DevicePart):
             self._scratch()
         if self.in_userns:
             self._overlay_of_host()
+            self.plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
             return
         base, (*layers, upper, work) = relative([*rootfs.layers, rootfs.upper, rootfs.work])
         self._overlay(base, layers, writable(upper, work, volatile=rootfs.volatile, layer=True))
@@ -117,7 +118,6 @@ class RootPart(DevicePart):
             n0=len(rootfs.layers), n1=rootfs.volatile or not directory,
             n2=self._shown_root() if rootfs.idmap or not directory else 0,
         )  # fmt: skip
-        plan.add("root_attach", INIT, "root", a=self.root, s0=self.place)
 
     def _shown_root(self) -> int:
         """What the host sees the layers' root as: uid << 32 | gid."""

@@ -26,8 +26,8 @@ StrPath = str | os.PathLike[str]
 class Launcher:
     """A compiled plan, and what each start adds to it."""
 
-    def __init__(self, request: Request) -> None:
-        self._template = compile_spec(request.spec, request.rootfs, request.files)
+    def __init__(self, request: Request, compiled: PlanTemplate | None = None) -> None:
+        self._template = compiled or compile_spec(request.spec, request.rootfs, request.files)
         self._template.freeze()
         self._env = request.env
         self._listed = _listed(request.env)

@@ -38,7 +38,7 @@ STAGE_NUMBER = {name: number for number, name in STAGES.items()}
 
 SHIM_FLAGS = {
     "listen": native.FLAG_LISTEN, "client": native.FLAG_CLIENT, "stdin": native.FLAG_STDIN,
-    "stdin_once": native.FLAG_STDIN_ONCE, "terminal": native.FLAG_TERMINAL,
+    "stdin_once": native.FLAG_STDIN_ONCE, "terminal": native.FLAG_TERMINAL, "hold": native.FLAG_HOLD,
 }  # fmt: skip
 
 

@@ -60,7 +60,8 @@ class ShimSettings(NamedTuple):
     *state_dir* exists; *log* may be None. *exit_command*, with *exit_env* ("K=V") as its whole environment, runs when
     the container has ended and no owner says that it takes note of it. *stdin_open* gives the program an input, which
     ends with the first client that had it if *stdin_once*. With *terminal* its streams are a terminal of *rows* by
-    *columns*. Unless *keep_running* the owner's death ends the container.
+    *columns*. Unless *keep_running* the owner's death ends the container. With *hold* what the program writes
+    is nobody's until a client says BEGIN.
     """
 
     state_dir: str
@@ -73,6 +74,7 @@ class ShimSettings(NamedTuple):
     stdin_open: bool = False
     stdin_once: bool = False
     keep_running: bool = True
+    hold: bool = False
 
     def block(self, client: bool) -> Shim:
         """As the plan has it; *client* says that one is attached from the start."""
@@ -84,6 +86,7 @@ class ShimSettings(NamedTuple):
             | (native.FLAG_STDIN if self.stdin_open else 0)
             | (native.FLAG_STDIN_ONCE if self.stdin_once else 0)
             | (native.FLAG_TERMINAL if self.terminal else 0)
+            | (native.FLAG_HOLD if self.hold else 0)
         )
         return Shim(
             self.state_dir, flags, log.path, log.max_bytes, log.max_files, self.exit_command, self.exit_env,

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,15 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.oci.bundles import FRONT_DOOR, REPOSITORY, TOP
+from tests.oci.bundles import TOP
+from tests.oci.unprivileged import UID, USER, install
 from tests.runtime.cgroup_support import remove_busy
 from tests.vm import needs
 
-UID = 12345
 M = 1 << 20
-PYTHONS = (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3")
-# setpriv itself keeps what root may until it has executed another program.
-USER = ("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "env")
 pytestmark = [pytest.mark.vm, needs.root(), needs.namespace("user")]
 
 
@@ -32,7 +28,6 @@ class Caller:
     def __init__(self, work: Path, busybox: Path) -> None:
         self.work = work
         self.bundle = work / "bundle"
-        self.front_door = work / "bin/pyrunc-oci"
         self.environment = {
             "PATH": os.environ["PATH"],
             "XDG_RUNTIME_DIR": str(work / "run"),
@@ -40,37 +35,18 @@ class Caller:
         }
         self.before: tuple[str, ...] = USER
         """What is executed before the front door."""
-        for directory in (self.front_door.parent, self.bundle, work / "run"):
+        for directory in (self.bundle, work / "run"):
             directory.mkdir()
         for name in ("bin", "dev", "proc", "sys", "tmp"):
             (self.bundle / "rootfs" / name).mkdir(parents=True)
         shutil.copy2(busybox, self.bundle / "rootfs/bin")
         for name in ("cat", "echo", "id", "ls", "sh", "sleep", "stat", "tr", "true"):
             (self.bundle / "rootfs/bin" / name).symlink_to("busybox")
-        shutil.copy2(FRONT_DOOR, self.front_door)
-        (work / "bin/pyrunc-oci.python").write_text(f"{self.python()}\n{self.checkout()}\n")
+        self.front_door = install(work)
         for place, directories, files in os.walk(work):
             for name in (".", *directories, *files):
                 os.lchown(f"{place}/{name}", UID, UID)
         self("spec", "--rootless", "--bundle", self.bundle)
-
-    def python(self) -> str:
-        """An interpreter that the user can execute."""
-        program = "import sys; sys.exit(sys.version_info < (3, 11))"
-        for path in PYTHONS:
-            if os.path.exists(path) and not subprocess.run(
-                [*USER, path, "-I", "-S", "-c", program], check=False, capture_output=True
-            ).returncode:  # fmt: skip
-                return path
-        pytest.skip("needs a Python that other users can execute")
-
-    def checkout(self) -> Path:
-        """Where pyrunc is that the user can read."""
-        readable = [*USER, "test", "-r", str(REPOSITORY / "pyrunc/oci/main.py")]
-        if not subprocess.run(readable, check=False).returncode:
-            return REPOSITORY
-        shutil.copytree(REPOSITORY / "pyrunc", self.work / "checkout/pyrunc")
-        return self.work / "checkout"
 
     def write(self, *args: str, user: dict[str, Any] | None = None, **linux: Any) -> None:
         """Change the bundle: the program, its user, members of `linux`."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pyrunc import _native
 from tests.oci import bundles
-from tests.oci.bundles import FRONT_DOOR
 from tests.oci.native import PYTHON, install
 from tests.oci.planning import socket_of, stranger
 
@@ -65,7 +65,7 @@ def test_the_supervisor_is_not_the_hosts_file_either(oci: bundles.Runtime, tmp_p
 
 def test_the_attack_succeeds_on_what_is_executed_as_it_is(tmp_path: Path) -> None:
     unsafe = tmp_path / "pyrunc-init"
-    shutil.copy2(FRONT_DOOR, unsafe)
+    shutil.copy2(Path(_native.__file__).with_name("pyrunc-init"), unsafe)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         # A number of its own: the copy that the program gets is not closed.

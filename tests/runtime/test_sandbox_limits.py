@@ -254,6 +254,25 @@ def test_a_cgroup_parent_is_made_and_removed(rootfs: Path) -> None:
             Sandbox(rootfs, cgroup_parent=wrong)
 
 
+def test_a_cgroup_parent_whose_maker_was_killed_before_it_was_filled(rootfs: Path) -> None:
+    """A v1 cpuset starts without cpus and mems, and nobody can be in it, nor in any below, until it is given some."""
+    hierarchy = detect().of("cpuset")
+    if hierarchy is None or hierarchy.version == 2:
+        pytest.skip("needs a v1 cpuset")
+    top = Path(f"{hierarchy.mountpoint}/pyrunc-test-{os.getpid()}-empty")
+    (top / "a/b").mkdir(parents=True)
+    (top / "cgroup.clone_children").write_text("0")
+    try:
+        assert (top / "a/b/cpuset.mems").read_text() == "\n"
+        with Sandbox(rootfs, cgroup_parent=f"/{top.name}/a/b") as box:
+            assert box.run(["/bin/true"]).exit_code == 0
+            with box.start(["/bin/sleep", "100"]):
+                assert (top / "a/b/cpuset.mems").read_text() == (top.parent / "cpuset.mems").read_text()
+    finally:
+        for directory in (top / "a/b", top / "a", top):
+            directory.rmdir()
+
+
 def test_two_containers_share_a_cgroup_parent(rootfs: Path) -> None:
     top = f"/pyrunc-test-{os.getpid()}-shared"
     with Sandbox(rootfs, cgroup_parent=top) as box:

@@ -146,7 +146,8 @@ def test_who_joins_cannot_be_looked_into(container: tuple[Runtime, str, Path]) -
     runtime, name, _ = container
     look = (
         "n=0; while [ $n -lt 2000 ]; do for p in /proc/[0-9]*; do c=$(cat $p/comm 2>/dev/null); case $c in "
-        "pyrunc*|runc*|crun*) o=$(readlink $p/exe $p/cwd $p/fd/* 2>/dev/null; head -c 1 $p/mem $p/environ 2>/dev/null); "
+        "pyrunc*|runc*|crun*) "
+        "o=$(readlink $p/exe $p/cwd $p/fd/* 2>/dev/null; head -c 1 $p/mem $p/environ 2>/dev/null); "
         '[ -n "$o" ] && [ "$(cat $p/comm 2>/dev/null)" = "$c" ] && echo "$c: $o";; esac; done; n=$((n+1)); done'
     )
     watcher = subprocess.Popen(

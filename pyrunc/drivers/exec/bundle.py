@@ -29,10 +29,10 @@ _OWN_OPTIONS = ("X-mount.", "nofail")
 
 def write(
     place: str, container_id: str, argv: Sequence[str], rootfs: Rootfs, options: SandboxOptions, runtime: str
-) -> str:
+) -> dict[str, Any]:
     """Write the bundle of a container to the directory *place*, which is made; errors call the runtime *runtime*.
 
-    The path of the container's cgroup.
+    What config.json says.
 
     Raises InvalidArgument, NotFound, InvalidSpec or Unsupported and names the option; OSError.
     Source: OCI runtime-spec, bundle.md and config.md.
@@ -60,9 +60,10 @@ def write(
         os.chmod(source, 0o644)
         flags = ["rbind", "rprivate"] + (["ro"] if spec["root"]["readonly"] else [])
         spec["mounts"].append({"destination": path, "type": "bind", "source": source, "options": flags})
+    found: dict[str, Any] = _named(spec, container_id)
     with open(f"{place}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(_named(spec, container_id), file)
-    return str(_named(spec["linux"]["cgroupsPath"], container_id))
+        json.dump(found, file)
+    return found
 
 
 def _check_mount(mount: Mapping[str, Any], runtime: str) -> None:
@@ -119,23 +120,3 @@ def write_process(place: str, bundle: str, wanted: Wanted, pid: int, variables: 
         process["cwd"] = os.path.normpath(checks.path(wanted.cwd, "cwd"))
     with open(f"{place}/process.json", "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(process, file)
-
-
-def monitor_spec(capabilities: Sequence[str], terminal: bool) -> dict[str, Any]:
-    """The document of a process that stays on the host, in a mount namespace and in cgroups of its own."""
-    flags = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
-    devpts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": flags}
-    return {
-        "process": {
-            "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/", "terminal": terminal,
-            "capabilities": {
-                "bounding": list(capabilities), "effective": list(capabilities), "permitted": list(capabilities),
-                "inheritable": [],
-            },
-        },
-        "mounts": [devpts] if terminal else [],
-        "linux": {
-            "namespaces": [{"type": "mount"}], "cgroupsPath": monitor_place.cgroup(ID),
-            "resources": {"devices": [{"allow": True, "access": "rwm"}]},
-        },
-    }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrunc.runtime import cgroup_control
+from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -20,11 +20,22 @@ def cgroup(container_id: str) -> str:
     return f"{_MONITORS}/{container_id}"
 
 
+def begin(layout: Layout, container_id: str) -> None:
+    """Make a monitor's directory in each hierarchy that has only a name. Raises OSError."""
+    for hierarchy in layout.named:
+        while True:
+            try:
+                os.makedirs(f"{hierarchy.mountpoint}{cgroup(container_id)}", exist_ok=True)
+                break
+            except FileNotFoundError:
+                continue  # others remove those above when they are empty
+
+
 def end(layout: Layout, container_id: str) -> Layout:
     """Kill a container's monitor, and remove its cgroups: the hierarchies in which a runtime makes a container's.
 
     Beside those of *layout* that a container of pyrunc's own is in, these are the ones that have only a name. There
-    the monitor makes a directory, so that nobody removes what is above while the runtime is at it.
+    `begin` has made a directory, so that nobody removes what is above while the runtime is at it.
     """
     layout = layout._replace(hierarchies=(*layout.named, *layout.hierarchies))
     path = cgroup(container_id)
@@ -43,3 +54,12 @@ def end(layout: Layout, container_id: str) -> Layout:
 def was_oom_killed(state_dir: str) -> bool:
     """Whether a container's limit of memory has killed a process of its."""
     return os.path.exists(f"{state_dir}/{OOM_KILLED}")
+
+
+def memory_counter(cgroup: str) -> str:
+    """The file that counts whom the limit of memory of a *cgroup* kills, "" where there is none."""
+    hierarchy = cgroup_layout.detect().of("memory")
+    if hierarchy is None:
+        return ""
+    name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
+    return f"{hierarchy.mountpoint}{cgroup}/{name}"

@@ -1,67 +1,45 @@
 """The driver of OCI runtimes: runc, crun, pyrunc-oci or another, by its command line.
 
-The shim's program is a *monitor* (pyrunc.drivers.exec.monitor) in a mount namespace of its own, where the container's
-root is mounted, and which is the runtime's and the container's parent. What it makes is in the container's state
-directory: the bundle, the runtime's own state, and who runs.
+What it makes is in the container's state directory: the bundle, the runtime's own state, and who runs.
 """
 
 from __future__ import annotations
 
 import os
-import select
-import sys
-import time
 
 from pyrunc.errors import (
     CommandNotExecutable,
     CommandNotFound,
     FailedPrecondition,
-    PyruncError,
     StartError,
-    TimedOut,
     Unsupported,
 )
-from pyrunc.records import dumps, loads
-from pyrunc.runtime import cgroup_layout, shim, shim_state
-from pyrunc.runtime.supervised import ATTEMPTS, NotTaken
+from pyrunc.records import loads
+from pyrunc.runtime import cgroup_layout, shim_state
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
+    from pyrunc.drivers.exec.driven import Asked, Drive, Failed
     from pyrunc.drivers.exec.driver import Start, StartExec
-    from pyrunc.runtime.launcher import Launcher
+    from pyrunc.runtime.shim import ShimProcess
 
-_MONITOR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "monitor.py")
 _NAMES_OTHERS = ("NetworkMode", "PidMode", "IpcMode")
 _REST = {
     "uid_maps": "user namespaces are the native driver's",
     "gid_maps": "user namespaces are the native driver's",
 }
-_WORD_MAX = 65536
-_END_S = 5.0
-_SIGKILL = 9
-_NOT_FOUND = ("executable file not found in $PATH", "no such file or directory", "No such file or directory")
-_NOT_EXECUTABLE = ("permission denied", "Permission denied", "exec format error", "Exec format error")
-
-
-class DrivenProcess(shim.ShimProcess):
-    """The owner's end of a container whose init is another process than its shim's program."""
-
-    def __init__(self, process: shim.ShimProcess, driver: Oci, place: str, container_id: str) -> None:
-        super().__init__(process._child, process.running)  # noqa: SLF001 - it takes its place
-        self._driver = driver
-        self._place = place
-        self._container_id = container_id
-
-    def became(self, running: shim_state.Running) -> None:
-        """The container's init is another process from now on."""
-        self.pid, self.started_ns, self.running = running.pid, running.started_ns, running
-
-    def kill(self, number: int = _SIGKILL) -> None:
-        """See ShimProcess."""
-        self._driver.signal(self._place, self._container_id, self.running, number)
+# In what a runtime says, in Docker's order: what a command exits with, and what Docker adds.
+# Source: moby daemon/errors.go, translateContainerdStartErr.
+_NOT_FOUND = ("executable file not found", "no such file or directory")
+_NOT_EXECUTABLE = ("permission denied", "is a directory")
+_NO_DIRECTORY = "not a directory"
+_HINT = (
+    ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is"
+    " the expected type"
+)
 
 
 class Oci:
@@ -72,7 +50,6 @@ class Oci:
     def __init__(self, name: str, path: str) -> None:
         self.name = name
         self.path = path
-        self._launchers: dict[bool, Launcher] = {}
 
     def check(
         self,
@@ -90,116 +67,93 @@ class Oci:
             if rest.get(option):
                 raise Unsupported(f"{option}: {reason}, and not {self.name}'s")
 
-    def start(self, wanted: Start) -> shim.ShimProcess:
+    def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
-        from pyrunc.drivers.exec import bundle
+        from pyrunc.drivers.exec import bundle, driven, monitor_place
+        from pyrunc.runtime.compile_beside import Beside
 
-        place = wanted.settings.state_dir
-        files, rootfs = f"{place}/bundle", wanted.rootfs
+        place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
-        path = bundle.write(files, wanted.container_id, wanted.argv, rootfs, wanted.options, self.name)
+        files = f"{place}/bundle"
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
         os.mkdir(f"{place}/runtime", 0o700)
-        more = {
-            "memory": _memory_counter(path),
-            "named": [hierarchy.mountpoint for hierarchy in cgroup_layout.detect().named],
-            "rootfs": {
-                "layers": list(rootfs.layers), "upper": rootfs.upper, "work": rootfs.work, "volatile": rootfs.volatile,
-            },
-        }  # fmt: skip
-        return self._monitored(
-            place, files, wanted, wanted.container_id, wanted.container_id, more, wanted.until
-        )
+        begin = self._begin(place, files)
+        drive = driven.Drive(
+            container_id, files,
+            create=(*begin, "create", "--bundle", files, *_left(files, wanted.settings.terminal), container_id),
+            start=(*begin, "start", container_id), end=(*begin, "delete", "--force", container_id),
+            counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
+            beside=Beside(rootfs, f"{files}/rootfs", spec),
+        )  # fmt: skip
 
-    def start_exec(self, wanted: StartExec) -> shim.ShimProcess:
+        def send(who: shim_state.Running, number: int) -> None:
+            self.signal(place, container_id, who, number)
+
+        layout = cgroup_layout.detect()
+        try:
+            monitor_place.begin(layout, container_id)
+            return driven.start(drive, wanted.settings, wanted.client, wanted.until, send)
+        except driven.Failed as exc:
+            monitor_place.end(layout, container_id)
+            raise self._failure(exc, "create", files) from exc
+        except BaseException:
+            monitor_place.end(layout, container_id)
+            raise
+
+    def start_exec(self, wanted: StartExec) -> ShimProcess:
         """See ExecDriver."""
-        from pyrunc.drivers.exec import bundle
+        from pyrunc.drivers.exec import driven
 
-        place = wanted.settings.state_dir
-        bundle.write_process(place, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
-        return self._monitored(wanted.place, place, wanted, wanted.exec_id, wanted.container_id, {}, None)
-
-    def _monitored(
-        self, home: str, files: str, wanted: Start | StartExec, monitor_id: str, container_id: str,
-        more: Mapping[str, Any], until: float | None,
-    ) -> shim.ShimProcess:  # fmt: skip
-        """Start a monitor that has in the directory *files* what it needs, and wait until it says that a program runs.
-
-        *home* is the state directory of the container.
-        """
-        place = wanted.settings.state_dir
-        document = {"program": self.path, "root": f"{home}/runtime", "container": container_id, **more}
-        document["terminal"] = wanted.settings.terminal
-        with open(f"{files}/monitor.json", "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(dumps(document))
-        os.mkfifo(f"{place}/word", 0o600)
-        word = os.open(f"{place}/word", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        files = wanted.settings.state_dir
         try:
-            argv = (sys.executable or "python3", "-I", "-S", _MONITOR, place, files)
-            process = DrivenProcess(self._shim(argv, wanted, monitor_id, until), self, home, container_id)
-            try:
-                process.became(self._begun(process, word, until, "create" if more else "exec"))
-            except BaseException:
-                _abandon(process)
-                raise
-        finally:
-            os.close(word)
-        return process
+            return driven.start(self._exec(wanted), wanted.settings, wanted.client, None, shim_state.signal)
+        except driven.Failed as exc:
+            raise self._failure(exc, "exec", files) from exc
 
-    def _shim(
-        self, argv: Sequence[str], wanted: Start | StartExec, monitor_id: str, until: float | None
-    ) -> shim.ShimProcess:
-        for attempt in range(ATTEMPTS):
-            try:
-                return shim.start(
-                    self._compiled(wanted.settings.terminal),
-                    argv,
-                    None,
-                    wanted.settings,
-                    monitor_id,
-                    wanted.client,
-                    until,
-                )
-            except NotTaken:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+    def attach_exec(self, wanted: StartExec) -> Asked:
+        """See ExecDriver."""
+        from pyrunc.drivers.exec import driven
 
-    def _compiled(self, terminal: bool) -> Launcher:
-        """What starts a monitor, with a *terminal* or not."""
-        found = self._launchers.get(terminal)
-        if found is None:
-            from pyrunc.drivers.exec import bundle
-            from pyrunc.runtime.compile import Rootfs
-            from pyrunc.runtime.launcher import Launcher
-            from pyrunc.runtime.option_privileges import own_capabilities
-            from pyrunc.runtime.options import Request
-            from pyrunc.spec import defaults
+        files = wanted.settings.state_dir
+        return driven.Asked(self._exec(wanted), files, lambda exc: self._failure(exc, "exec", files))
 
-            spec = bundle.monitor_spec(sorted(own_capabilities()), terminal)
-            # A planner is of no use to who is in a mount namespace of its own.
-            env = {"PATH": os.environ.get("PATH") or defaults.PATH, "PYRUNC_OCI_PLANNER": "0"}
-            found = self._launchers[terminal] = Launcher(Request(spec, Rootfs(("/",)), {}, env, ""))
-        return found
+    def _exec(self, wanted: StartExec) -> Drive:
+        from pyrunc.drivers.exec import bundle, driven
 
-    def _begun(
-        self, process: shim.ShimProcess, word: int, until: float | None, verb: str
-    ) -> shim_state.Running:
-        """Wait until the runtime has started the program, as the monitor tells: who runs."""
-        poller = select.poll()
-        poller.register(word, select.POLLIN)
-        poller.register(process.fileno(), select.POLLIN)
-        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-        if not poller.poll(left):
-            raise TimedOut("waiting for its start")
-        try:
-            text = os.read(word, _WORD_MAX)
-        except BlockingIOError:
-            text = b""
-        said: Mapping[str, Any] = loads(text.decode()) if text else {"error": "its monitor has ended"}
-        if "error" in said:
-            raise _failure(verb, said["error"])
-        numbers: Mapping[str, int] = said["running"]
-        return shim_state.Running(*(numbers[name] for name in shim_state.Running._fields))
+        files, terminal = wanted.settings.state_dir, wanted.settings.terminal
+        bundle.write_process(files, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
+        words = ("exec", "--detach", "--process", f"{files}/process.json", *_left(files, terminal))
+        return driven.Drive(
+            wanted.exec_id, files, create=(*self._begin(wanted.place, files), *words, wanted.container_id),
+            terminal=terminal, size=wanted.wanted.size if terminal else (0, 0),
+        )  # fmt: skip
+
+    def _begin(self, place: str, files: str) -> tuple[str, ...]:
+        """How each of its commands begins."""
+        return (self.path, "--root", f"{place}/runtime", "--log", f"{files}/log", "--log-format", "json")
+
+    def _failure(self, failed: Failed, verb: str, files: str) -> StartError:
+        """What has failed, in Docker's words."""
+        words = _last_words(f"{files}/log")
+        if not failed.verb:
+            why = os.strerror(failed.errno).lower() if failed.errno else "was killed"
+            words = f"its monitor: {why}"
+        elif not os.access(self.path, os.X_OK):
+            words = f"fork/exec {self.path}: no such file or directory"
+        elif not words:
+            status = os.waitstatus_to_exitcode(failed.status)
+            ended = f"exit status {status}" if status >= 0 else f"signal {-status}"
+            words = f"{self.path} did not terminate successfully: {ended}"
+            words += f": {failed.words}" if failed.words else ""
+        verb = "start" if failed.verb == "start" else verb
+        task = "failed to create task for container: failed to create shim task: " if verb == "create" else ""
+        text = f"{task}OCI runtime {verb} failed: {words}: unknown"
+        lower = text.lower()
+        if any(each in lower for each in _NOT_FOUND):
+            return CommandNotFound(text)
+        if any(each in lower for each in _NOT_EXECUTABLE):
+            return CommandNotExecutable(text)
+        return StartError(text + _HINT if _NO_DIRECTORY in lower else text)
 
     def signal(self, place: str, container_id: str, who: shim_state.Running, number: int) -> None:
         """See ExecDriver."""
@@ -216,31 +170,21 @@ class Oci:
             raise FailedPrecondition(f"Cannot kill container: {container_id}: {words}")
 
 
-def _memory_counter(cgroup: str) -> str:
-    """The file that counts whom the limit of memory of a *cgroup* kills, "" where there is none."""
-    hierarchy = cgroup_layout.detect().of("memory")
-    if hierarchy is None:
-        return ""
-    name = "memory.events" if hierarchy.version == 2 else "memory.oom_control"
-    return f"{hierarchy.mountpoint}{cgroup}/{name}"
+def _left(files: str, terminal: bool) -> tuple[str, ...]:
+    """Where `create` and `exec`, whose working directory is *files*, shall leave what they have to give."""
+    return ("--pid-file", f"{files}/pid", *(("--console-socket", "console") if terminal else ()))
 
 
-def _abandon(process: shim.ShimProcess) -> None:
-    """End a start that came to nothing: the monitor, and take note of its end, which is nobody else's."""
+def _last_words(log: str) -> str:
+    """The last message of a runtime's log."""
     try:
-        shim_state.signal(process.running, _SIGKILL)
-        process.wait(_END_S)
-        process.finished()
-    except PyruncError:
-        process.release()
-
-
-def _failure(verb: str, words: str) -> StartError:
-    """What a runtime's words mean."""
-    text = f"OCI runtime {verb} failed: {words}"
-    if "exec" in words or "executable" in words:
-        if any(each in words for each in _NOT_FOUND):
-            return CommandNotFound(text)
-        if any(each in words for each in _NOT_EXECUTABLE):
-            return CommandNotExecutable(text)
-    return StartError(text)
+        with open(log, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            return str(loads(line)["msg"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return ""

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
+from pyrunc.drivers.registry import exec_names
 from pyrunc.runtime.cgroup_layout import detect
 
-RUNTIMES = ("native", "runc", "crun", "pyrunc-oci")
+RUNTIMES = ("native", "runc", "crun", "pyrunc-oci", "lxc")
 APPLETS = (
     "cat",
     "dd",
@@ -109,7 +109,7 @@ def image(busybox: Path) -> bytes:
 
 
 def needs(runtime: str) -> None:
-    if runtime in ("runc", "crun") and shutil.which(runtime) is None:
+    if runtime != "native" and exec_names().get(runtime) is None:
         pytest.skip(f"needs {runtime}")
 
 

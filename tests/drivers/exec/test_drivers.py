@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,12 +84,18 @@ def test_from_python(engine: pyrunc.Engine) -> None:
 
 def test_a_runtime_that_fails_leaves_a_container_that_says_why(engine: pyrunc.Engine, tmp_path: Path) -> None:
     program = tmp_path / "runtime"
-    program.write_text("#!/bin/sh\nexit 3\n")
+    program.write_text("#!/bin/sh\necho it does not want to >&2\nexit 3\n")
     program.chmod(0o755)
-    with pytest.raises(StartError, match="OCI runtime create failed: create: exit status 3"):
+    words = (
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+        f"{program} did not terminate successfully: exit status 3: it does not want to: unknown"
+    )
+    with pytest.raises(StartError, match=re.escape(words)):
         engine.start("tools", ["true"], name="one", host_config={"Runtime": str(program)})
-    record = engine.containers.get("one").record()
-    assert (record.state, record.error) == ("created", "OCI runtime create failed: create: exit status 3")
+    container = engine.containers.get("one")
+    record = container.record()
+    assert (record.state, record.error, record.exit_code) == ("created", words, 125)
+    assert list(container.logs()) == []
     assert os.listdir(tmp_path / "state") in ([], ["seccomp"])
 
 

@@ -77,6 +77,12 @@ def test_what_cannot_be_executed(pyrunc: Pyrunc, command: str, code: int, words:
         words = "executable file `nosuch` not found in $PATH"
     answer = pyrunc.made("run", "--name", "one", "--", command, code=code)
     assert words in answer.stderr
+    assert answer.stderr.count("\n") == 3, answer.stderr  # one line, and where there is help
+    if pyrunc.runtime not in ("native", "lxc"):
+        begin = "pyrunc: failed to create task for container: failed to create shim task: OCI runtime create failed: "
+        assert answer.stderr.startswith(begin)
+        assert answer.stderr.splitlines()[0].endswith(": unknown")
+    assert answer.stdout == pyrunc("logs", "one").stdout == pyrunc("logs", "one").stderr == ""
     assert (
         pyrunc("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one").stdout == f"created {code}\n"
     )

@@ -1,0 +1,107 @@
+"""What is due after a run that keeps nothing, once its result is known: its files and rows are removed meanwhile.
+
+A thread does that, within a millisecond. The shim waits for our word, so that if this process is killed before, the
+exit command does the same. Who asks this engine for containers, images or events waits first, as do a fork, `close`
+and the end of Python; so only another process can see that a container goes a little later than its result comes.
+"""
+
+import atexit
+import os
+from _thread import allocate_lock, start_new_thread
+from _weakref import ref
+
+from pyrunc.engine import finish
+from pyrunc.engine.parts import lock
+from pyrunc.errors import PyruncError
+
+TYPE_CHECKING = False  # see pyrunc.records
+if TYPE_CHECKING:
+    from _thread import LockType
+
+    from pyrunc.engine.parts import Parts
+    from pyrunc.runtime.shim import ShimProcess
+
+_MOST = 4  # containers that wait for the thread; who has one more sees to it himself
+
+
+class Afterwards:
+    """Of one engine on *parts*. Safe to use from several threads, and after a fork."""
+
+    def __init__(self, parts: "Parts") -> None:
+        self._parts = parts
+        self._pid = 0
+        self._due: list[tuple[str, ShimProcess]] = []
+        self._work = allocate_lock()  # held by who does it
+        self._bell = allocate_lock()  # held as long as there is nothing for the thread to do
+        self._over = False
+
+    def take(self, container_id: str, process: "ShimProcess") -> None:
+        """See that note is taken of a container's end, which has come, and that it goes."""
+        with lock:
+            if self._pid != os.getpid():
+                self._begin()
+            self._due.append((container_id, process))
+            many = len(self._due) > _MOST
+            if self._bell.locked():
+                self._bell.release()
+        if many:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when all that was taken before is done."""
+        while self._pid == os.getpid() and (self._due or self._work.locked()):
+            self._do_all()
+
+    def close(self) -> None:
+        """The same, and end the thread."""
+        self.wait()
+        with lock:
+            if self._pid == os.getpid():
+                self._pid, self._over = 0, True
+                if self._bell.locked():
+                    self._bell.release()
+
+    def _begin(self) -> None:
+        # A process that was forked has no thread yet, and nothing was due when it was.
+        self._due, self._over = [], False
+        self._work, self._bell = allocate_lock(), allocate_lock()
+        self._bell.acquire()
+        _all.append(ref(self, _all.remove))
+        start_new_thread(self._watch, (self._bell,))
+        self._pid = os.getpid()
+
+    def _watch(self, bell: "LockType") -> None:
+        while True:
+            bell.acquire()
+            if self._over or bell is not self._bell:
+                return
+            self._do_all()
+
+    def _do_all(self) -> None:
+        with self._work:
+            while self._due:
+                self._do(*self._due.pop(0))
+
+    def _do(self, container_id: str, process: "ShimProcess") -> None:
+        try:
+            finish.settle(self._parts, container_id)
+            process.finished()
+        except (PyruncError, OSError):
+            process.release()  # such as a full disk: the exit command may have more luck
+        except BaseException:
+            process.release()
+            raise
+
+
+_all: "list[ref[Afterwards]]" = []
+
+
+def _wait_for_all() -> None:
+    for each in [*_all]:
+        found = each()
+        if found is not None:
+            found.wait()
+
+
+os.register_at_fork(before=_wait_for_all)
+atexit.register(_wait_for_all)
