@@ -173,7 +173,7 @@ def _block(
             str(bundle.spec.get("ociVersion") or state_text.VERSION), container_id, bundle.path,
             bundle.spec.get("annotations") or {},
         ),
-        hooks=tuple(OciHook(*hook) for hook in table),
+        hooks=tuple(OciHook(*hook) for hook in table), bundle=bundle.path if table else "",
     )  # fmt: skip
 
 
