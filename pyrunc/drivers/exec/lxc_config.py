@@ -31,12 +31,11 @@ if TYPE_CHECKING:
 _NAMESPACES = {
     "mount": "mnt", "pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "network": "net",
 }  # fmt: skip
-# Flags of a mount that LXC knows; what else the options of a new file system say goes to that.
-_FLAGS = frozenset((
-    "async", "atime", "dev", "diratime", "dirsync", "exec", "lazytime", "mand", "noatime", "nodev", "nodiratime",
-    "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "relatime", "ro", "rw", "strictatime", "suid", "sync",
-))  # fmt: skip
 _TERMINALS = 1024
+_CGROUP_FLAGS = {
+    "ro": mount_options.RDONLY, "nosuid": mount_options.NOSUID, "nodev": mount_options.NODEV,
+    "noexec": mount_options.NOEXEC,
+}  # fmt: skip
 _LINE_MAX = 4000  # LXC reads an entry of its table of mounts into 4096 bytes
 _ESCAPED = str.maketrans({" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134", "#": "\\043"})
 _UNLIMITED = (1 << 64) - 1
@@ -199,7 +198,7 @@ def _mount(
             return
         found.mount(stage.bind(source, options), places.of(target, source), "none", ("rbind",))
     elif mount["type"] == "tmpfs":
-        source = stage.tmpfs(options.data, options.attr_set)
+        source = stage.tmpfs([("source", source), *options.data], options.attr_set)
         if target == "/dev":
             make_devices(source, spec["linux"].get("devices") or ())
         found.mount(source, places.of(target, source), "none", ("rbind",))
@@ -240,14 +239,12 @@ def _show_cgroups(
 ) -> None:
     """Show the container's own cgroups, which are there before its mounts are made, but not yet now."""
     layout = cgroup_layout.detect()
-    readonly = ("ro",) if options.attr_set & mount_options.RDONLY else ()
-    # A bind takes over the other flags of what it is made from.
+    # Beside "ro" LXC honours other flags of a bind too.
+    flags = ("bind", *(name for name, bit in _CGROUP_FLAGS.items() if options.attr_set & bit))
     if layout.mode == "v2":
-        found.mount(
-            f"{layout.hierarchies[0].mountpoint}{own}", places.of(target, ""), "none", ("bind", *readonly)
-        )
+        found.mount(f"{layout.hierarchies[0].mountpoint}{own}", places.of(target, ""), "none", flags)
         return
-    directory = stage.tmpfs([("mode", "755"), ("size", "64k")], options.attr_set)
+    directory = stage.tmpfs([("source", "cgroup"), ("mode", "755"), ("size", "64k")], options.attr_set)
     place = places.of(target, directory)
     found.mount(directory, place, "none", ("rbind",))
     for hierarchy in layout.hierarchies:
@@ -256,7 +253,7 @@ def _show_cgroups(
         for controller in hierarchy.controllers if hierarchy.version == 1 else ():
             if controller != name:
                 os.symlink(name, f"{directory}/{controller}")
-        found.mount(f"{hierarchy.mountpoint}{own}", f"{place}/{name}", "none", ("bind", *readonly))
+        found.mount(f"{hierarchy.mountpoint}{own}", f"{place}/{name}", "none", flags)
 
 
 def _cgroups(found: Config, linux: Mapping[str, Any], container_id: str) -> None:
@@ -329,6 +326,7 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
     plan = PlanTemplate()
     plan.clone_flags = CLONE_NEW["mount"]  # it is in one that LXC has made
     user: Mapping[str, Any] = process["user"]
+    streams = [plan.descriptor() for _ in range(3)]
     # LXC has made the session, and its keyring.
     if process.get("terminal"):
         peer = plan.slot()
@@ -340,6 +338,9 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
         for number in range(3):
             plan.add("stdio", INIT, "process", a=peer, n0=number)
         plan.add("session", INIT, "process", flags=native.FLAGS["tty"], n0=1)
+    else:
+        for number, slot in enumerate(streams):
+            plan.add("stdio", INIT, "process", a=slot, n0=number)
     plan.add("chdir", INIT, "process", s0=process["cwd"])
     plan.add("umask", INIT, "process", n0=user.get("umask", 0o022))
     plan.add("execve", INIT, "program", s0="")

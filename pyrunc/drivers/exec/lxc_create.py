@@ -16,7 +16,9 @@ sys.path.insert(
 )
 
 import _socket
+import fcntl
 import select
+import stat
 import struct
 from signal import SIGKILL
 
@@ -59,16 +61,21 @@ def main(bundle: str, program: str) -> None:
     own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
     init = spawner.protected(spawner.init_path())
-    inherited = [init, plan, theirs.fileno(), host_network]
-    for fd in inherited:
+    streams = _streams(spec["process"])
+    for fd in (init, plan, theirs.fileno(), host_network, *streams):
         os.set_inheritable(fd, True)
     state = os.path.dirname(os.path.dirname(bundle))
     argv = [
         program, "-F", "-q", "-n", container_id, "-P", state, "-f", f"{bundle}/lxc-config", "-o", f"{bundle}/log",
-        "-l", "ERROR", "--", f"/proc/self/fd/{init}", "lxc-init", str(plan), str(theirs.fileno()),
+        "-l", "ERROR", "--", f"/proc/self/fd/{init}", "lxc-init", *map(str, (plan, theirs.fileno(), *streams)),
     ]  # fmt: skip
-    monitor = os.posix_spawn(program, argv, os.environ, setsigmask=[], setsigdef=range(1, 32))
-    for fd in inherited[:2]:
+    # What it says, and what it changes the owner of, is nobody's.
+    own_streams = os.memfd_create("lxc-start")
+    actions = [(os.POSIX_SPAWN_DUP2, own_streams, number) for number in range(3)]
+    monitor = os.posix_spawn(
+        program, argv, os.environ, file_actions=actions, setsigmask=[], setsigdef=range(1, 32)
+    )  # fmt: skip
+    for fd in (init, plan, *streams):
         os.close(fd)
     theirs.close()
     try:
@@ -76,6 +83,16 @@ def main(bundle: str, program: str) -> None:
     finally:
         _end(monitor)
         lxc_run.uncover(container_id)
+
+
+def _streams(process: "Mapping[str, Any]") -> list[int]:
+    """Our own, which are the container's, at other numbers; pipes are given to the program's user, as by runc."""
+    found = []
+    for number in range(3):
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            os.fchown(number, process["user"]["uid"], -1)
+        found.append(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 16))
+    return found
 
 
 def _await(own: _socket.socket, monitor: int, spec: "Mapping[str, Any]", bundle: str) -> None:

@@ -13,6 +13,7 @@ import stat
 from pyrunc._native import mount as native
 from pyrunc._native import openat2
 from pyrunc.errors import StartError, Unsupported
+from pyrunc.runtime.mount_words import COVERED
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -77,8 +78,11 @@ class Places:
                 place = tree.place(target, make=True, directory=directory)
             except OSError as exc:
                 raise StartError(f"mounts: cannot make {target}: {(exc.strerror or '').lower()}") from exc
-        if place == "/":
-            raise StartError(f"mounts: {target}: leads to the root")
+        inside = place.startswith("/proc/") and target not in COVERED
+        if place == "/" or inside or (not source and place != target):
+            # What an image's symlink makes of it; and of /proc, /sys and the like, what is to be covered there.
+            where = "inside /proc" if inside else "the root" if place == "/" else f"{place} by a symlink"
+            raise StartError(f"mounts: {target}: cannot be mounted because it is {where}")
         if directory:
             self._trees[place] = Tree(source, place) if source else None
         return place.lstrip("/")
