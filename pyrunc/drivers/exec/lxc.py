@@ -65,7 +65,8 @@ class Lxc:
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
         files = f"{place}/bundle"
-        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
+        mounts: list[dict[str, Any]] = []
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
         try:
             lxc_config.check(spec)
         except Unsupported as exc:
@@ -73,7 +74,7 @@ class Lxc:
         drive = driven.Drive(
             container_id, files, create=(sys.executable or "python3", "-I", "-S", _CREATE, files, self.path),
             counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
-            beside=Beside(rootfs, f"{files}/rootfs", spec),
+            beside=Beside(rootfs, f"{files}/rootfs", spec), mounts=mounts,
         )  # fmt: skip
         layout = cgroup_layout.detect()
         try:
@@ -130,7 +131,7 @@ class Asked:
         """See AskedExec."""
         from pyrunc.drivers.exec import driven
 
-        self._joining.__exit__(None, None, None)
+        self._joining.close()
         driven.forget(self._place)
 
 
