@@ -15,11 +15,6 @@ def _nothing_stays(pyrunc: Pyrunc) -> Iterator[None]:
     assert [entry for entry in os.listdir(pyrunc.state) if len(entry) == 64] == []
 
 
-def not_lxc(pyrunc: Pyrunc) -> None:
-    if pyrunc.runtime == "lxc":
-        pytest.skip("it refuses that by name")
-
-
 @pytest.mark.parametrize("kind", ["net", "pid", "ipc"])
 def test_of_another_container(pyrunc: Pyrunc, kind: str) -> None:
     flag = {"net": "--network", "pid": "--pid", "ipc": "--ipc"}[kind]
@@ -49,7 +44,6 @@ def test_that_does_not_run(pyrunc: Pyrunc) -> None:
 
 
 def test_a_user_namespace(pyrunc: Pyrunc) -> None:
-    not_lxc(pyrunc)
     pyrunc.python("""
     from pathlib import Path
     maps = [pyrunc.IdMap(0, 100000, 65536)]
