@@ -34,6 +34,7 @@ cdef struct oci_state:
     const char *cgroups[STATE_MAX_CGROUPS]
     const char *freezer             # "" for none
     const char *kill
+    bint has_unit                   # systemd has made its cgroups
     int pidfd                       # the container's init, or -1 once it is dead
     int status
 
@@ -107,7 +108,8 @@ cdef inline bint read_own(oci_state *s, char *at) noexcept nogil:
         if at != NULL and at[0] == c',':
             at += 1
     at = after_string(after(at, b"],\"freezer\":\""), &s.freezer)
-    at = after_string(after(at, b",\"kill\":\""), &s.kill)
+    at = after(after_string(after(at, b",\"kill\":\""), &s.kill), b",\"systemd\":")
+    s.has_unit = after(at, b"null,") == NULL
     return at != NULL
 
 

@@ -165,7 +165,7 @@ cdef inline int verb_delete(oci_words *words, const char *root) noexcept nogil:
     if rc == -ENOENT and force and s.root >= 0:
         return 0
     # Whoever holds the lock may wait for what only this command can end: Python knows whom to kill first.
-    if rc < 0 or not lock_state(&s, id, LOCK_NB) or not read_state(&s):
+    if rc < 0 or not lock_state(&s, id, LOCK_NB) or not read_state(&s) or s.has_unit:
         return PYTHON
     find_status(&s)
     if s.status != STATUS_STOPPED:

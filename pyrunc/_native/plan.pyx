@@ -13,6 +13,7 @@ from pyrunc._native.sealed cimport c_sealed
 # In the order of plan.pxd's Op.
 STEP_NAMES = (
     "cgroup_mkdir", "write_at", "open_at", "open", "process", "device_bpf", "userns", "overlay", "write_proc", "net_device",
+    "unit",
     "open_tree", "new_mount", "mount_attr", "setns",
     "sync", "join_tasks", "unshare", "propagation", "root_attach", "root_overlay", "copy_up", "attach", "remount",
     "reconfigure", "owner", "mkdir", "mknod", "symlink", "file", "mask", "readonly", "pivot_root", "write_procfs", "hostname", "domainname", "loopback_up", "rlimit",

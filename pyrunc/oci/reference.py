@@ -42,7 +42,9 @@ but for this:
 - a document that is wrong (`config.json`, `update --resources`) is refused by the name of its field;
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
-- a container whose `checkpoint` fails is left alone.
+- a container whose `checkpoint` fails is left alone;
+- with `--systemd-cgroup` a unit has its limits from the start, and systemd is never told to deny all devices where the
+  document denies only some.
 
 `checkpoint` and `restore` need a criu that works on this kernel. A container with a terminal cannot be restored; one is
 restored into the cgroups that it was saved from; of its streams, pipes and sockets become those of who calls `restore`.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
+    from pyrunc.oci.state import Container
     from pyrunc.runtime.cgroups import CgroupDir
 
 # Flags in the order in which runc looks at them: section and key of linux.resources, and how they are read.
@@ -60,7 +61,7 @@ def run(command: Command, log: Log) -> int:
     with Lock(container.directory) as lock:
         lock.claim(container.id)
         plan = plan_update(*place(container), resources)
-        _write(plan.dirs, log)
+        _apply(container, plan.dirs, log)
     for field in plan.ignored:
         log.write("warning", f"{field} is ignored: no kernel honours it any more")
     return 0
@@ -125,6 +126,46 @@ def size(text: str) -> int:
     if lower[0] not in _MULTIPLES or lower[1:] not in ("", "b", "ib"):
         raise ValueError(f"invalid suffix: '{suffix}'")
     return int(value * _MULTIPLES[lower[0]])
+
+
+def _apply(container: Container, directories: tuple[CgroupDir, ...], log: Log) -> None:
+    """Write everything, after systemd has been told of it, where that has made the cgroups."""
+    if not container.own.get("systemd"):
+        _write(directories, log)
+        return
+    from pyrunc.oci import systemd
+
+    unit = systemd.of_container(container)
+    assert unit is not None
+    before = _as_they_are(directories)
+    systemd.set_limits(unit, directories)
+    try:
+        _write(directories, log)
+    except Failure:
+        systemd.set_limits(unit, before)
+        _write(before, log)
+        raise
+
+
+def _as_they_are(directories: tuple[CgroupDir, ...]) -> tuple[CgroupDir, ...]:
+    """The same with what is in their files now; those that are not there are left out."""
+    from pyrunc.runtime.cgroup_files import read_at
+    from pyrunc.runtime.cgroup_layout import Hierarchy
+
+    found = []
+    for directory in directories:
+        descriptor = _open(Hierarchy(directory.mountpoint, "/", directory.version, ()), directory.path)
+        writes = []
+        try:
+            for write in directory.writes:
+                try:
+                    writes.append(write._replace(value=_words(read_at(descriptor, write.file))))
+                except OSError:
+                    continue
+        finally:
+            os.close(descriptor)
+        found.append(directory._replace(writes=tuple(writes)))
+    return tuple(found)
 
 
 def _write(directories: tuple[CgroupDir, ...], log: Log) -> None:

@@ -80,6 +80,7 @@ class Made:
             "cgroups": [],
             "freezer": "",
             "kill": "",
+            "systemd": None,
             **own,
             "spec": {"annotations": {"x": '\n  "pid": 1,'}},
         }
