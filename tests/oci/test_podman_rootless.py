@@ -87,11 +87,6 @@ def podman(
 ) -> Iterator[Podman]:
     program("podman")
     program("newuidmap")
-    delegable = {"cpu", "memory", "pids"} <= needs.cgroup_v2_controllers()
-    if delegable and request.param == "crun":
-        pytest.skip(
-            "crun makes no cgroup for such a podman, though it could: limits are not kept, pausing fails"
-        )
     runtime = program(SUBJECT if request.param == "tried" else request.param)
     root = make_rootfs(tmp_path_factory.mktemp("podman") / "rootfs")
     place = Path(f"/tmp/pyrunc-{os.getpid()}-u{request.param}")
@@ -111,7 +106,7 @@ def podman(
         os.chown(place / "home", UID, UID)
         inside("sh", "-c", _NAMES, "sh", str(place), str(UID))
         engine = Podman(inside, str(install(place)) if runtime == str(OURS) else runtime)
-        if delegable:
+        if {"cpu", "memory", "pids"} <= needs.cgroup_v2_controllers():
             engine.delegate(Path("/sys/fs/cgroup", parent, "user"))
         engine("import", "--change", "ENV PATH=/bin", str(place / "rootfs.tar"), IMAGE)
         try:
@@ -203,6 +198,7 @@ def test_what_a_user_cannot_have_is_as_with_the_others(podman: Podman) -> None:
 
 @pytest.mark.vm
 @needs.cgroup_v2("cpu", "memory", "pids")
+@pytest.mark.parametrize("podman", ["tried", "runc"], indirect=True)  # crun makes none for such a podman
 def test_limits_that_a_user_can_have(podman: Podman) -> None:
     """In a cgroup that is the user's, beside the one that podman was called in, as with runc."""
     assert podman.delegated is not None
@@ -243,10 +239,10 @@ def test_many_at_once(podman: Podman) -> None:
     assert podman("ps", "-aq") == ""
 
 
+@pytest.mark.skipif(str(OURS) != SUBJECT, reason="only ours has a planner")
+@pytest.mark.parametrize("podman", ["tried"], indirect=True)
 def test_a_planner_serves_all_of_a_users_commands(podman: Podman) -> None:
     """It is where the user's alone are, made of nothing that podman waits for."""
-    if "pyrunc-oci" not in podman.podman[-1]:
-        pytest.skip("of ours")
     podman.run("--rm", IMAGE, "true")
     place = f"/run/user/{UID}/pyrunc-planner"
     names = podman.inside.until("ls", place, holds=".lock").split()
