@@ -19,9 +19,10 @@ from pyrunc._native.oci_notify cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_readiness cimport *
 from pyrunc._native.oci_system cimport *
+from pyrunc._native.oci_unit cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
-from pyrunc._native.shim_files cimport *
+from pyrunc._native.process_stat cimport start_time
 from pyrunc._native.signals cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.supervisor cimport *
@@ -37,6 +38,7 @@ cdef struct oci_run:
     int pid
     int pidfd
     uint32_t last_made              # behind the last step that made a cgroup
+    oci_unit unit                   # of systemd, which made them
     bint created                    # init has said so, and is told in state.json
     bint started                    # its channel has ended behind READY
     bint pid_written
@@ -56,6 +58,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     r.here = here
     r.plan_fd = plan_fd
     r.directory = r.signals = r.pid = r.pidfd = -1
+    begin_unit(&r.unit)
     r.ready.fd = -1
     r.w.hook_fd = -1
     r.w.stage_failed = 0
@@ -113,9 +116,14 @@ cdef inline int make_host_part(oci_run *r) noexcept nogil:
             w.skip = False
             continue
         made = False
+        if step.op == OP_UNIT:
+            rc = start_unit(w, &r.unit, i)
+            if rc < 0:
+                return fail_step(r, i, rc)
+            continue
         rc = host_step(w, step, &made, 0)
         if rc == -EEXIST and step.op == OP_CGROUP_MKDIR:
-            if inhabited(w, step):
+            if r.unit.step == 0 and inhabited(w, step):
                 return fail_step(r, i, -ENOTEMPTY)
             # What somebody has left there, or made for it: like one of our own, it goes with the container.
             left = step[0]
@@ -161,6 +169,7 @@ cdef inline int clone_container(oci_run *r) noexcept nogil:
         end_init(container_init(&r.w))
     close(pair[1])
     r.w.progress_fd = pair[0]
+    let_unit_go(&r.unit)
     close_passed(&r.w, 0)
     if r.pid < 0 and r.w.stage_failed:
         return fail_step(r, r.w.stage_failed - 1, r.pid)
@@ -258,7 +267,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
     cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
-    return fail(r, b"hook", rc) if rc < 0 else 0
+    return fail(r, b"poststart" if kind == <uint32_t>HOOK_POSTSTART else b"hook", rc) if rc < 0 else 0
 
 
 cdef inline int serve_sync(oci_run *r, uint32_t number) noexcept nogil:
@@ -301,7 +310,9 @@ cdef inline void end_container(oci_run *r) noexcept nogil:
     """After init's end: nothing of it is left running, and its cgroups are gone."""
     if r.pid > 0 and not r.w.header.clone_flags & <uint64_t>CLONE_NEWPID:
         kill_stragglers(&r.w)
+    let_unit_go(&r.unit)
     remove_cgroups(&r.w, r.last_made)
+    stop_unit(&r.w, &r.unit)
 
 
 cdef inline int give_up(oci_run *r) noexcept nogil:
@@ -319,11 +330,13 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         end_container(r)
         if r.pid_written:
             unlinkat(AT_FDCWD, text(&r.w, r.plan.pid_file), 0)
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
         oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, -1, &ignored)
+    if r.unit.text_fd >= 0:
+        r.w.hook_fd = r.unit.text_fd        # no hook has run then
     fcntl(r.plan_fd, F_SETFD, 0)
     forget_signals()
     reset_signals()
@@ -376,6 +389,9 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:
         return fail(r, b"state", rc)
+    rc = oci_hooks_begin(&r.w)
+    if rc < 0:
+        return fail(r, b"bundle", rc)
     if r.plan.flags & OCI_NOTIFY:
         rc = readiness_begin(&r.ready, r.directory, r.here.env, r.plan.flags & OCI_RUN != 0)
         if rc < 0:
@@ -384,9 +400,6 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     if rc == 0:
         rc = make_host_part(r)
     if rc == 0:
-        rc = oci_hooks_begin(&r.w)
-        if rc < 0:
-            return fail(r, b"clone", rc)
         rc = watch_signals(r)
     if rc == 0:
         rc = clone_container(r)
@@ -427,7 +440,7 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
         return give_up(r)
     end_container(r)
     if not r.plan.flags & OCI_KEEP:
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         r.pid = 0                   # as the state of a stopped container has it
         if run_kind(r, HOOK_POSTSTOP, b"stopped") < 0:
             r.where = b"poststop"   # which is logged, and no failure

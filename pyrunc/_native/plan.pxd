@@ -19,7 +19,7 @@ from pyrunc._native.plan_text cimport *
 
 cdef enum:
     PLAN_MAGIC = 0x4E4C5950         # "PYLN"
-    PLAN_VERSION = 6
+    PLAN_VERSION = 7
     PLAN_MAX_SIZE = 16 << 20
     PLAN_MAX_STEPS = 8192
     PLAN_MAX_SLOTS = 2048
@@ -65,6 +65,8 @@ cdef enum Op:
     OP_WRITE_PROC                   # s0 file of /proc/<init>, s1 value (a sync section); s2, if given: the program that
                                     # writes it, called with init's pid and the value's words
     OP_NET_DEVICE                   # s0 network device of the host, s1 its name in init's namespace (a sync section)
+    OP_UNIT                         # s0 the socket of systemd's manager, s1 a unit that it makes for the front door, n0 blob offset of plan_unit,
+                                    # n1 its words of 8 bytes; s2 its properties, to be told
     # host or init
     OP_OPEN_TREE                    # s0 host path, or slot b if given -> slot a; F_RECURSIVE; F_CHARDEV: n0 rdev and n1 type (0: S_IFCHR) must match;
                                     # s1, if given: a directory in it, which neither a symlink nor ".." leads out of
@@ -188,6 +190,13 @@ cdef struct plan_header:
     uint32_t oci_off                # a plan_oci, or 0: no front door is the supervisor
     uint32_t reserved[11]
 
+# Three calls to systemd, marshalled, one behind the other, each 8-aligned.
+cdef struct plan_unit:
+    uint32_t start_size             # the one that starts the unit ...
+    uint32_t pid_at                 # ... and where in it its first process is told; 0: it has none
+    uint32_t stop_size              # the one that stops it
+    uint32_t reset_size             # the one that has it forgotten where it has failed
+
 # What makes a supervisor a shim. Texts are offsets in the string area; lists are texts one after another.
 cdef struct plan_shim:
     uint32_t flags
@@ -216,6 +225,7 @@ cdef inline uint32_t plan_needs(uint32_t op) noexcept nogil:
     if op == OP_PROCESS: return ON_HOST | NEEDS_SLOT_A
     if op == OP_DEVICE_BPF: return ON_HOST | NEEDS_SLOT_A
     if op == OP_NET_DEVICE: return ON_HOST | NEEDS_S0 | NEEDS_S1
+    if op == OP_UNIT: return ON_HOST | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
     if op == OP_WRITE_PROC: return ON_HOST | NEEDS_S0 | NEEDS_S1
     if op == OP_USERNS: return ON_HOST | NEEDS_SLOT_A | NEEDS_S0 | NEEDS_S1
     if op == OP_OVERLAY: return ON_HOST | NEEDS_SLOT_A | NEEDS_SLOT_B | NEEDS_S0 | NEEDS_S1 | NEEDS_S2
@@ -263,6 +273,7 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef bint joins_mounts = False
     cdef bint forked = False
     cdef bint waited = False
+    cdef bint seen_unit = False
     cdef uint32_t awaited = 0
     cdef uint32_t served = 0
     cdef uint32_t hooks = 0
@@ -360,6 +371,10 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
         if step.op == OP_HOOK and step.n0 >= hooks:
             return -EINVAL
+        if step.op == OP_UNIT:
+            if seen_unit or h.oci_off == 0:
+                return -EINVAL
+            seen_unit = True
         if step.op == OP_WAIT_START:
             if waited or h.oci_off == 0:
                 return -EINVAL
@@ -438,8 +453,8 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
         return not forked
     if op == OP_EXECVE:
         return forked
-    if op == OP_TERMINAL:
-        return not forked           # the container's processes shall not see the other side
+    if op == OP_TERMINAL or op == OP_LOOKUP:
+        return not forked           # the container's processes shall not see the other side, nor who has capabilities
     if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
         return True
     if OP_SCHEDULER <= op <= OP_AFFINITY:
@@ -450,6 +465,23 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
 cdef inline bint _words_ok(const plan_header *h, uint64_t offset, uint64_t words) noexcept nogil:
     """Whether *words* of 8 bytes are in the blobs at *offset*."""
     return offset & 7 == 0 and offset <= h.blob_size and words <= 65536 and words * 8 <= h.blob_size - offset
+
+
+cdef inline bint _unit_ok(const plan_header *h, const plan_step *step) noexcept nogil:
+    """Whether the calls of a unit are in the blob that the step names, and the pid's place is in the first one."""
+    cdef const plan_unit *unit
+    cdef uint64_t size = sizeof(plan_unit)
+    if step.n1 < 2 or not _words_ok(h, step.n0, step.n1):
+        return False
+    unit = <const plan_unit *>(<const unsigned char *>h + h.blob_off + step.n0)
+    if unit.start_size < 16 or unit.stop_size < 16 or unit.reset_size < 16:
+        return False
+    if unit.pid_at & 3 or (unit.pid_at != 0 and <uint64_t>unit.pid_at + 4 > unit.start_size):
+        return False
+    size += (<uint64_t>unit.start_size + 7) & ~<uint64_t>7
+    size += (<uint64_t>unit.stop_size + 7) & ~<uint64_t>7
+    size += (<uint64_t>unit.reset_size + 7) & ~<uint64_t>7
+    return size == step.n1 * 8
 
 
 cdef inline bint _may_stage(const plan_step *step) noexcept nogil:
@@ -483,6 +515,8 @@ cdef inline bint _operands_ok(const plan_header *h, const plan_step *step, const
             return False
         # Of the structure the kernel reads as much as its first member says.
         return op == OP_AFFINITY or (<const uint32_t *>(<const unsigned char *>h + h.blob_off + step.n0))[0] == step.n1 * 8
+    if op == OP_UNIT:
+        return s0[0] == c'/' and _plain_name(strings + step.s1) and not step.flags and _unit_ok(h, step)
     if op == OP_MEMORY_POLICY:
         return step.n2 == 0 or _words_ok(h, step.n1, step.n2)
     if op == OP_USER:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
 
+# systemd forgets the unit when nobody is in it, and criu would make the cgroups behind its back.
+_NO_UNIT = "--systemd-cgroup: a container in cgroups that systemd has made cannot be restored"
 _MODES = ("", "soft", "full", "strict", "ignore")
 
 
@@ -34,6 +36,8 @@ def _checkpoint(command: Command, log: Log) -> int:
     status = container.status()
     if status in ("created", "stopped", "creating"):
         raise Failure(f"Container cannot be checkpointed in {status} state")
+    if container.own.get("systemd"):
+        raise Failure(_NO_UNIT)
     _check_flags(command)
     criu.check(command.options.criu)
     with Lock(container.directory) as lock:
@@ -65,6 +69,8 @@ def _restore(command: Command, log: Log) -> int:
     _check_flags(command)
     if bundle.spec["process"].get("terminal"):
         raise Failure("criu: a container with a terminal of its own cannot be restored")
+    if command.options.systemd_cgroup:
+        raise Failure(_NO_UNIT)
     criu.check(command.options.criu)
     directory = f"{root}/{container_id}"
     os.makedirs(root, mode=0o700, exist_ok=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
+    from pyrunc.runtime.cgroup_systemd import Unit
     from pyrunc.runtime.compile_rootless import Rights
 
 # What a plan is filed under where nothing in it is named by the container's id.
@@ -75,11 +76,6 @@ def compile_command(
     command: Command, bundle_fd: int, env: Mapping[str, str], terminal_ok: bool = False
 ) -> Prepared:
     """Make everything of a command line that the front door needs; with *terminal_ok* a terminal needs no taker."""
-    if command.options.systemd_cgroup:
-        # As runc has it without systemd. With it, making cgroups behind its back would be what it forbids.
-        if not os.path.isdir("/run/systemd/system"):
-            raise Failure("systemd not running on this host, cannot use systemd cgroups manager")
-        raise Failure("--systemd-cgroup: cgroups that systemd makes are not supported yet")
     container_id = command.arguments[0]
     state.check_id(container_id)
     root = state.root_of(command.options)
@@ -106,7 +102,12 @@ def compile_bundle(
     """The plan of a container with the state in *directory*; *env* is the caller's environment."""
     named = bool((bundle.spec.get("linux") or {}).get("cgroupsPath"))
     rights = rootless.rights(command.options, named_cgroup=named)
-    spec = _completed(bundle, container_id, rights)
+    unit = None
+    if command.options.systemd_cgroup:
+        from pyrunc.oci import systemd
+
+        unit = systemd.unit_of(bundle.spec, container_id, rights)
+    spec = _completed(bundle, container_id, rights, unit)
     if caller.is_another() and any(_is_ones_own(mount) for mount in spec["mounts"]):
         raise Failure("the planner cannot see what the source of a mount is to its caller")
     process = spec["process"]
@@ -119,6 +120,7 @@ def compile_bundle(
         notify,
         not command.text("console-socket"),
         rights,
+        unit,
     )
     keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
@@ -133,7 +135,7 @@ def compile_bundle(
     oci = oci._replace(
         preserve_fds=flags.preserved(oci.preserve_fds + listening),
         flags=oci.flags | (native.FLAG_NOTIFY if notify else 0),
-        state=state_text.state(container_id, bundle, template, command.flag("no-new-keyring"), not notify),
+        state=state_text.state(container_id, bundle, template, command.flag("no-new-keyring"), not notify, unit),
     )  # fmt: skip
     plan = template.finish(_NO_ID, argv, variables, candidates(argv[0], path), FLAG_KEEP_RUNNING, oci=oci)
     return Prepared(plan, template, oci, argv)
@@ -173,15 +175,20 @@ def _block(
             str(bundle.spec.get("ociVersion") or state_text.VERSION), container_id, bundle.path,
             bundle.spec.get("annotations") or {},
         ),
-        hooks=tuple(OciHook(*hook) for hook in table),
+        hooks=tuple(OciHook(*hook) for hook in table), bundle=bundle.path if table else "",
     )  # fmt: skip
 
 
-def _completed(bundle: bundles.Bundle, container_id: str, rights: Rights) -> dict[str, Any]:
+def _completed(
+    bundle: bundles.Bundle, container_id: str, rights: Rights, unit: Unit | None
+) -> dict[str, Any]:
     """The document with what the runtime has to choose where it says nothing."""
     spec = dict(bundle.spec)
     linux = dict(spec.get("linux") or {})
-    linux["cgroupsPath"] = rootless.cgroups_path(linux.get("cgroupsPath") or container_id, rights)
+    if unit is not None:
+        linux["cgroupsPath"] = unit.path
+    else:
+        linux["cgroupsPath"] = rootless.cgroups_path(linux.get("cgroupsPath") or container_id, rights)
     spec["linux"] = linux
     spec["mounts"] = [_below(bundle.path, mount) for mount in spec.get("mounts") or ()]
     return spec

@@ -36,6 +36,8 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
         try:
             # A container without a pid namespace of its own leaves processes behind; runc kills them here too.
             cgroup_control.kill(layout, path)
+            if container.own.get("systemd"):
+                _stop_unit(container, log)
             cgroup_control.remove(layout, path)
             cgroup_control.prune(layout, path)
         except TimeoutError as error:
@@ -46,6 +48,14 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
             ) from None
     remove_directory(container.directory)
     _poststop(container, log)
+
+
+def _stop_unit(container: Container, log: Log) -> None:
+    from pyrunc.oci import systemd
+
+    unit = systemd.of_container(container)
+    if unit is not None:
+        systemd.stop(unit, log)
 
 
 def _all_hierarchies(container: Container) -> Layout:
@@ -98,8 +108,5 @@ def _poststop(container: Container, log: Log) -> None:
     from pyrunc.oci import hooks
     from pyrunc.oci.state_text import told_to_hooks
 
-    bundle = container.document["bundle"]
-    if os.path.isdir(bundle):
-        os.chdir(bundle)
     for words in hooks.run(hooks.parse(container.spec), "poststop", told_to_hooks(container, "stopped")):
         log.write("warning", words)

@@ -49,13 +49,17 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
         failure = of_verb("exec", Failure(exec_words.words(told, where, int(number), int(status), reader)))
         log.error(failure.message)
         return failure.exit_code
-    text = words(reader, told, where, int(number), int(status))
     ending = _contents(int(report) - 1) if int(report) else b""
-    if where == "poststop":
+    text = words(reader, told, where, int(number), int(status))
+    if where.isdecimal() and reader.step(int(where)).op == "unit":
+        text = _unit_words(reader.step(int(where)), int(number), ending.decode("utf-8", "replace"))
+    elif where == "poststop":
         log.error(_hook_words(ending, int(hook)))
         ended = int(status)
         return 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.waitstatus_to_exitcode(ended)
-    if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
+    if where == "poststart":
+        text = _hook_words(ending, int(hook))
+    elif where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
         text = START + _INIT + _hook_words(ending, int(hook))
     verb = "run" if told.flags & native.FLAG_RUN else "create"
     failure = of_verb(verb, Failure(text))
@@ -129,6 +133,18 @@ def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
     if step.op == "mkdir":
         return f"{START}{_INIT}mkdir {step.s0}: {why}"
     return f"{START}{_INIT}{' '.join(filter(None, (step.op, step.s0)))}: {why}"
+
+
+def _unit_words(step: Step, number: int, text: str) -> str:
+    """*text* is what systemd has said, or how its job has ended."""
+    head = f"{START}unable to apply cgroup configuration: "
+    if number == errno.ETIMEDOUT:
+        return f"{head}timeout waiting for systemd to create {step.s1}"
+    if number == errno.ECANCELED:
+        return f"{head}error creating systemd unit `{step.s1}`: got `{text}`"
+    from pyrunc.oci import systemd
+
+    return f'{head}unable to start unit "{step.s1}" (properties [{step.s2}]): {systemd.why(-number, text)}'
 
 
 def _missing(name: str, number: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.bundle import Bundle
     from pyrunc.oci.state import Container
+    from pyrunc.runtime.cgroup_systemd import Unit
     from pyrunc.runtime.plan import PlanTemplate
 
 _SLOW_HOOKS = ("poststart", "poststop")  # which `start` and `delete` run
@@ -28,13 +29,14 @@ def state(
     template: PlanTemplate,
     no_new_keyring: bool = False,
     plain: bool = True,
+    unit: Unit | None = None,
 ) -> tuple[str, str, str, str, str]:
     """What stands before the pid, the status, the time of creation, the start time of the pid, and at last."""
     version = str(bundle.spec.get("ociVersion") or VERSION)
     notes = bundle.spec.get("annotations") or {}
     rows = ",\n".join(f"    {exact_text(key)}: {exact_text(notes[key])}" for key in sorted(notes))
     annotations = f'  "annotations": {{\n{rows}\n  }},\n' if rows else ""
-    own = dumps(_own(bundle.spec, template, no_new_keyring, plain))
+    own = dumps(_own(bundle.spec, template, no_new_keyring, plain, unit))
     first, _, last = own.partition(f'"start_time":{_MARK}')
     return (
         f'{{\n  "ociVersion": {exact_text(version)},\n  "id": {exact_text(container_id)},\n  "pid": ',
@@ -48,7 +50,9 @@ def state(
 _MARK = (1 << 63) - 1
 
 
-def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, plain: bool) -> dict[str, Any]:
+def _own(
+    spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, plain: bool, unit: Unit | None
+) -> dict[str, Any]:
     """The last member, of which `_native/oci_state.pxd` reads the first ones in this order."""
     linux = spec.get("linux") or {}
     namespaces = {entry.get("type"): entry.get("path") or "" for entry in linux.get("namespaces") or ()}
@@ -64,6 +68,7 @@ def _own(spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, pla
             (c["path"] for c in cgroups if c["version"] == 2 or "freezer" in c["controllers"]), ""
         ),
         "kill": next((c["path"] for c in sorted(cgroups, key=lambda c: -c["version"])), ""),
+        "systemd": unit and {"unit": unit.name, "slice": unit.slice, "socket": unit.socket},
         "no_new_keyring": no_new_keyring,
         "spec": spec,
     }

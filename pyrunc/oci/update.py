@@ -10,8 +10,8 @@ from pyrunc.oci.flags import decimal, quote
 from pyrunc.oci.kill import NOT_RUNNING
 from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure, reason
+from pyrunc.oci.reading import contents, parsed, whole
 from pyrunc.oci.state import load, root_of
-from pyrunc.records import loads
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pyrunc.oci.flags import Command
     from pyrunc.oci.log import Log
+    from pyrunc.oci.state import Container
     from pyrunc.runtime.cgroups import CgroupDir
 
 # Flags in the order in which runc looks at them: section and key of linux.resources, and how they are read.
@@ -53,14 +54,14 @@ def run(command: Command, log: Log) -> int:
 
     container = load(root_of(command.options), command.arguments[0])
     resources = _document(command.text("resources")) if command.text("resources") else from_flags(command)
-    if container.status() == "stopped":
+    if container.status() in ("stopped", "creating"):
         raise Failure(NOT_RUNNING)
     if not resources:
         return 0
     with Lock(container.directory) as lock:
         lock.claim(container.id)
         plan = plan_update(*place(container), resources)
-        _write(plan.dirs, log)
+        _apply(container, plan.dirs, log)
     for field in plan.ignored:
         log.write("warning", f"{field} is ignored: no kernel honours it any more")
     return 0
@@ -94,16 +95,12 @@ def from_flags(command: Command) -> dict[str, Any]:
 
 def _document(path: str) -> dict[str, Any]:
     try:
-        with open(0 if path == "-" else path, encoding="utf-8", closefd=path != "-") as file:
-            text = file.read()
+        data = whole(0, path) if path == "-" else contents(path, piped=True)
     except OSError as error:
         raise Failure(f"open {path}: {reason(error)}") from None
-    if not text.strip():
+    if not data.strip():
         raise Failure("EOF")
-    try:
-        found = loads(text)
-    except ValueError as error:
-        raise Failure(f"resources: {error}") from None
+    found = parsed(data, "resources")
     if not isinstance(found, dict):
         raise Failure("resources: must be an object")
     return found
@@ -129,6 +126,46 @@ def size(text: str) -> int:
     if lower[0] not in _MULTIPLES or lower[1:] not in ("", "b", "ib"):
         raise ValueError(f"invalid suffix: '{suffix}'")
     return int(value * _MULTIPLES[lower[0]])
+
+
+def _apply(container: Container, directories: tuple[CgroupDir, ...], log: Log) -> None:
+    """Write everything, after systemd has been told of it, where that has made the cgroups."""
+    if not container.own.get("systemd"):
+        _write(directories, log)
+        return
+    from pyrunc.oci import systemd
+
+    unit = systemd.of_container(container)
+    assert unit is not None
+    before = _as_they_are(directories)
+    systemd.set_limits(unit, directories)
+    try:
+        _write(directories, log)
+    except Failure:
+        systemd.set_limits(unit, before)
+        _write(before, log)
+        raise
+
+
+def _as_they_are(directories: tuple[CgroupDir, ...]) -> tuple[CgroupDir, ...]:
+    """The same with what is in their files now; those that are not there are left out."""
+    from pyrunc.runtime.cgroup_files import read_at
+    from pyrunc.runtime.cgroup_layout import Hierarchy
+
+    found = []
+    for directory in directories:
+        descriptor = _open(Hierarchy(directory.mountpoint, "/", directory.version, ()), directory.path)
+        writes = []
+        try:
+            for write in directory.writes:
+                try:
+                    writes.append(write._replace(value=_words(read_at(descriptor, write.file))))
+                except OSError:
+                    continue
+        finally:
+            os.close(descriptor)
+        found.append(directory._replace(writes=tuple(writes)))
+    return tuple(found)
 
 
 def _write(directories: tuple[CgroupDir, ...], log: Log) -> None:

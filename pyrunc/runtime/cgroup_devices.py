@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ACCESS_MKNOD, ACCESS_READ, ACCESS_WRITE = 1, 2, 4
 ACCESS_ALL = ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE
-_LETTERS = (("r", ACCESS_READ), ("w", ACCESS_WRITE), ("m", ACCESS_MKNOD))
+LETTERS = (("r", ACCESS_READ), ("w", ACCESS_WRITE), ("m", ACCESS_MKNOD))
 _TYPES = {"b": 1, "c": 2}
 _FIELD = "linux.resources.devices"
 
@@ -42,7 +42,7 @@ class DeviceRule(NamedTuple):
         """Spell the rule as devices.list does."""
         major = "*" if self.major is None else self.major
         minor = "*" if self.minor is None else self.minor
-        letters = "".join(letter for letter, bit in _LETTERS if self.access & bit)
+        letters = "".join(letter for letter, bit in LETTERS if self.access & bit)
         return f"{self.type} {major}:{minor} {letters}"
 
     def covers(self, other: DeviceRule) -> bool:
@@ -118,7 +118,7 @@ def parse_device_rules(entries: object) -> tuple[DeviceRule, ...]:
         letters, access = "rwm" if letters is None or letters == "" else letters, 0
         if not isinstance(letters, str) or not set(letters) <= {"r", "w", "m"}:
             raise InvalidResources(f"{where}.access: must be made of r, w and m, not {letters!r}")
-        for letter, bit in _LETTERS:
+        for letter, bit in LETTERS:
             access |= bit if letter in letters else 0
         major, minor = _number(entry, "major", where), _number(entry, "minor", where)
         rules.append(DeviceRule(entry["allow"], "c" if kind == "u" else kind, major, minor, access))

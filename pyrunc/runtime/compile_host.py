@@ -99,6 +99,7 @@ class HostPart(NamespacePart):
         resources: Mapping[str, Any] = self.linux.get("resources") or {}
         wanted = cgroups.plan_cgroup(layout, self.linux.get("cgroupsPath") or f"/pyrunc/{ID}", resources)
         plan.warnings += [f"{field}: is ignored, as no kernel has it any more" for field in wanted.ignored]
+        self._make_unit(layout, resources, wanted)
         joins: list[tuple[int, str | None]] = []
         self.cgroups: list[cgroups.CgroupDir] = []
         for directory in (*wanted.dirs, *self._named_cgroups(layout, wanted)):
@@ -126,6 +127,11 @@ class HostPart(NamespacePart):
             plan.add("device_bpf", HOST, "host", a=plan.cgroup_slot, n0=blob, n1=len(wanted.device_bpf) // 8)
         for tasks, cpuset in joins:
             plan.add("join_tasks", INIT, "namespaces", a=tasks, s0=cpuset)
+
+    def _make_unit(
+        self, layout: cgroup_layout.Layout, resources: Mapping[str, Any], wanted: cgroups.CgroupPlan
+    ) -> None:
+        """Have another make them first, if one is to."""
 
     def _named_cgroups(
         self, layout: cgroup_layout.Layout, wanted: cgroups.CgroupPlan

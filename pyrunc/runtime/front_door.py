@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
+from pyrunc.errors import InvalidSpec
 from pyrunc.records import NamedTuple
 from pyrunc.runtime.compile_rootless import Rights, RootlessPart
 from pyrunc.runtime.plan import HOOK_KINDS, HOST, INIT
@@ -11,9 +12,14 @@ _READONLY = 0x1 | 0x2 | 0x4 | 0x8  # with nosuid, nodev, noexec: linux/mount.h, 
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
-_LISTED_GROUPS = 256  # as many as a step has room for
+    from pyrunc.runtime.cgroup_layout import Layout
+    from pyrunc.runtime.cgroup_systemd import Unit
+    from pyrunc.runtime.cgroups import CgroupDir, CgroupPlan
+
+LISTED_GROUPS = 256  # as many as a step has room for
 
 
 class FrontDoor(NamedTuple):
@@ -22,6 +28,7 @@ class FrontDoor(NamedTuple):
     With *no_pivot* its root is moved over the old one, for a host whose root pivot_root(2) cannot leave. *notify* is
     the directory on the host that it sees as /run/notify, or "". A terminal that is *relayed* to the caller's own
     leaves the ends of lines as they are, since that one shows them. *rights* are what the caller lacks.
+    *unit* is what systemd makes its cgroups for, or None.
     """
 
     waits: bool = False
@@ -30,6 +37,7 @@ class FrontDoor(NamedTuple):
     notify: str = ""
     relayed: bool = False
     rights: Rights = Rights()
+    unit: Unit | None = None
 
 
 class FrontDoorPart(RootlessPart):
@@ -39,6 +47,33 @@ class FrontDoorPart(RootlessPart):
     """
 
     front_door: FrontDoor | None = None
+    joins = False  # whether the program is one of `exec`, in a container that runs
+
+    def _make_unit(self, layout: Layout, resources: Mapping[str, Any], wanted: CgroupPlan) -> None:
+        unit = self._unit()
+        if unit is None:
+            return
+        from struct import error as unpackable
+
+        from pyrunc.runtime import cgroup_systemd as systemd
+
+        version = 2 if layout.mode == "v2" else 1
+        found = systemd.properties(unit, version, resources.get("devices"), wanted.dirs)
+        try:
+            calls = systemd.calls(unit, found)
+        except (ValueError, TypeError, unpackable) as error:
+            raise InvalidSpec(f"systemd cannot be told of unit {unit.name}: {error}") from None
+        self.plan.add(
+            "unit", HOST, "host", s0=unit.socket, s1=unit.name, s2=systemd.told(found), n0=self.plan.blob(calls),
+            n1=len(calls) // 8,
+        )  # fmt: skip
+
+    def _unit(self) -> Unit | None:
+        return None if self.front_door is None else self.front_door.unit
+
+    def _is_idle(self, layout: Layout, directory: CgroupDir) -> bool:
+        # systemd takes a unit for finished when nobody is in its cgroup of the hierarchy that it looks at.
+        return self._unit() is None and super()._is_idle(layout, directory)
 
     def _place(self, usual: str) -> str:
         """Over itself, where hooks that enter the mount namespace look for it by the path that the state has.
@@ -68,9 +103,9 @@ class FrontDoorPart(RootlessPart):
         self._run_hooks("createContainer", "pivot")
 
     def _lookup(self, uid: int, gid: int, groups: Sequence[int]) -> None:
-        """See that the program can be executed by who it is executed as."""
-        if self.front_door is not None:
-            listed = ",".join(map(str, groups[:_LISTED_GROUPS]))
+        """See that the program can be executed by who it is executed as: what fails later is its own failure."""
+        if self.front_door is not None or self.joins:
+            listed = ",".join(map(str, groups[:LISTED_GROUPS]))
             self.plan.add("lookup", INIT, "process", s0="", s1=listed, n0=uid << 32 | gid)
 
     def _wait_start(self) -> None:

@@ -201,6 +201,10 @@ class Joining:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more will be asked for."""
         os.close(self._pidfd)
 
 

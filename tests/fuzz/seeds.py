@@ -31,6 +31,7 @@ EVERY_STEP: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("process", HOST, {"a": 13, "n0": 4194304, "n1": 1 << 40}),
     ("device_bpf", HOST, {"a": 4, "n0": 0, "n1": 3}),
     ("userns", HOST, {"a": 7, "s0": "0 100000 65536\n", "s1": "0 100000 65536\n"}),
+    ("unit", HOST, {"s0": "/run/systemd/private", "s1": "x.scope", "s2": "Delegate", "n0": 96, "n1": 8}),
     ("overlay", HOST, {"a": 10, "b": 8, "n0": 1, "n1": 1, "s0": "/sys", "s1": "fs", "s2": "work"}),
     ("open_tree", HOST, {"a": 8, "s0": "/srv", "flags": native.FLAGS["recursive"]}),
     ("new_mount", HOST, {"a": 9, "s0": "tmpfs", "s1": "mode\x000755\0size\x0064k\0ro\0\0", "n0": 3, "n1": 14}),
@@ -101,6 +102,7 @@ def every_step() -> PlanTemplate:
     template.blob(struct.pack("=HBBIHBBI", 0x06, 0, 0, 0x7FFF0000, 0x06, 0, 0, 0))
     template.blob(struct.pack("=IIQiIQQQ", 48, 3, 0, 5, 0, 0, 0, 0))
     template.blob(bytes([1, *bytes(7)]))
+    template.blob(struct.pack("=4I16s16s16s", 16, 4, 16, 16, bytes(16), bytes(16), bytes(16)))
     for op, section, operands in EVERY_STEP:
         template.add(op, section, "process", **operands)
     template.clone_flags = 0x20020000

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pyrunc.oci.features import document as document_of_features
 from pyrunc.spec import capabilities
 from tests.oci.bundles import Runtime, cgroups, document
 
@@ -112,8 +111,6 @@ def test_unknown_capabilities_are_warned_of_by_both(oci: Runtime, tmp_path: Path
 
 @pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="systemd runs here")
 def test_cgroups_of_systemd_are_refused_where_it_does_not_run(oci: Runtime, tmp_path: Path) -> None:
-    """Not passed over, as would be easy; `features` says that they are not supported."""
     bundle = oci.bundle(tmp_path / "b", ["true"])
     failed = oci.call("--systemd-cgroup", "run", "--bundle", bundle, oci.id, code=1)
     assert "systemd not running on this host, cannot use systemd cgroups manager" in failed.stderr
-    assert not document_of_features()["linux"]["cgroup"]["systemd"]

@@ -26,7 +26,7 @@ from pyrunc.spec import defaults
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pyrunc.runtime.shim_state import Running
@@ -43,7 +43,8 @@ class Drive(NamedTuple):
     """What is driven: the runtime's commands *create*, *start* and *end*, whatever it is, in the directory *files*.
 
     *monitor_id* (64 hex digits) names the driver's own cgroup. *counter* is the file that counts whom a limit of memory
-    kills, or "". With *terminal* the streams are one of *size* rows and columns. *beside* is a root to be mounted.
+    kills, or "". With *terminal* the streams are one of *size* rows and columns. *beside* is a root to be mounted, and
+    *mounts* are what else is, as in an OCI document.
     """
 
     monitor_id: str
@@ -55,6 +56,7 @@ class Drive(NamedTuple):
     terminal: bool = False
     size: tuple[int, int] = (0, 0)
     beside: Beside | None = None
+    mounts: Sequence[Mapping[str, Any]] = ()
 
     def argv(self, place: str, flags: int) -> list[str]:
         """The command line, for the directory *place*."""
@@ -281,14 +283,12 @@ def _spec(capabilities: Sequence[str], drive: Drive) -> dict[str, Any]:
     """The document of a process that stays on the host, in a mount namespace and in cgroups of its own."""
     flags = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     devpts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": flags}
-    # Whoever gets hold of it by /proc/<pid>/exe cannot write to it (CVE-2019-5736).
-    program = spawner.init_path()
-    own = {
-        "destination": program,
-        "type": "bind",
-        "source": program,
-        "options": ["bind", "ro", "nosuid", "nodev"],
-    }
+    own = [
+        _bound(
+            spawner.init_path()
+        ),  # whoever gets hold of it by /proc/<pid>/exe cannot write to it (CVE-2019-5736)
+        _bound("/dev/null"),  # given for a stream; crun would give the host's node to the container's user
+    ]
     process: dict[str, Any] = {
         "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/", "terminal": drive.terminal,
         "capabilities": {
@@ -299,12 +299,17 @@ def _spec(capabilities: Sequence[str], drive: Drive) -> dict[str, Any]:
     if drive.terminal:
         process["consoleSize"] = {"height": drive.size[0], "width": drive.size[1]}
     return {
-        "process": process, "mounts": [own, *([devpts] if drive.terminal else [])],
+        "process": process, "mounts": [*own, *drive.mounts, *([devpts] if drive.terminal else [])],
         "linux": {
             "namespaces": [{"type": "mount"}], "cgroupsPath": monitor_place.cgroup(ID),
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
         },
     }  # fmt: skip
+
+
+def _bound(path: str) -> dict[str, Any]:
+    """*path* as it is, read-only."""
+    return {"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]}
 
 
 def _abandon(process: shim.ShimProcess) -> None:

@@ -13,7 +13,6 @@ from pyrunc.errors import (
     FailedPrecondition,
     PyruncError,
     StartError,
-    Unsupported,
 )
 from pyrunc.records import loads
 from pyrunc.runtime import cgroup_layout, shim_state
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
     from pyrunc.drivers.exec.driver import Start, StartExec
     from pyrunc.runtime.shim import ShimProcess
 
-_NAMES_OTHERS = ("NetworkMode", "PidMode", "IpcMode")
-_REST = {
-    "uid_maps": "user namespaces are the native driver's",
-    "gid_maps": "user namespaces are the native driver's",
-}
 # In what a runtime says, in Docker's order: what a command exits with, and what Docker adds.
 # Source: moby daemon/errors.go, translateContainerdStartErr.
 _NOT_FOUND = ("executable file not found", "no such file or directory")
@@ -53,20 +47,9 @@ class Oci:
         self.path = path
 
     def check(
-        self,
-        config: Mapping[str, Any],  # noqa: ARG002 - all of it is the engine's own, or in config.json
-        host_config: Mapping[str, Any],
-        rest: Mapping[str, Any],
+        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> None:
-        """See ExecDriver."""
-        for key in _NAMES_OTHERS:
-            if (host_config.get(key) or "").startswith("container:"):
-                raise Unsupported(
-                    f"{key}: {host_config[key]}: the runtime {self.name} joins no other container yet"
-                )
-        for option, reason in _REST.items():
-            if rest.get(option):
-                raise Unsupported(f"{option}: {reason}, and not {self.name}'s")
+        """See ExecDriver: what a runtime lacks it says itself."""
 
     def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
@@ -76,7 +59,8 @@ class Oci:
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
         files = f"{place}/bundle"
-        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
+        mounts: list[dict[str, Any]] = []
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
         os.mkdir(f"{place}/runtime", 0o700)
         begin = self._begin(place, files)
         drive = driven.Drive(
@@ -84,7 +68,7 @@ class Oci:
             create=(*begin, "create", "--bundle", files, *_left(files, wanted.settings.terminal), container_id),
             start=(*begin, "start", container_id), end=(*begin, "delete", "--force", container_id),
             counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
-            beside=Beside(rootfs, f"{files}/rootfs", spec),
+            beside=Beside(rootfs, os.path.join(files, spec["root"]["path"]), spec), mounts=mounts,
         )  # fmt: skip
 
         def send(who: shim_state.Running, number: int) -> None:
