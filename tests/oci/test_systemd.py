@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ from tests.oci import bundles
 from tests.oci.bundles import document
 from tests.oci.native import PYTHON, install
 from tests.oci.planning import socket_of
+from tests.oci.unprivileged import UID, USER
+from tests.oci.unprivileged import install as install_for_others
 from tests.vm import needs
-from tests.vm.systemd import Booted, missing
+from tests.vm.systemd import SYSTEMD, Booted, missing
 
 pytestmark = [
     pytest.mark.vm,
@@ -475,3 +478,93 @@ def test_the_unit_is_what_runc_makes(booted: Booted, oci: Runtime, runc: Runtime
     assert allowed - known == {"/dev/char/10:200 rwm", "/dev/char/10:229 rw", "block-7 r", "char-136 rwm"}
     assert known - allowed == {"char-pts rwm"}
     assert ours == theirs
+
+
+class User(Runtime):
+    """The front door called by a user, whose own systemd makes the units."""
+
+    def __init__(self, booted: Booted, work: Path, rootfs: Path) -> None:
+        own = shutil.copytree(rootfs, work / "rootfs", symlinks=True)
+        super().__init__(booted, str(install_for_others(work)), work / "run/pyrunc-oci", own)
+        self.before: list[str] = []
+        self.inside = True
+        self.manager = f"manager-{self.id}.service"
+        self.runtime = work / "run"
+        self.here = booted.cgroup / "system.slice" / self.manager / "commands"
+        self.environment["XDG_RUNTIME_DIR"] = str(self.runtime)
+        self.runtime.mkdir(exist_ok=True)
+        for place, directories, files in os.walk(work):
+            for name in (".", *directories, *files):
+                os.lchown(f"{place}/{name}", UID, UID)
+        own = f"/sys/fs/cgroup/system.slice/{self.manager}"
+        begin = (
+            f"chown {UID} {own} {own}/cgroup.procs {own}/cgroup.subtree_control && exec {' '.join(USER)} "
+            f"HOME={self.runtime} XDG_RUNTIME_DIR={self.runtime} {SYSTEMD} --user --unit=timers.target"
+        )
+        # Else the rest of the system would come up too, and clean /tmp.
+        plain = ["-p", "Delegate=yes", "-p", "DefaultDependencies=no"]
+        booted.call("systemd-run", "--unit", self.manager, *plain, "sh", "-c", begin)
+        until(lambda: "timers.target" in self.units(), "the user's systemd does not come up")
+        self.here.mkdir()
+        for name in ("", "cgroup.procs", "cgroup.subtree_control"):
+            os.chown(self.here / name, UID, UID)
+
+    @property
+    def group(self) -> Path:
+        return self.here.parent / "user.slice" / self.scope
+
+    def command(self, *words: object) -> list[str]:
+        line = [*USER, *self.before, self.path, "--systemd-cgroup", *map(str, words)]
+        return self.booted.command(*line, cgroup=self.here if self.inside else None)
+
+    def units(self) -> str:
+        """What its systemd lists."""
+        asked = ["systemctl", "--user", "list-units", "--all", "--plain"]
+        return self.booted.call(*USER, f"XDG_RUNTIME_DIR={self.runtime}", *asked, code=None).stdout
+
+
+@pytest.fixture
+def user(booted: Booted, rootfs: Path) -> Iterator[User]:
+    """A user with a systemd of their own."""
+    work = Path(tempfile.mkdtemp(prefix="pyrunc-user-", dir="/tmp"))
+    work.chmod(0o755)
+    found = User(booted, work, rootfs)
+    yield found
+    found.end()
+    assert found.scope not in found.units()
+    booted.call("systemctl", "stop", found.manager)
+    shutil.rmtree(work)
+
+
+def test_a_users_own_systemd_makes_the_scope(user: User) -> None:
+    spec = user.spec(SLEEP, {"pids": {"limit": 20}}, cgroupsPath=f"user.slice:test:{user.id}")
+    spec["linux"]["namespaces"] = [
+        {"type": kind} for kind in ("user", "pid", "ipc", "uts", "mount", "cgroup")
+    ]  # fmt: skip
+    for kind in ("uid", "gid"):
+        spec["linux"][f"{kind}Mappings"] = [{"containerID": 0, "hostID": UID, "size": 1}]
+    spec["mounts"] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    bundle = user.write(user.runtime / "b", spec)
+    user.call("create", "--bundle", bundle, user.id)
+    assert user.scope in user.units()
+    assert user.value("pids.max") == "20"
+    assert user.value("cgroup.procs").split() == [str(_outer(user.state()["pid"]))]
+    user.call("start", user.id)
+    assert user.call("exec", user.id, "/bin/cat", "/proc/self/cgroup").stdout == "0::/\n"
+    user.call("update", "--pids-limit", "30", user.id)
+    assert user.value("pids.max") == "30"
+    user.call("delete", "--force", user.id)
+    assert user.scope not in user.units()
+    assert not user.group.exists()
+    user.inside = False
+    refused = user.call("create", "--bundle", bundle, user.id, code=1).stderr
+    assert "who is in the cgroup /commands may not go to" in refused
+    assert user.scope not in user.units()
+    # As podman calls it: root of a user namespace, with none of its own for the container.
+    user.inside, user.before = True, ["unshare", "--user", "--map-root-user", "--mount"]
+    spec["linux"]["namespaces"] = [entry for entry in spec["linux"]["namespaces"] if entry["type"] != "user"]
+    del spec["linux"]["uidMappings"], spec["linux"]["gidMappings"]
+    spec["process"]["args"] = ["/bin/cat", "/proc/self/cgroup"]
+    user.write(user.runtime / "b", spec)
+    assert user.call("run", "--bundle", bundle, user.id).stdout == "0::/\n"
+    assert user.scope not in user.units()
