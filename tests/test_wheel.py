@@ -115,6 +115,14 @@ def check_hello(python: Path, tmp_path: Path) -> None:
     assert "pyrunc" in run(python.parent / "pyrunc-oci", "--version", cwd=tmp_path, env=BARE)
     place = run(python, "-c", "import pyrunc; print(pyrunc.__file__)", cwd=tmp_path, env=BARE)
     assert not Path(place.strip()).is_relative_to(CHECKOUT), "not the installed package"
+    (tmp_path / "none").mkdir()
+    for _ in range(3):
+        listed = run(
+            python.parent / "pyrunc-oci", "--root", tmp_path / "none", "list", cwd=tmp_path, env=BARE
+        )
+        assert listed.startswith("ID ")
+    (cold,) = (Path(place.strip()).parent / "__pycache__").glob("oci-list.*.bin")
+    assert b"pyrunc/oci/list.py" in cold.read_bytes(), "not what two starts have imported"
 
 
 def test_the_wheel_is_one_abi3_wheel_and_small(wheel: Path) -> None:

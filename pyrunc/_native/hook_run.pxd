@@ -3,7 +3,7 @@
 #
 # What runc does with it is kept: the state goes to its standard input, what it writes is only told when it fails,
 # and a hook that runs too long is killed. Unlike there its whole process group is, and nobody waits for what it has
-# left behind with its output open.
+# left behind with its output open. And what belongs to the creation of a container does not outlive its creator.
 #
 # Source: OCI runtime-spec config.md, "POSIX-platform Hooks".
 
@@ -28,6 +28,7 @@ cdef struct hook_program:
     int directory                   # where it begins, or -1: where its caller is
     bint in_init                    # init has umask 0, which no hook expects
     int container                   # a pidfd without whose process it is in vain, and ended; or -1
+    bint guarded                    # it ends with its caller, however that ends
 
 # How it ended, as Python reads it too (pyrunc/oci/hooks.py). It went well where `failed` is 0.
 cdef struct hook_end:
@@ -194,6 +195,49 @@ cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *
                 break
 
 
+cdef inline void guard(int caller, int pid, int pidfd) noexcept nogil:
+    """In a process of its own: kill the hook *pid* and its group as soon as its *caller* is gone, but no hook that ended."""
+    cdef uint64_t everything = ~<uint64_t>0
+    cdef pollfd watch[2]
+    cdef int i
+    # The group's keys, which may end the caller, are no end of ours.
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &everything, NULL, sizeof(everything))
+    watch[0].fd = fcntl(pidfd, F_DUPFD_CLOEXEC, 3)
+    watch[1].fd = fcntl(caller, F_DUPFD_CLOEXEC, 3)
+    for i in range(3):
+        close(i)
+    for i in range(2):
+        if watch[i].fd < 0:
+            _exit(1)
+        dup2(watch[i].fd, i)
+        watch[i].fd = i
+        watch[i].events = POLLIN
+        watch[i].revents = 0
+    syscall(NR_close_range, 2, <unsigned int>0xFFFFFFFF, 0)
+    while poll(watch, 2, -1) < 0:
+        pass
+    if not watch[0].revents:        # it lives, so its number is its own, and its group's
+        kill(-pid, SIGKILL)
+        syscall(NR_pidfd_send_signal, 0, SIGKILL, NULL, 0)
+    _exit(0)
+
+
+cdef inline int begin_guard(int pid, int pidfd) noexcept nogil:
+    """Start the guard of the hook *pid*; its own pid, or -1 where there is no need of one, or no room for it."""
+    cdef int caller
+    cdef int child
+    if getpid() == 1:
+        return -1                   # the kernel ends all of our pid namespace with us
+    caller = <int>_rc(syscall(NR_pidfd_open, getpid(), 0))
+    if caller < 0:
+        return -1
+    child = <int>_rc(syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL))
+    if child == 0:
+        guard(caller, pid, pidfd)
+    close(caller)
+    return child
+
+
 cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, hook_end *end) noexcept nogil:
     """Run a hook to its end; whether it went well. *state*, the text for its standard input in *pieces*, is used up.
 
@@ -209,6 +253,7 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
     cdef int pidfd = -1
     cdef int error = 0
     cdef int pid = -1
+    cdef int watcher = -1
     cdef int i = 0
     memset(end, 0, sizeof(hook_end))
     memset(pipes, 0xFF, sizeof(pipes))
@@ -255,7 +300,13 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
                 pass
         else:
             before = signal(SIGPIPE, SIG_IGN)   # it need not read its state
+            if hook.guarded:
+                watcher = begin_guard(pid, pidfd)
             attend_hook(hook, pid, pidfd, ours, state, pieces, end)
+            if watcher > 0:
+                kill(watcher, SIGKILL)
+                while wait4(watcher, NULL, 0, NULL) < 0 and errno == EINTR:
+                    pass
             signal(SIGPIPE, SIG_IGN)            # where it is blocked, one that has come waits, and this forgets it
             signal(SIGPIPE, before)
             if ours[0] < 0:

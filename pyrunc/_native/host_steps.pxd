@@ -6,18 +6,19 @@ from pyrunc._native.cgroup cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.device_bpf cimport *
 from pyrunc._native.namespaces cimport c_clone3
+from pyrunc._native.numbers cimport put_decimal
 from pyrunc._native.overlay cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.signals cimport *
+from pyrunc._native.process_stat cimport *
 from pyrunc._native.steps cimport *
-from pyrunc._native.unexecuted cimport *
 
 
 cdef inline int open_process(int pid) noexcept nogil:
     """The directory of a child of ours in the host's own procfs."""
     cdef char path[32]
     memcpy(path, b"/proc/", 6)
-    put_number(path + 6, pid)
+    put_decimal(path + 6, <uint64_t>pid)
     return <int>_rc(openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC))
 
 
@@ -41,7 +42,7 @@ cdef inline int map_tool_step(const char *tool, const char *value, int pid) noex
     if length >= MAP_ROOM:
         return -E2BIG
     memcpy(room, value, length + 1)
-    put_number(number, pid)
+    put_decimal(number, <uint64_t>pid)
     words[0] = tool
     words[1] = number
     for i in range(length):
@@ -124,28 +125,17 @@ cdef inline int c_open_started(int pid, uint64_t started) noexcept nogil:
 
     A number alone may have become another's (pidfd_open(2), Linux 5.3).
     """
-    cdef char stat[1024]
+    cdef char stat[STAT_ROOM]
     cdef pollfd watch
-    cdef ssize_t length = -1
-    cdef int process
-    cdef int fd
     cdef int pidfd = <int>_rc(syscall(NR_pidfd_open, pid, 0))
     if pidfd < 0:
         return pidfd
-    process = open_process(pid)
-    fd = openat(process, b"stat", O_RDONLY | O_CLOEXEC)
-    close(process)
-    if fd >= 0:
-        length = read(fd, stat, sizeof(stat) - 1)
-        close(fd)
     watch.fd = pidfd
     watch.events = POLLIN
     watch.revents = 0
-    if length > 0:
-        stat[length] = 0
-        # It is the number's owner for as long as it has not ended.
-        if number_in_stat(stat, 22) == started and poll(&watch, 1, 0) == 0:
-            return pidfd
+    # It is the number's owner for as long as it has not ended.
+    if read_stat(pid, stat) and number_in_stat(stat, STAT_BORN) == started and poll(&watch, 1, 0) == 0:
+        return pidfd
     close(pidfd)
     return -ESRCH
 

@@ -28,7 +28,7 @@ cdef inline bint called(const char *path, const char *name) noexcept nogil:
 cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
     """`pyrunc-init spawner [CGROUP...]`: serve the requests that arrive on descriptor 3. `pyrunc-init drive ...`: see drive.pxd.
 
-    `pyrunc-init lxc-init PLAN SOCKET`: become the program of a container that LXC has made.
+    `pyrunc-init lxc-init PLAN SOCKET IN OUT ERRORS`: become the program of a container that LXC has made.
 
     Under the name `hello` it is the program of the image that ships, and holds no secret.
     """
@@ -44,9 +44,9 @@ cdef public int pyrunc_init_main(int argc, char **argv) noexcept nogil:
         keep[3] = 3
         close_all_but(keep, 4)
         return spawner(3, argv + 2)
-    if argc == 4 and strcmp(argv[1], b"lxc-init") == 0:
+    if argc == 7 and strcmp(argv[1], b"lxc-init") == 0:
         reset_signals()
-        return become_lxc_init(argv[2], argv[3])
+        return become_lxc_init(argv + 2)
     if argc >= 2 and strcmp(argv[1], b"drive") == 0:
         return drive(argc, argv)
     return 64

@@ -30,34 +30,39 @@ cdef inline int descriptor_of(const char *digits) noexcept nogil:
     return value if digits[0] == 0 and value > 2 else -1
 
 
-cdef inline int become_lxc_init(const char *plan_text, const char *sock_text) noexcept nogil:
-    """Walk the plan in descriptor *plan_text*, and report on a pair whose other end goes to *sock_text*.
+cdef inline int become_lxc_init(char **numbers) noexcept nogil:
+    """Walk a plan, and report on a pair whose other end goes to a socket: an exit status, only if it could not.
 
-    An exit status, only if it could not.
+    *numbers* are descriptors: the plan, the socket, and the container's streams. LXC's own are others: it writes its
+    errors there, and gives them to the container's user.
     """
     cdef walk w
     cdef progress message
     cdef uint32_t answer = STOP
     cdef int ends[2]
-    cdef int keep[5]
-    cdef int plan_fd = descriptor_of(plan_text)
-    cdef int sock = descriptor_of(sock_text)
+    cdef int keep[8]
+    cdef int plan_fd
+    cdef int sock
     cdef int rc
-    if plan_fd < 0 or sock < 0:
-        return 64
-    keep[0] = 0
-    keep[1] = 1
-    keep[2] = 2
-    keep[3] = plan_fd
-    keep[4] = sock
-    close_all_but(keep, 5)
+    cdef int i
+    for i in range(5):
+        keep[i] = descriptor_of(numbers[i])
+        if keep[i] < 0:
+            return 64
+    for i in range(3):
+        keep[5 + i] = i             # until they are the program's, so that no other descriptor gets these numbers
+    plan_fd = keep[0]
+    sock = keep[1]
     memset(&w, 0, sizeof(w))
     memset(w.slots, 0xFF, sizeof(w.slots))
+    for i in range(3):
+        w.slots[i] = keep[2 + i]
+    close_all_but(keep, 8)          # which sorts them
     w.channel = w.sock = w.root = w.cached_fd = w.state_dir = w.terminal = w.host_net = w.hook_fd = -1
     memset(&message, 0, sizeof(message))
     message.kind = PROGRESS_FAILED
     message.step = <uint32_t>FAILED_PLAN
-    message.error = load_plan(&w, plan_fd, 0)
+    message.error = load_plan(&w, plan_fd, 3)
     close(plan_fd)
     if message.error == 0 and socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0:
         message.error = -errno

@@ -22,7 +22,7 @@ from pyrunc._native.oci_system cimport *
 from pyrunc._native.oci_unit cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.plan_oci cimport *
-from pyrunc._native.shim_files cimport *
+from pyrunc._native.process_stat cimport start_time
 from pyrunc._native.signals cimport *
 from pyrunc._native.steps cimport *
 from pyrunc._native.supervisor cimport *
@@ -267,7 +267,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
     cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
-    return fail(r, b"hook", rc) if rc < 0 else 0
+    return fail(r, b"poststart" if kind == <uint32_t>HOOK_POSTSTART else b"hook", rc) if rc < 0 else 0
 
 
 cdef inline int serve_sync(oci_run *r, uint32_t number) noexcept nogil:
@@ -330,7 +330,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         end_container(r)
         if r.pid_written:
             unlinkat(AT_FDCWD, text(&r.w, r.plan.pid_file), 0)
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
@@ -389,6 +389,9 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     rc = write_state(&r.w, r.plan, r.directory, b"creating", r.time, 0, 0)
     if rc < 0:
         return fail(r, b"state", rc)
+    rc = oci_hooks_begin(&r.w)
+    if rc < 0:
+        return fail(r, b"bundle", rc)
     if r.plan.flags & OCI_NOTIFY:
         rc = readiness_begin(&r.ready, r.directory, r.here.env, r.plan.flags & OCI_RUN != 0)
         if rc < 0:
@@ -397,9 +400,6 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
     if rc == 0:
         rc = make_host_part(r)
     if rc == 0:
-        rc = oci_hooks_begin(&r.w)
-        if rc < 0:
-            return fail(r, b"clone", rc)
         rc = watch_signals(r)
     if rc == 0:
         rc = clone_container(r)
@@ -440,7 +440,7 @@ cdef inline int oci_create_plan(oci_run *r) noexcept nogil:
         return give_up(r)
     end_container(r)
     if not r.plan.flags & OCI_KEEP:
-        remove_state(text(&r.w, r.plan.state_dir), r.directory)
+        remove_state(AT_FDCWD, text(&r.w, r.plan.state_dir), r.directory)
         r.pid = 0                   # as the state of a stopped container has it
         if run_kind(r, HOOK_POSTSTOP, b"stopped") < 0:
             r.where = b"poststop"   # which is logged, and no failure

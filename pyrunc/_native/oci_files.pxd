@@ -185,11 +185,29 @@ cdef inline int write_pid_file(walk *w, const char *path, int pid) noexcept nogi
     return write_pieces(AT_FDCWD, path, w.path, pieces, 1, 0o666)
 
 
-cdef inline void remove_state(const char *path, int directory) noexcept nogil:
-    """Give the id up."""
+cdef inline bint remove_state(int above, const char *name, int directory) noexcept nogil:
+    """Give the id up: remove the state directory *name* in *above*, which is open as *directory*; False if it stays.
+
+    `state.json` goes last, so that whoever is killed here can be followed.
+    """
+    cdef char entries[4096]
+    cdef long got
+    cdef long at
+    cdef const char *entry
+    cdef bint is_directory
     unlinkat(directory, b"start", 0)
     unlinkat(directory, b"notify/notify.sock", 0)
-    unlinkat(directory, b"notify", AT_REMOVEDIR)
-    unlinkat(directory, b".state.json", 0)
+    lseek(directory, 0, SEEK_SET)
+    while True:
+        got = syscall(SYS_getdents64, directory, entries, sizeof(entries))
+        if got <= 0:
+            break
+        at = 0
+        while at < got:             # inode, offset: 8 bytes each; length: 2; type: 1; name
+            entry = entries + at + 19
+            is_directory = entries[at + 18] == 4
+            if strcmp(entry, b".") != 0 and strcmp(entry, b"..") != 0 and strcmp(entry, b"state.json") != 0:
+                unlinkat(directory, entry, AT_REMOVEDIR if is_directory else 0)
+            at += (<unsigned char>entries[at + 16]) | (<unsigned char>entries[at + 17]) << 8
     unlinkat(directory, b"state.json", 0)
-    unlinkat(AT_FDCWD, path, AT_REMOVEDIR)
+    return unlinkat(above, name, AT_REMOVEDIR) == 0

@@ -61,6 +61,7 @@ cdef inline int front_door(int argc, char **argv) noexcept nogil:
 
 cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer) noexcept nogil:
     """Do it here if it is plain, else become Python."""
+    cdef char root[PATH_ROOM]
     cdef int code = PYTHON
     if words.argc > 2 and strcmp(words.argv[1], b":plan") == 0:
         return carry_out(here, words, sealed, <int>parse_decimal(words.argv[2]))
@@ -69,11 +70,25 @@ cdef inline int serve(oci_place *here, oci_words *words, bint sealed, int answer
         answer = hear_planner(answer)
         return carry_out(here, words, sealed, answer) if answer >= 0 else oci_python(here, words.argv + 1)
     if take_globals(words):
-        if words.root == NULL and geteuid() == 0:
-            words.root = b"/run/pyrunc-oci"
+        if words.root == NULL and find_root(here, root):
+            words.root = root
         if words.root != NULL:
             code = serve_verb(here, words)
     return code if code != PYTHON else oci_python(here, words.argv + 1)
+
+
+cdef inline bint find_root(oci_place *here, char *root) noexcept nogil:
+    """Where state is kept if the command line does not say; False if Python has to find it."""
+    cdef const char *runtime = runtime_directory(here)
+    cdef const char *user = environment(here.env, b"USER")
+    cdef const char *given = environment(here.env, b"XDG_RUNTIME_DIR")
+    if given != NULL and given[0] != 0 and given[0] != c'/':
+        return False
+    if runtime != NULL and geteuid() == 0 and user != NULL and strcmp(user, b"root") == 0:
+        runtime = NULL              # of a user namespace, who calls themselves so
+    if runtime == NULL:
+        return join_two(root, PATH_ROOM, b"/run/pyrunc-oci", b"") >= 0
+    return join_two(root, PATH_ROOM, runtime, b"/pyrunc-oci") >= 0
 
 
 cdef inline int carry_out(oci_place *here, oci_words *words, bint sealed, int plan_fd) noexcept nogil:

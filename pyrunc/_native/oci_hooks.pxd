@@ -23,13 +23,18 @@ cdef enum:
 
 
 cdef inline int oci_hooks_begin(walk *w) noexcept nogil:
-    """Make the place where a failed hook leaves its last words, of init too; 0 or -errno. Without hooks there is none."""
+    """Enter the bundle, in which hooks of the host run, and make the place where a failed one leaves its last words.
+
+    Of init's hooks too. 0 or -errno; without hooks nothing is done.
+    """
     cdef const plan_oci *oci = plan_oci_of(w.data)
     cdef void *memory
     w.hook_report = NULL
     w.hook_fd = -1
     if oci == NULL or oci.hook_count == 0:
         return 0
+    if oci.bundle != <uint32_t>NONE and chdir(text(w, oci.bundle)) < 0:
+        return -errno
     w.hook_fd = <int>_rc(syscall(SYS_memfd_create, b"hook", MFD_CLOEXEC))
     if w.hook_fd < 0:
         return w.hook_fd
@@ -78,6 +83,8 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
     hook.directory = w.root if one.kind == <uint32_t>HOOK_CREATE_CONTAINER else -1
     hook.in_init = one.kind == <uint32_t>HOOK_CREATE_CONTAINER or one.kind == <uint32_t>HOOK_START_CONTAINER
     hook.container = pidfd if one.kind < <uint32_t>HOOK_POSTSTART else -1
+    # What belongs to a creation ends with its creator; what is started or cleaned up is brought to its end.
+    hook.guarded = one.kind <= <uint32_t>HOOK_CREATE_CONTAINER
     # What the runtime was called with is none of a container's business.
     hook.inherited = w.env if hook.in_init else environ
     if one.kind == <uint32_t>HOOK_CREATE_CONTAINER and one.envc == <uint32_t>HOOK_INHERITS:

@@ -4,8 +4,8 @@
 #   front door -> planner   SEQPACKET   ask, then argc + envc words with their NULs; descriptors: working directory, bundle
 #   planner -> front door   the same    answer PLAN (with the sealed plan) or DECLINE
 #
-# The planner's socket is called after the executable's place on its file system, in a directory of root's. It saves time and
-# is needed for nothing: if it is not there, is another's, does not answer in time, or says anything but what is expected,
+# The planner's socket is called after the executable's place on its file system, in a directory of the caller's alone:
+# /run/pyrunc-planner, or a user's own in XDG_RUNTIME_DIR. It saves time and is needed for nothing: if it is not there, is another's, does not answer in time, or says anything but what is expected,
 # the front door becomes Python as if there were none. That also words every error; the planner words none.
 
 from pyrunc._native.linux cimport *
@@ -15,10 +15,11 @@ from pyrunc._native.oci_arguments cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.standing cimport *
 
 cdef enum:
     PLANNER_MAGIC = 0x52504F50      # "POPR"
-    PLANNER_VERSION = 1
+    PLANNER_VERSION = 2
     PLANNER_PATIENCE_MS = 300
     PLANNER_ROOM = 1 << 16          # of all words of a request
     PLANNER_NAMESPACES = 8
@@ -37,6 +38,7 @@ cdef struct planner_ask:
     uint64_t executable[4]          # device, inode, size, time of change in ns
     uint64_t root[2]                # device and inode of "/"
     uint64_t namespaces[PLANNER_NAMESPACES]     # inodes: mnt, user, pid, net, cgroup, uts, ipc, time
+    uint64_t standing[STANDING_FACTS]
 
 cdef struct planner_answer:
     uint32_t magic
@@ -47,6 +49,7 @@ cdef inline bint matters(const char *variable) noexcept nogil:
     """Whether a variable of the environment can change what a plan says."""
     return (strncmp(variable, b"LISTEN_", 7) == 0 or strncmp(variable, b"PYRUNC_", 7) == 0
             or strncmp(variable, b"NOTIFY_SOCKET=", 14) == 0 or strncmp(variable, b"XDG_RUNTIME_DIR=", 16) == 0
+            or strncmp(variable, b"PATH=", 5) == 0 or strncmp(variable, b"USER=", 5) == 0
             or strncmp(variable, b"DBUS_SESSION_BUS_ADDRESS=", 25) == 0)
 
 
@@ -90,15 +93,34 @@ cdef inline bint find_bundle(oci_words *words, const char **bundle) noexcept nog
     return words.at == words.argc - 1
 
 
+cdef inline const char *runtime_directory(oci_place *here) noexcept nogil:
+    """XDG_RUNTIME_DIR of who is not the host's root; NULL for that one, and where there is none."""
+    cdef stat_t status
+    cdef const char *place = environment(here.env, b"XDG_RUNTIME_DIR")
+    if place == NULL or place[0] != c'/':
+        return NULL
+    if geteuid() == 0 and (fstatat(AT_FDCWD, b"/proc/self/ns/user", &status, 0) < 0
+                           or status.st_ino == <uint64_t>FIRST_USER_NAMESPACE):
+        return NULL
+    return place
+
+
 cdef inline int open_planners(oci_place *here) noexcept nogil:
     """The directory of the planners' sockets, which must be nobody's but ours; -errno if there is to be no planner."""
     cdef stat_t status
+    cdef char users[PATH_ROOM]
     cdef const char *place = environment(here.env, b"PYRUNC_OCI_PLANNER")
+    cdef const char *runtime
     cdef int fd
     if place != NULL and place[0] == c'0' and place[1] == 0:
         return -ENOENT
     if place == NULL or place[0] != c'/':
         place = b"/run/pyrunc-planner"
+        runtime = runtime_directory(here)
+        if runtime != NULL:
+            if join_two(users, sizeof(users), runtime, b"/pyrunc-planner") < 0:
+                return -ENAMETOOLONG
+            place = users
     fd = <int>_rc(openat(AT_FDCWD, place, O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW))
     if fd < 0:
         return fd
@@ -151,7 +173,7 @@ cdef inline int say_who(planner_ask *ask, char *name) noexcept nogil:
         if i == 7: path = b"/proc/self/ns/time"
         # 0 where the kernel has none of this kind.
         ask.namespaces[i] = status.st_ino if fstatat(AT_FDCWD, path, &status, 0) == 0 else 0
-    return 0
+    return c_standing(ask.standing)
 
 
 cdef inline int put_words(planner_ask *ask, oci_words *words, char **env, char *room) noexcept nogil:

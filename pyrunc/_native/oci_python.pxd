@@ -18,8 +18,8 @@ cdef inline const char *bootstrap() noexcept nogil:
     """What Python runs first; its arguments are the front door, the package's directory or "", then the command's.
 
     Most commands are over before it pays to collect anything. Started with -I -S it has imported nothing of the
-    environment, nor `site`, which costs as much as a start of ours. The modules come from pyrunc/bundled.py's file if
-    it is there and right.
+    environment, nor `site`, which costs as much as a start of ours. The modules come from the verb's file, if it is
+    there and right: pyrunc/bundled.py.
     """
     return (
         b"import gc,sys\n"
@@ -32,11 +32,12 @@ cdef inline const char *bootstrap() noexcept nogil:
         b"sys.path+=p\n"
         b"from _frozen_importlib_external import MAGIC_NUMBER as v\n"
         b"from marshal import loads\n"
-        b"k='oci-exec'if'exec'in a else'oci'\n"
+        b"k='create delete exec kill list ps run start state update'.split()\n"
+        b"k='oci-'+next((w for w in a if w in k),'other')\n"
         b"for l in p:\n"
         b" try:\n"
         b"  with open(f'{l}/pyrunc/__pycache__/{k}.{sys.implementation.cache_tag}.bin','rb',0)as b:c=loads(b.read())\n"
-        b"  if c[0]==v:\n"
+        b"  if c[0][0]==v:\n"
         b"   b=type(sys)('pyrunc.bundled')\n"
         b"   exec(c[1],b.__dict__)\n"
         b"   if b.take(b,k,c):break\n"
@@ -45,9 +46,11 @@ cdef inline const char *bootstrap() noexcept nogil:
         b" try:import pyrunc\n"
         b" except ImportError:import site;site.main()\n"
         b" from pyrunc import bundled\n"
-        b" bundled.watch(k)\n"
+        b" bundled.begin(k)\n"
         b"from pyrunc.oci.main import main\n"
-        b"sys.exit(main(f,a))\n"
+        b"k=main(f,a)\n"
+        b"sys.modules['pyrunc.bundled'].save()\n"
+        b"sys.exit(k)\n"
     )
 
 

@@ -2,7 +2,7 @@
 # The names of signals, as signal(7) has them; their numbers are this architecture's.
 
 from pyrunc._native.linux cimport *
-from pyrunc._native.oci_system cimport parse_decimal
+from pyrunc._native.numbers cimport parse_decimal
 
 cdef extern from *:
     """

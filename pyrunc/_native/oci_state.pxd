@@ -7,7 +7,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.oci_system cimport *
-from pyrunc._native.unexecuted cimport number_in_stat
+from pyrunc._native.process_stat cimport *
 
 cdef enum:
     STATE_MAX_SIZE = 16 << 20
@@ -119,7 +119,7 @@ cdef inline bint read_state(oci_state *s) noexcept nogil:
     cdef ssize_t got
     cdef uint64_t number = 0
     cdef char *at
-    cdef int fd = <int>_rc(openat(s.directory, b"state.json", O_RDONLY | O_CLOEXEC | O_NOFOLLOW))
+    cdef int fd = <int>_rc(openat(s.directory, b"state.json", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK))
     if fd < 0:
         return False
     if fstat(fd, &status) < 0 or not S_ISREG(status.st_mode) or not 0 < status.st_size < STATE_MAX_SIZE:
@@ -169,44 +169,33 @@ cdef inline bint is_frozen(const char *freezer) noexcept nogil:
     return got > 0 and (word[0] == c'F' or word[0] == c'1')
 
 
-cdef inline bint lives(int pid, uint64_t start_time) noexcept nogil:
-    """Whether the process *pid* is the one that was born then, and has not ended."""
-    cdef char path[32]
-    cdef char stat[1024]
+cdef inline bint lives(int pid, uint64_t born, char *stat) noexcept nogil:
+    """Whether the process *pid* is the one that was born then, and has not ended; *stat* is what the kernel says of it."""
     cdef const char *at
-    cdef ssize_t got
-    cdef size_t length
-    cdef int fd
-    memcpy(path, b"/proc/", 6)
-    length = put_decimal(path + 6, <uint64_t>pid)
-    memcpy(path + 6 + length, b"/stat", 6)
-    fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC)
-    if fd < 0:
+    if not read_stat(pid, stat):
         return False
-    got = read(fd, stat, sizeof(stat) - 1)
-    close(fd)
-    if got <= 0:
-        return False
-    stat[got] = 0
     at = strrchr(stat, c')')
     if at == NULL or at[1] != c' ' or at[2] == c'Z' or at[2] == c'X' or at[2] == c'x':
         return False
-    return number_in_stat(stat, 22) == start_time
+    return number_in_stat(stat, STAT_BORN) == born
 
 
 cdef inline void find_status(oci_state *s) noexcept nogil:
     """What the container does now; the file says only what it was born as.
 
-    The process is opened by number, and then found to be the one that is meant: from there on no other can be it.
+    The process is opened by number, and then found to be the one that is meant: from there on no other can be it. That
+    it was started nobody has to note, who could be killed before: the kernel knows whether it ever executed anything.
+    One that criu has restored did not, and has no socket.
     """
+    cdef char stat[STAT_ROOM]
     s.pidfd = <int>_rc(syscall(NR_pidfd_open, s.pid, 0))
-    if s.pidfd < 0 or not lives(s.pid, s.start_time):
+    if s.pidfd < 0 or not lives(s.pid, s.start_time, stat):
         close(s.pidfd)
         s.pidfd = -1
         s.status = STATUS_STOPPED
     elif is_frozen(s.freezer):
         s.status = STATUS_PAUSED
-    elif faccessat(s.directory, b"start", F_OK, 0) == 0:
+    elif number_in_stat(stat, STAT_FLAGS) & PF_FORKNOEXEC and faccessat(s.directory, b"start", F_OK, 0) == 0:
         s.status = STATUS_CREATED
     else:
         s.status = STATUS_RUNNING

@@ -9,6 +9,7 @@ from pyrunc._native.cgroup cimport *
 from pyrunc._native.cgroup_end cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.oci_arguments cimport *
+from pyrunc._native.oci_files cimport remove_state
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_signals cimport *
 from pyrunc._native.oci_state cimport *
@@ -184,7 +185,7 @@ cdef inline int verb_delete(oci_words *words, const char *root) noexcept nogil:
         return PYTHON
     if not remove_cgroups_of(&s):
         return PYTHON
-    return 0 if remove_state(&s, id) else PYTHON
+    return 0 if remove_state(s.root, id, s.directory) else PYTHON
 
 
 cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
@@ -208,30 +209,6 @@ cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
     return True
 
 
-cdef inline bint remove_state(oci_state *s, const char *id) noexcept nogil:
-    """Remove the container's directory; `state.json` goes last, so that whoever is killed here can be followed."""
-    cdef char entries[4096]
-    cdef long got
-    cdef long at
-    cdef const char *name
-    unlinkat(s.directory, b"start", 0)
-    if unlinkat(s.root, id, AT_REMOVEDIR) == 0:
-        return True
-    lseek(s.directory, 0, SEEK_SET)
-    while True:
-        got = syscall(SYS_getdents64, s.directory, entries, sizeof(entries))
-        if got <= 0:
-            break
-        at = 0
-        while at < got:             # inode, offset: 8 bytes each; length: 2; type: 1; name
-            name = entries + at + 19
-            if entries[at + 18] != 4 and strcmp(name, b"state.json") != 0:
-                unlinkat(s.directory, name, 0)
-            at += (<unsigned char>entries[at + 16]) | (<unsigned char>entries[at + 17]) << 8
-    unlinkat(s.directory, b"state.json", 0)
-    return unlinkat(s.root, id, AT_REMOVEDIR) == 0
-
-
 cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) noexcept nogil:
     """`start ID`: tell the container's init, which waits at its socket, and hear whether it became its program."""
     cdef oci_state s
@@ -242,7 +219,7 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
     cdef bint ready = False
     if environment(here.env, b"NOTIFY_SOCKET") != NULL:
         return PYTHON
-    if not take_id(words, &id) or not at_end(words) or open_state(&s, root, id) < 0 or not lock_state(&s, id, 0):
+    if not take_id(words, &id) or not at_end(words) or open_state(&s, root, id) < 0 or not lock_state(&s, id, LOCK_NB):
         return PYTHON
     if not read_state(&s):
         return PYTHON
@@ -252,7 +229,6 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
     sock = connect_in(s.directory, b"start", 0)
     if sock < 0:
         return PYTHON
-    unlinkat(s.directory, b"start", 0)
     while True:
         got = <int>_rc(recv(sock, &word, sizeof(word), 0))
         if got == -EINTR:
@@ -264,7 +240,12 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
         if word.kind == PROGRESS_READY:
             ready = True
     if not ready:
+        find_status(&s)
+        if s.status != STATUS_STOPPED:
+            return PYTHON           # somebody else has started it, who was killed before it could take the socket away
         return start_failed(here, words, <uint32_t>FAILED_PLAN, 0, 0)
+    # Only now it is started; and if nobody comes to this, the kernel knows.
+    unlinkat(s.directory, b"start", 0)
     return 0
 
 

@@ -3,6 +3,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.mount cimport *
+from pyrunc._native.numbers cimport put_decimal
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
 
@@ -22,7 +23,7 @@ cdef inline char *put_text(char *at, const char *value) noexcept nogil:
 cdef inline char *put_layer(char *at, const char *before, int fd, const char *name) noexcept nogil:
     """Write *before*, then a path to what *fd* is open for and *name* below it; as put_text."""
     at = put_text(put_text(at, before), b"/proc/self/fd/")
-    at += put_number(at, fd)
+    at += put_decimal(at, <uint64_t>fd)
     return put_text(put_text(at, b"/"), name)
 
 

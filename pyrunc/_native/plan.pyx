@@ -117,7 +117,8 @@ cdef c_oci(plan_oci *block, uint32_t offset, oci, list hooks, const uint32_t *ta
     block.log_format = table[8]
     block.preserve_fds = oci.preserve_fds
     block.window = oci.rows << 16 | oci.columns
-    table += 9
+    block.bundle = c_optional(oci.bundle, table[9])
+    table += 10
     for i in range(OCI_STATE_TEXTS):
         block.state[i] = table[i]
     table += OCI_STATE_TEXTS
@@ -179,7 +180,7 @@ def finish(bytes base not None, bytes marks not None, size_t execve_off, str con
     if oci is not None:
         words += c_encoded((
             oci.state_dir, oci.container_id, oci.pid_file, oci.pidfd_socket, oci.console_socket, oci.log,
-            oci.seccomp_listener, oci.seccomp_metadata, oci.log_format, *oci.state, *oci.hook_state))
+            oci.seccomp_listener, oci.seccomp_metadata, oci.log_format, oci.bundle, *oci.state, *oci.hook_state))
         for hook in hooks:
             words += c_encoded((hook.path, *hook.argv, *(hook.env or ())))
         end = known + c_sizes(arguments) + c_sizes(variables) + c_sizes(paths) + c_sizes(words)

@@ -65,7 +65,8 @@ cdef struct plan_oci:
     uint32_t hook_state[OCI_HOOK_TEXTS]
     uint32_t hooks_off              # plan_oci_hook[hook_count], 8-aligned; 0 without
     uint32_t hook_count
-    uint32_t reserved[2]
+    uint32_t bundle                 # where the front door's own hooks run; NONE without hooks
+    uint32_t reserved
 
 
 cdef inline bint _text_or_none(uint32_t offset, uint32_t limit) noexcept nogil:
@@ -84,7 +85,7 @@ cdef inline bint oci_ok(const unsigned char *data, uint64_t size, uint32_t offse
     cdef uint32_t i
     if offset & 7 or not _inside(offset, sizeof(plan_oci), size):
         return False
-    if o.flags & ~<uint32_t>OCI_ALL or o.reserved[0] != 0 or o.reserved[1] != 0 or o.preserve_fds > <uint32_t>OCI_MAX_PRESERVED:
+    if o.flags & ~<uint32_t>OCI_ALL or o.reserved != 0 or o.preserve_fds > <uint32_t>OCI_MAX_PRESERVED:
         return False
     if o.state_dir >= limit or strings[o.state_dir] != c'/' or o.id >= limit or not _plain_name(strings + o.id) or o.log_format >= limit:
         return False
@@ -92,7 +93,7 @@ cdef inline bint oci_ok(const unsigned char *data, uint64_t size, uint32_t offse
         return False
     if not _path_or_none(strings, o.console_socket, limit) or not _path_or_none(strings, o.log, limit):
         return False
-    if not _path_or_none(strings, o.seccomp_listener, limit) or not _text_or_none(o.seccomp_metadata, limit):
+    if not _path_or_none(strings, o.bundle, limit) or not _path_or_none(strings, o.seccomp_listener, limit) or not _text_or_none(o.seccomp_metadata, limit):
         return False
     for i in range(OCI_STATE_TEXTS):
         if o.state[i] >= limit:

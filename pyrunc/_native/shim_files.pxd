@@ -3,8 +3,8 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.channel cimport *
+from pyrunc._native.process_stat cimport *
 from pyrunc._native.steps cimport *
-from pyrunc._native.unexecuted cimport *
 
 cdef enum:
     LINE_ROOM = 512                 # ten numbers with their names
@@ -40,25 +40,6 @@ cdef inline uint64_t realtime_ns() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_REALTIME, &t)
     return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
-
-
-cdef inline uint64_t start_time(int pid) noexcept nogil:
-    """When the process *pid* was born, in clock ticks since boot: with it, a number that is used anew is not taken for it."""
-    cdef char path[32]
-    cdef char stat[512]
-    cdef ssize_t length
-    cdef int fd
-    memcpy(path, b"/proc/", 6)
-    memcpy(path + 6 + put_number(path + 6, pid), b"/stat", 6)
-    fd = openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC)
-    if fd < 0:
-        return 0
-    length = read(fd, stat, sizeof(stat) - 1)
-    close(fd)
-    if length <= 0:
-        return 0
-    stat[length] = 0
-    return number_in_stat(stat, 22)
 
 
 cdef inline int replace_file(int directory, const char *name, const char *temporary, line *content) noexcept nogil:

@@ -5,6 +5,7 @@
 # counted, and never leaves half a record behind.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.numbers cimport put_decimal
 from pyrunc._native.shim_files cimport *
 from pyrunc._native.steps cimport *
 
@@ -269,7 +270,7 @@ cdef inline char *older(shim_log *log, char *room, uint32_t number) noexcept nog
     memcpy(room, log.path, length)
     memcpy(room + length, b".new", 5)
     if number:
-        put_number(room + length + 1, <int>number)
+        put_decimal(room + length + 1, <uint64_t>number)
     return room
 
 

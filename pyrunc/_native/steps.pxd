@@ -65,21 +65,6 @@ cdef inline int put_slot(walk *w, uint32_t slot, long fd) noexcept nogil:
     return 0
 
 
-cdef inline int put_number(char *at, int number) noexcept nogil:
-    """Write a positive number and its NUL; how many digits it has."""
-    cdef char digits[16]
-    cdef int length = 0
-    cdef int i
-    while number > 0:
-        digits[length] = <char>(48 + number % 10)
-        number = number / 10
-        length += 1
-    for i in range(length):
-        at[i] = digits[length - 1 - i]
-    at[length] = 0
-    return length
-
-
 cdef inline int write_all(int fd, const char *value) noexcept nogil:
     """One write(2) of the whole text: kernel files take a value only in one piece."""
     cdef size_t length = strlen(value)

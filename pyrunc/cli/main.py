@@ -156,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def program() -> NoReturn:
     """Run the command line of this process and end it, without what Python does at its end: all is written by then."""
     code = _run(sys.argv[1:], ends=True)
+    bundled = sys.modules.get("pyrunc.bundled")
+    if bundled is not None:
+        bundled.save()
     held = sys.modules.get("pyrunc.runtime.held")
     if held is not None:
         held.end_all()

@@ -7,12 +7,11 @@ and the end of Python; so only another process can see that a container goes a l
 
 import atexit
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
 from _weakref import ref
 
 from pyrunc.engine import finish
 from pyrunc.engine.parts import lock
-from pyrunc.errors import PyruncError
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.shim import ShimProcess
 
 _MOST = 4  # containers that wait for the thread; who has one more sees to it himself
+_IDLE_S = 1.0  # how long the thread waits for the next one
 
 
 class Afterwards:
@@ -31,62 +31,59 @@ class Afterwards:
         self._parts = parts
         self._pid = 0
         self._due: list[tuple[str, ShimProcess]] = []
-        self._work = allocate_lock()  # held by who does it
+        self._work = allocate_lock()  # of the one who does it, *_worker*
+        self._worker = 0
         self._bell = allocate_lock()  # held as long as there is nothing for the thread to do
-        self._over = False
+        self._watches = False
 
     def take(self, container_id: str, process: "ShimProcess") -> None:
         """See that note is taken of a container's end, which has come, and that it goes."""
         with lock:
             if self._pid != os.getpid():
-                self._begin()
+                # A process that was forked has no thread yet, and nothing was due when it was.
+                self._due, self._watches, self._worker = [], False, 0
+                self._work, self._bell = allocate_lock(), allocate_lock()
+                self._bell.acquire()
+                _all.append(ref(self, _all.remove))
+                self._pid = os.getpid()
             self._due.append((container_id, process))
             many = len(self._due) > _MOST
-            if self._bell.locked():
+            if not self._watches:
+                start_new_thread(self._watch, (self._bell,))
+                self._watches = True
+            elif self._bell.locked():
                 self._bell.release()
         if many:
             self.wait()
 
     def wait(self) -> None:
         """Return when all that was taken before is done."""
-        while self._pid == os.getpid() and (self._due or self._work.locked()):
+        while self._pid == os.getpid() and self._worker != get_ident() and (self._due or self._work.locked()):
             self._do_all()
-
-    def close(self) -> None:
-        """The same, and end the thread."""
-        self.wait()
-        with lock:
-            if self._pid == os.getpid():
-                self._pid, self._over = 0, True
-                if self._bell.locked():
-                    self._bell.release()
-
-    def _begin(self) -> None:
-        # A process that was forked has no thread yet, and nothing was due when it was.
-        self._due, self._over = [], False
-        self._work, self._bell = allocate_lock(), allocate_lock()
-        self._bell.acquire()
-        _all.append(ref(self, _all.remove))
-        start_new_thread(self._watch, (self._bell,))
-        self._pid = os.getpid()
 
     def _watch(self, bell: "LockType") -> None:
         while True:
-            bell.acquire()
-            if self._over or bell is not self._bell:
-                return
             self._do_all()
+            if not bell.acquire(True, _IDLE_S):
+                with lock:
+                    if not self._due:
+                        self._watches = False
+                        return
 
     def _do_all(self) -> None:
         with self._work:
-            while self._due:
-                self._do(*self._due.pop(0))
+            self._worker = get_ident()
+            try:
+                while self._due:
+                    self._do(*self._due.pop(0))
+            finally:
+                self._worker = 0
 
     def _do(self, container_id: str, process: "ShimProcess") -> None:
         try:
             finish.settle(self._parts, container_id)
             process.finished()
-        except (PyruncError, OSError):
+        except Exception:  # noqa: BLE001
             process.release()  # such as a full disk: the exit command may have more luck
         except BaseException:
             process.release()

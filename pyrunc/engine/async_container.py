@@ -18,6 +18,7 @@ from pyrunc.engine.logs import LogEntry
 from pyrunc.errors import InvalidArgument, NotFound, TimedOut
 from pyrunc.runtime import async_sandbox
 from pyrunc.runtime.attach import AttachClient
+from pyrunc.runtime.joining import Joining
 from pyrunc.runtime.sandbox import TIMEOUT, RunResult
 from pyrunc.runtime.supervised import Supervised
 
@@ -240,8 +241,11 @@ class _Joined:
         self._manager.__exit__(None, None, None)
 
     async def ask(self, stdio: Sequence[int], flags: int) -> Supervised:
-        """Ask for it, without ever waiting."""
-        return await async_sandbox.patiently(lambda: self._joining.request(stdio, flags, wait=False))
+        """Ask for it, without ever waiting; another runtime is waited for on a thread."""
+        asked = self._joining
+        if not isinstance(asked, Joining):
+            return await self._threads.call(partial(asked.request, stdio, flags), Supervised.close)
+        return await async_sandbox.patiently(lambda: asked.request(stdio, flags, wait=False))
 
     def told(self, exit_code: int) -> None:
         """It has ended."""

@@ -216,7 +216,7 @@ class Engine:
     def close(self) -> None:
         """Let go of what was opened; containers that run go on."""
         if self._made_afterwards is not None:
-            self._made_afterwards.close()
+            self._made_afterwards.wait()
         self._owners.close()
         if self._made_throwaway is not None:
             self._made_throwaway.close()

@@ -18,8 +18,8 @@ from pyrunc.engine import (
     stopping,
     throwaway,
 )
-from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError, Unavailable, Unsupported
-from pyrunc.runtime import joining, shim, shim_exec
+from pyrunc.errors import CommandNotFound, FailedPrecondition, PyruncError, Unavailable
+from pyrunc.runtime import joining, shim, shim_exec, shim_state
 from pyrunc.runtime.joining import Joining, Target, Wanted
 from pyrunc.runtime.sandbox import ExecProcess, Process, RunResult, run_asked, start_asked
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pyrunc.api import ContainerRecord
-    from pyrunc.drivers.exec.driver import ExecDriver
+    from pyrunc.drivers.exec.driver import AskedExec, ExecDriver, StartExec
     from pyrunc.engine.container import Container
     from pyrunc.engine.parts import Parts
     from pyrunc.runtime.launcher import Launcher
@@ -150,9 +150,10 @@ def _shimmed(
 ) -> Shimmed:
     record = stopping.current(parts, container_id)
     driver = registry.exec_driver(record.host_config.get("Runtime"))
+    record = _checked(record, wanted)
     if not driver.takes_plans:
-        return _driven(parts, driver, _checked(record, wanted), wanted, client, stdin=stdin)
-    with joining_of(parts, container_id, wanted) as (asked, record, exec_id):
+        return _driven(parts, driver, record, wanted, client, stdin=stdin)
+    with _joining(parts, record, wanted) as (asked, exec_id):
 
         def begin(settings: shim.ShimSettings) -> shim.ShimProcess:
             return shim_exec.start(asked, settings, client)
@@ -164,18 +165,12 @@ def _driven(
     parts: "Parts", driver: "ExecDriver", record: "ContainerRecord", wanted: Wanted, client: int | None, *, stdin: bool
 ) -> Shimmed:  # fmt: skip
     """The same by another driver than the native one."""
-    from pyrunc.drivers.exec.driver import StartExec
-
-    who = shim.running(record.state_dir)
-    if who is None:
-        raise FailedPrecondition(f"Container {record.id} is not running")
+    who = _who(record)
     exec_id = os.urandom(32).hex()
     _say_begin(parts, record, exec_id, wanted)
 
     def begin(settings: shim.ShimSettings) -> shim.ShimProcess:
-        variables = record.config.get("Env") or ()
-        asked = StartExec(exec_id, record.id, record.state_dir, who, wanted, variables, settings, client)
-        return driver.start_exec(asked)
+        return driver.start_exec(_start_exec(exec_id, record, who, wanted, settings, client))
 
     return _placed(parts, record, exec_id, wanted, stdin, begin)
 
@@ -185,31 +180,39 @@ def _placed(
     begin: "Callable[[shim.ShimSettings], shim.ShimProcess]",
 ) -> Shimmed:  # fmt: skip
     """What *begin* starts, with a directory for its shim."""
-    above = os.path.join(record.state_dir, "exec")
-    _forget_old(above)
-    place = os.path.join(above, exec_id)
+    place = _make_place(record, exec_id)
     rows, columns = wanted.size
     settings = shim.ShimSettings(
         place, exit_command=_end_command(parts, record, exec_id, place), exit_env=starting.environment(),
         terminal=wanted.tty, rows=rows, columns=columns, stdin_open=stdin, stdin_once=True,
     )  # fmt: skip
     try:
-        # Not what is above: that goes when the container has ended, and must not come back.
-        for directory in (above, place):
-            try:
-                os.mkdir(directory)
-                os.chmod(directory, 0o700)  # under any umask
-            except FileExistsError:
-                pass
         process = begin(settings)
     except FileNotFoundError as exc:
         if os.path.isdir(place):
             raise
-        raise FailedPrecondition(f"Container {record.id} is not running") from exc
+        raise shim_state.not_running(record.id) from exc
     except PyruncError:
         finish.drop_state(place)
         raise
     return Shimmed(parts, record, exec_id, place, process)
+
+
+def _make_place(record: "ContainerRecord", exec_id: str) -> str:
+    """The directory of a program, in the container's own. Raises FailedPrecondition if that is gone."""
+    above = os.path.join(record.state_dir, "exec")
+    _forget_old(above)
+    place = os.path.join(above, exec_id)
+    # Not what is above: that goes when the container has ended, and must not come back.
+    for directory in (above, place):
+        try:
+            os.mkdir(directory)
+            os.chmod(directory, 0o700)  # under any umask
+        except FileExistsError:
+            pass
+        except FileNotFoundError as exc:
+            raise shim_state.not_running(record.id) from exc
+    return place
 
 
 def _checked(record: "ContainerRecord", wanted: Wanted) -> "ContainerRecord":
@@ -225,17 +228,26 @@ def _checked(record: "ContainerRecord", wanted: Wanted) -> "ContainerRecord":
 @contextmanager
 def joining_of(
     parts: "Parts", container_id: str, wanted: Wanted
-) -> "Iterator[tuple[Joining, ContainerRecord, str]]":
+) -> "Iterator[tuple[Joining | AskedExec, ContainerRecord, str]]":
     """What to ask for *wanted* with, the container, and the id of the program."""
     record = _checked(stopping.current(parts, container_id), wanted)
     driver = registry.exec_driver(record.host_config.get("Runtime"))
-    if not driver.takes_plans:
-        raise Unsupported(
-            f"exec: what the runtime {driver.name} starts does not end with this process; exec_detached does"
-        )
-    who = shim.running(record.state_dir)
-    if who is None:
-        raise FailedPrecondition(f"Container {record.id} is not running")
+    if driver.takes_plans:
+        with _joining(parts, record, wanted) as (joins, exec_id):
+            yield joins, record, exec_id
+        return
+    asked, exec_id = _asked_of(driver, record, wanted)
+    try:
+        _say_begin(parts, record, exec_id, wanted)
+        yield asked, record, exec_id
+    finally:
+        asked.close()
+
+
+@contextmanager
+def _joining(parts: "Parts", record: "ContainerRecord", wanted: Wanted) -> "Iterator[tuple[Joining, str]]":
+    """The native driver's, and the id of the program."""
+    who = _who(record)
     pidfd = joining.open_init(record.id, who.pid, who.pid_started)
     try:
         try:
@@ -248,9 +260,38 @@ def joining_of(
         with Joining(target, wanted) as asked:
             exec_id = os.urandom(32).hex()
             _say_begin(parts, record, exec_id, wanted)
-            yield asked, record, exec_id
+            yield asked, exec_id
     finally:
         os.close(pidfd)
+
+
+def _who(record: "ContainerRecord") -> shim.Running:
+    found = shim.running(record.state_dir)
+    if found is None:
+        raise shim_state.not_running(record.id)
+    return found
+
+
+def _asked_of(driver: "ExecDriver", record: "ContainerRecord", wanted: Wanted) -> "tuple[AskedExec, str]":
+    """What another driver than the native one is asked for, and the program's id."""
+    exec_id = os.urandom(32).hex()
+    place = _make_place(record, exec_id)
+    try:
+        settings = shim.ShimSettings(place, terminal=wanted.tty)
+        return driver.attach_exec(_start_exec(exec_id, record, _who(record), wanted, settings, None)), exec_id
+    except BaseException:
+        finish.drop_state(place)
+        raise
+
+
+def _start_exec(
+    exec_id: str, record: "ContainerRecord", who: shim.Running, wanted: Wanted, settings: shim.ShimSettings,
+    client: int | None,
+) -> "StartExec":  # fmt: skip
+    from pyrunc.drivers.exec.driver import StartExec
+
+    variables = record.config.get("Env") or ()
+    return StartExec(exec_id, record.id, record.state_dir, who, wanted, variables, settings, client)
 
 
 def _launcher(parts: "Parts", record: "ContainerRecord", who: shim.Running) -> "Launcher":

@@ -17,6 +17,10 @@ def main(root: str, state: str, graph: str, container_id: str, *, ends: bool = F
         return  # with all its containers: it shall not be made anew
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     os.environ["PYRUNC_STATE"] = state
+    if ends:
+        from pyrunc import bundled
+
+        bundled.begin("exit-command")
     from pyrunc.engine import finish
     from pyrunc.engine.parts import Parts
 
@@ -36,12 +40,14 @@ def main(root: str, state: str, graph: str, container_id: str, *, ends: bool = F
 
 def _leave() -> None:
     """End what a process has to end; the logs of databases are left as by a brief command: see one_command.leave."""
+    from pyrunc import bundled
     from pyrunc.runtime import held, spawner
     from pyrunc.store import database
 
     held.end_all()
     spawner.shut_down()
     database.leave_all()
+    bundled.save()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import os
 
 from pyrunc.errors import InvalidSpec
 from pyrunc.oci.log import Failure, reason
-from pyrunc.records import NamedTuple, loads
+from pyrunc.oci.reading import contents, parsed
+from pyrunc.records import NamedTuple
 from pyrunc.spec import document
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from typing import Any
 
-_MAX_SIZE = 16 << 20
 CONFIG = "config.json"
 
 
@@ -31,13 +31,12 @@ def read(path: str, directory: int = -1) -> Bundle:
     Raises Failure in runc's words for what cannot be read, InvalidSpec, which names the field, for the rest.
     """
     path = os.path.abspath(path or ".")
-    text = _text(path, directory)
     try:
-        spec = loads(text)
-    except RecursionError:
-        raise Failure(f"{CONFIG}: nested too deeply") from None
-    except ValueError as error:
-        raise Failure(f"{CONFIG}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+        spec = parsed(
+            _contents(path, directory), CONFIG, "replace"
+        )  # what is no UTF-8 becomes U+FFFD, as Go reads it
+    except Failure as failure:
+        raise Failure(_lower(failure.message)) from None
     if not isinstance(spec, dict):
         raise InvalidSpec(f"{CONFIG}: must be an object, not {type(spec).__name__}")
     check(spec)
@@ -51,38 +50,24 @@ def read(path: str, directory: int = -1) -> Bundle:
     return Bundle(path, root, spec)
 
 
-def _text(path: str, directory: int) -> str:
+def _lower(message: str) -> str:
+    """Have json's words after the file's name, begin in lower case."""
+    name, colon, words = message.partition(": ")
+    return f"{name}{colon}{words[:1].lower()}{words[1:]}"
+
+
+def _contents(path: str, directory: int) -> bytes:
     try:
         if directory >= 0:
-            opened = os.open(CONFIG, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-        else:
-            os.stat(path)
-            opened = os.open(f"{path}/{CONFIG}", os.O_RDONLY | os.O_CLOEXEC)
+            return contents(CONFIG, directory=directory, name=CONFIG)
+        os.stat(path)
+        return contents(f"{path}/{CONFIG}", name=CONFIG)
     except FileNotFoundError as error:
         if error.filename == path:
             raise Failure(f"chdir {path}: {reason(error)}") from None
         raise Failure(f"JSON specification file {CONFIG} not found") from None
     except OSError as error:
         raise Failure(f"open {error.filename}: {reason(error)}") from None
-    try:
-        data = _all(opened)
-    except OSError as error:
-        raise Failure(f"read {CONFIG}: {reason(error)}") from None
-    finally:
-        os.close(opened)
-    if len(data) > _MAX_SIZE:
-        raise InvalidSpec(f"{CONFIG}: more than {_MAX_SIZE} bytes")
-    # What is no UTF-8 becomes U+FFFD, as Go reads it.
-    return data.decode("utf-8", "replace")
-
-
-def _all(fd: int) -> bytes:
-    data = b""
-    while chunk := os.read(fd, 1 << 20):
-        data += chunk
-        if len(data) > _MAX_SIZE:
-            break
-    return data
 
 
 def check(spec: dict[str, Any]) -> None:

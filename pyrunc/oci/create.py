@@ -15,7 +15,7 @@ from pyrunc.oci import bundle as bundles
 from pyrunc.oci import flags, hooks, rootless, seccomp_agent, state, state_text
 from pyrunc.oci.log import Failure
 from pyrunc.records import NamedTuple
-from pyrunc.runtime import users
+from pyrunc.runtime import caller, users
 from pyrunc.runtime.compile import candidates, compile_spec
 from pyrunc.runtime.compile_host import Rootfs
 from pyrunc.runtime.front_door import FrontDoor
@@ -108,7 +108,7 @@ def compile_bundle(
 
         unit = systemd.unit_of(bundle.spec, container_id, rights, env.get("XDG_RUNTIME_DIR") or "")
     spec = _completed(bundle, container_id, rights, unit)
-    if "PYRUNC_CALLER" in env and any(_is_ones_own(mount) for mount in spec["mounts"]):
+    if caller.is_another() and any(_is_ones_own(mount) for mount in spec["mounts"]):
         raise Failure("the planner cannot see what the source of a mount is to its caller")
     process = spec["process"]
     table = hooks.parse(spec)
@@ -175,7 +175,7 @@ def _block(
             str(bundle.spec.get("ociVersion") or state_text.VERSION), container_id, bundle.path,
             bundle.spec.get("annotations") or {},
         ),
-        hooks=tuple(OciHook(*hook) for hook in table),
+        hooks=tuple(OciHook(*hook) for hook in table), bundle=bundle.path if table else "",
     )  # fmt: skip
 
 
@@ -210,7 +210,7 @@ def _below(bundle: str, mount: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _listening(env: Mapping[str, str]) -> int:
     """How many sockets systemd has passed to the caller, which are the program's then; see sd_listen_fds(3)."""
-    if env.get("LISTEN_PID") != env.get("PYRUNC_CALLER", str(os.getpid())):
+    if env.get("LISTEN_PID") != str(caller.pid()):
         return 0
     number = env.get("LISTEN_FDS", "")
     return int(number[:12]) if number.isdecimal() else 0

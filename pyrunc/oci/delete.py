@@ -28,16 +28,30 @@ def run(command: Command, log: Log) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return _missing(force)
     with lock:
-        container = _settled(root, container_id, lock, force)
+        try:
+            container = _settled(root, container_id, lock, force)
+        except Failure as failure:
+            if not force or not lock.take(0):
+                raise
+            _delete_remains(directory, container_id, failure, log)
+            return 0
         if container is None:
             # A creator that was killed before it wrote down what it was about to make has made nothing else.
             remove_directory(directory)
             return _missing(force)
-        status = container.status()
+        status = container.status(locked=True)
         if not force and status not in ("stopped", "created"):
             raise Failure(f"cannot delete container {container_id} that is not stopped: {status}")
         destroy(container, log, kill=status != "stopped")
     return 0
+
+
+def _delete_remains(directory: str, container_id: str, failure: Failure, log: Log) -> None:
+    """Clear what a damaged state.json still names; what it does not is left, and that is said."""
+    from pyrunc.oci.remains import remains
+
+    log.write("warning", f"{failure.message}; what it does not name may be left")
+    destroy(remains(directory, container_id), log, kill=True)
 
 
 def _missing(force: bool) -> int:
@@ -56,7 +70,7 @@ def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container
         if container is not None:
             if force:
                 _kill(container)
-            elif container.document.get("status") == "creating":
+            elif container.unfinished:
                 raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
         lock.claim(container_id)
     return _load(root, container_id)

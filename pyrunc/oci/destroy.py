@@ -108,8 +108,5 @@ def _poststop(container: Container, log: Log) -> None:
     from pyrunc.oci import hooks
     from pyrunc.oci.state_text import told_to_hooks
 
-    bundle = container.document["bundle"]
-    if os.path.isdir(bundle):
-        os.chdir(bundle)
     for words in hooks.run(hooks.parse(container.spec), "poststop", told_to_hooks(container, "stopped")):
         log.write("warning", words)

@@ -27,7 +27,7 @@ def run(command: Command, log: Log) -> int:  # noqa: ARG001
     interval_s = command.number("interval") / 1e9
     if interval_s <= 0:
         raise Failure("duration interval must be greater than 0")
-    if container.status() == "stopped":
+    if container.status() in ("stopped", "creating"):
         raise Failure(f"container with id {container.id} is not running")
     if command.flag("stats"):
         _say(container, "stats", statistics(container))

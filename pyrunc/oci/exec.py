@@ -15,8 +15,8 @@ from pyrunc.oci.exec_words import STOPPED
 from pyrunc.oci.flags import NAME, absolute, parse, preserved, quote
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.process_words import START
-from pyrunc.records import loads
-from pyrunc.runtime import users
+from pyrunc.oci.reading import contents, parsed
+from pyrunc.runtime import caller, users
 from pyrunc.runtime.compile import candidates
 from pyrunc.runtime.compile_exec import Running, Terminal, compile_exec
 from pyrunc.runtime.plan import OCI_FLAGS, Oci
@@ -73,6 +73,8 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
     status = container.status()
     if status == "stopped":
         raise Failure(STOPPED)
+    if status == "creating":
+        raise Failure("cannot exec in a container that is being created")
     if status == "paused" and not command.flag("ignore-paused"):
         raise Failure("cannot exec in a paused container (use --ignore-paused to override)")
     if not command.text("process") and len(command.arguments) == 1:
@@ -137,12 +139,9 @@ def _of_file(path: str, own: dict[str, Any]) -> dict[str, Any]:
     from pyrunc.spec import document
 
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            process = loads(file.read())
+        process = parsed(contents(path, piped=not caller.is_another()), path)  # a pipe is read once
     except OSError as error:
         raise Failure(f"open {path}: {reason(error)}") from None
-    except ValueError as error:
-        raise Failure(f"{path}: {error}") from None
     document.check({"process": process})
     if not isinstance(process, dict):
         raise Failure("process property must not be empty")

@@ -57,7 +57,9 @@ def run(front_door: str, arguments: list[str]) -> int:  # noqa: ARG001
         log.error(_hook_words(ending, int(hook)))
         ended = int(status)
         return 128 + os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else os.waitstatus_to_exitcode(ended)
-    if where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
+    if where == "poststart":
+        text = _hook_words(ending, int(hook))
+    elif where == "hook" or (where.isdecimal() and reader.step(int(where)).op == "hook"):
         text = START + _INIT + _hook_words(ending, int(hook))
     verb = "run" if told.flags & native.FLAG_RUN else "create"
     failure = of_verb(verb, Failure(text))

@@ -65,10 +65,10 @@ def parse(spec: "Mapping[str, Any]") -> list[Hook]:
     return found
 
 
-def run(hooks: "Iterable[Hook]", kind: str, state: bytes) -> "list[str]":
+def run(hooks: "Iterable[Hook]", kind: str, state: bytes, *, until_failure: bool = False) -> "list[str]":
     """Run those of *kind*, one after another; the words for each that failed.
 
-    None of them keeps the others from running: so the document's standard wants it of poststart and poststop.
+    None of them keeps the others from running, as the document's standard wants it of poststop, but *until_failure*.
     """
     failures = []
     for index, hook in enumerate(hook for hook in hooks if HOOK_KINDS[hook.kind] == kind):
@@ -78,6 +78,8 @@ def run(hooks: "Iterable[Hook]", kind: str, state: bytes) -> "list[str]":
         )  # fmt: skip
         if failed:
             failures.append(words(index, hook, error, status, timed_out, output, errors))
+            if until_failure:
+                break
     return failures
 
 

@@ -14,14 +14,32 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PLACE = "/run/pyrunc-planner"
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # its inode; linux/proc_ns.h, PROC_USER_INIT_INO
 
 
 def place(env: Mapping[str, str]) -> str:
-    """The directory of the planners' sockets, or "" where there shall be none."""
+    """The directory of the planners' sockets, or "" where there shall be none.
+
+    Of who is not the host's root it is below XDG_RUNTIME_DIR, which is nobody else's.
+    """
     wanted = env.get("PYRUNC_OCI_PLANNER", "")
-    if wanted == "0" or os.geteuid() != 0:
+    if wanted == "0":
         return ""
-    return wanted if wanted.startswith("/") else PLACE
+    if wanted.startswith("/"):
+        return wanted
+    root = os.geteuid() == 0
+    runtime = env.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and not (root and _is_host()):
+        return f"{runtime}/pyrunc-planner"
+    return PLACE if root else ""
+
+
+def _is_host() -> bool:
+    """Whether this is no user namespace but the first."""
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+    except OSError:
+        return True
 
 
 def ensure(front_door: str) -> None:
@@ -74,9 +92,9 @@ def _start(front_door: str, directory: str, name: str) -> None:
         os.setsid()
         if os.fork() == 0:
             let_go()
-            from pyrunc.oci import resident
+            from pyrunc.oci import parting, resident
 
-            resident.leave()
+            parting.leave()
             resident.Planner(front_door, directory, name).serve()
         code = 0
     finally:

@@ -24,6 +24,18 @@ ctr run --runc-binary /path/to/pyrunc-oci docker.io/library/alpine:latest box tr
 dockerd --add-runtime pyrunc=/path/to/pyrunc-oci        # docker run --runtime pyrunc …
 ```
 
+podman shows a runtime's errors in their own words, without log lines around them, if it is told that the runtime
+writes its log as JSON: by its name, in `/etc/containers/containers.conf` or `~/.config/containers/containers.conf`,
+where a runtime can be given a name and be made the default, too:
+
+```toml
+[engine]
+runtime = "pyrunc-oci"
+runtime_supports_json = ["crun", "runc", "pyrunc-oci"]
+[engine.runtimes]
+pyrunc-oci = ["/path/to/pyrunc-oci"]
+```
+
 Some 300 command lines were given to runc 1.1.5, and what it said is in `tests/fixtures/runc`. pyrunc-oci says the same,
 but for this:
 
@@ -31,9 +43,9 @@ but for this:
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
 - a container whose `checkpoint` fails is left alone;
-- with `--systemd-cgroup` a unit has its limits from the start; systemd is never told to deny all devices where the document
-  denies only some; a name that ends in `.slice` works; a user who is in no cgroup of their own systemd is refused; and what it
-  has made cannot be checkpointed.
+- with `--systemd-cgroup` a unit has its limits from the start; systemd is never told to deny all devices where the
+  document denies only some; a name that ends in `.slice` works; a user who is in no cgroup of their own systemd is refused;
+  and no container in a unit is checkpointed.
 
 `checkpoint` and `restore` need a criu that works on this kernel. A container with a terminal cannot be restored; one is
 restored into the cgroups that it was saved from; of its streams, pipes and sockets become those of who calls `restore`.

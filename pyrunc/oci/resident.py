@@ -10,6 +10,8 @@ it in every other way, and it tells no error: it declines, and the caller finds 
 | hold a directory or cgroup | it works in `/`, and in a cgroup of its own in each hierarchy                    |
 | serve a stranger           | its socket is in a directory of its user's, and both ends look at the other's   |
 | see another world          | who asks says its namespaces, root and executable, and they have to be its own  |
+| see more than a caller     | the kernel says what either may, and that has to be the same                    |
+| be held up                 | a caller says all at once or is not heard; files are regular; time is limited   |
 
 The messages are drawn in `pyrunc/_native/oci_planner.pxd`.
 """
@@ -19,56 +21,41 @@ from __future__ import annotations
 import _socket  # without what the socket module adds: its import costs milliseconds
 import os
 import select
+import signal
+import stat
 import sys
 from _struct import Struct
 
 from pyrunc._native import plan as native
-from pyrunc.oci.planner import let_go
+from pyrunc._native import standing
+from pyrunc.oci.guests import Guests, receive
+from pyrunc.oci.parting import leave_cgroups, move_to_own_cgroups
 from pyrunc.records import NamedTuple
+from pyrunc.runtime import caller as served
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 IDLE_MS = 60_000
-_MAGIC, _VERSION = 0x52504F50, 1
+_MAGIC, _VERSION = 0x52504F50, 2
 _PLAN, _DECLINE = 1, 2
 _ROOM = 1 << 16
-_PATIENCE_MS = 100  # a caller sends at once
+_PATIENCE_MS = 300  # as PLANNER_PATIENCE_MS
+_OVERDUE_MOST = 8
 _LOOK_AGAIN_NS = 500_000_000
-_BACKLOG = 64
-_CGROUP = "/pyrunc-planner"
-_ASK = Struct("=6I4Q2Q8Q")
+_BACKLOG = 256
+_ASK = Struct("=6I4Q2Q8Q2Q")
 _ANSWER = Struct("=II")
 _NAMESPACES = ("mnt", "user", "pid", "net", "cgroup", "uts", "ipc", "time")
 # What of the environment a caller sends, and so what of its own a planner does not use.
-_MATTERS = ("LISTEN_", "PYRUNC_", "NOTIFY_SOCKET=", "XDG_RUNTIME_DIR=", "DBUS_SESSION_BUS_ADDRESS=")
-_SO_PEERCRED = 17
+_MATTERS = (
+    "LISTEN_", "PYRUNC_", "NOTIFY_SOCKET=", "XDG_RUNTIME_DIR=", "PATH=", "USER=", "DBUS_SESSION_BUS_ADDRESS=",
+)  # fmt: skip
+# Of /proc/<pid>/status.
+_RIGHTS = (b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp")
+_SO_PEERCRED, _SO_PEERPIDFD = 17, 77
 _SCM_RIGHTS = 1
-_MSG_CMSG_CLOEXEC = 0x40000000
-
-
-def leave() -> None:
-    """Part with everything of the starter's; its descriptors first, of which others wait for the end."""
-    let_go()
-    os.chdir("/")
-    os.umask(0o077)
-    try:
-        # A daemon's starter may be spared by the OOM killer; who is there to save time shall not be.
-        _write("/proc/self/oom_score_adj", b"0")
-    except OSError:
-        pass
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _end(*_: object) -> None:
-    """End as if nobody had asked for long, and leave nothing."""
-    raise SystemExit
 
 
 class World(NamedTuple):
@@ -77,6 +64,7 @@ class World(NamedTuple):
     executable: tuple[int, ...]
     root: tuple[int, ...]
     namespaces: tuple[int, ...]
+    standing: tuple[int, ...]
 
 
 def own_world(front_door: str) -> World:
@@ -86,6 +74,7 @@ def own_world(front_door: str) -> World:
         (exe.st_dev, exe.st_ino, exe.st_size, exe.st_mtime_ns),
         (root.st_dev, root.st_ino),
         tuple(map(_namespace, _NAMESPACES)),
+        standing.standing(),
     )
 
 
@@ -96,6 +85,18 @@ def _namespace(kind: str) -> int:
         return 0  # the kernel has none of this kind
 
 
+def rights_of(pid: int | str) -> tuple[bytes, ...]:
+    """Whatever decides what a process may read, as the kernel says it; not what it says itself. Raises OSError."""
+    with open(f"/proc/{pid}/status", "rb") as status:
+        found = [line for line in status.read().split(b"\n") if line.startswith(_RIGHTS)]
+    try:
+        with open(f"/proc/{pid}/attr/current", "rb") as label:
+            found.append(label.read())
+    except OSError:
+        pass  # no security module has labels
+    return tuple(found)
+
+
 class Planner:
     """One planner; it serves one caller after another."""
 
@@ -103,9 +104,12 @@ class Planner:
         self._directory = directory
         self._name = name
         self._world = own_world(front_door)
+        self._rights = rights_of("self")
         self._front_door = front_door
         self._files: dict[str, tuple[int, int]] = {}
         self._looked_ns = 0
+        self._served_ns = _monotonic_ns()
+        self._overdue = 0
         self._own_cgroups: list[str] = []
         # Readable is what has changed since it was last looked at; proc_pid_mountinfo(5).
         self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -113,26 +117,30 @@ class Planner:
         self._mounts.register(self._mountinfo, select.POLLPRI)
 
     def serve(self, idle_ms: int = IDLE_MS) -> None:
-        """Answer until nobody has asked for *idle_ms* milliseconds. Raises OSError where there is a planner already."""
+        """Answer until nobody was served for *idle_ms* milliseconds; not at all where there is a planner already.
+
+        Raises OSError.
+        """
         os.makedirs(self._directory, 0o700, exist_ok=True)
+        if not _is_ours(self._directory):
+            return
         lock = _locked(f"{self._name}.lock")
         if lock < 0:
             return
         listener = self._listen()
         try:
-            self._own_cgroups = _move_to_own_cgroups()
+            self._own_cgroups = move_to_own_cgroups()
             self._unchanged()
             _settle()
-            poller = select.poll()
-            poller.register(listener.fileno(), select.POLLIN)
-            while poller.poll(idle_ms):
-                fd, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
-                caller = _socket.socket(fileno=fd)
-                try:
-                    if not self._answer(caller):
-                        break
-                finally:
-                    caller.close()
+            signal.signal(signal.SIGALRM, _too_late)
+            guests = Guests(listener)
+            while (left_ms := idle_ms - (_monotonic_ns() - self._served_ns) // 1_000_000) > 0:
+                for caller in guests.wait(left_ms):
+                    try:
+                        if not self._answer(caller):
+                            return
+                    finally:
+                        caller.close()
         finally:
             # In this order: nobody is to find a socket that nobody serves, or a lock that somebody holds.
             os.unlink(self._name)
@@ -140,7 +148,7 @@ class Planner:
             os.unlink(f"{self._name}.lock")
             os.close(lock)
             _remove(self._directory)
-            _leave_cgroups(self._own_cgroups)
+            leave_cgroups(self._own_cgroups)
 
     def _listen(self) -> _socket.socket:
         """Listen under a temporary name, and take the real one when callers need not wait."""
@@ -161,47 +169,71 @@ class Planner:
         pid, uid = _peer(caller)
         if uid != os.geteuid():
             return True
-        caller.setblocking(False)
-        message, descriptors = _receive(caller)
+        message, descriptors = receive(caller, _ASK.size + _ROOM)
+        if not message and not descriptors:
+            return True  # it has gone
         try:
             if not self._unchanged():
                 _send(caller, _DECLINE)
                 return False
-            plan = self._plan(message, descriptors, pid)
+            plan = self._plan(message, descriptors, pid) if self._is_alike(caller, pid) else None
             if plan is None:
                 _send(caller, _DECLINE)
             else:
+                self._served_ns = _monotonic_ns()
                 _send(caller, _PLAN, plan)
         except OSError:
             pass  # the caller has gone
         finally:
             for fd in descriptors:
                 os.close(fd)
-        return True
+        # What was interrupted may have left something open: a few times only.
+        return self._overdue < _OVERDUE_MOST
+
+    def _is_alike(self, caller: _socket.socket, pid: int) -> bool:
+        """Whether the caller may do what we may: else it would be told what it could not find out itself."""
+        pidfd = _peer_pidfd(caller)
+        try:
+            if rights_of(pid) != self._rights:
+                return False
+        except OSError:
+            return False
+        else:
+            return pidfd < 0 or not _has_ended(pidfd)  # the number may have become another's
+        finally:
+            if pidfd >= 0:
+                os.close(pidfd)
 
     def _plan(self, message: bytes, descriptors: Sequence[int], pid: int) -> bytes | None:
         """The plan that is asked for; None for what is another world's, not understood, or an error of any kind."""
         if len(message) < _ASK.size:
             return None
         magic, version, plan_version, argc, envc, has_bundle, *rest = _ASK.unpack_from(message)
-        world = World(tuple(rest[:4]), tuple(rest[4:6]), tuple(rest[6:]))
+        world = World(tuple(rest[:4]), tuple(rest[4:6]), tuple(rest[6:14]), tuple(rest[14:]))
         if (magic, version, plan_version) != (_MAGIC, _VERSION, native.VERSION) or world != self._world:
             return None
         words = os.fsdecode(message[_ASK.size :]).split("\0")
         if len(words) != argc + envc + 1 or len(descriptors) != 1 + bool(has_bundle):
             return None
         env = dict(word.partition("=")[::2] for word in words[argc:-1])
-        env["PYRUNC_CALLER"] = str(pid)
         try:
+            # Whoever has waited for longer does without; who names what never answers holds nobody else up.
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE_MS / 1000)
+            served.serve(pid)
             os.fchdir(descriptors[0])
             self._see_as(env)
             plan = _prepare(words[:argc], descriptors[0], descriptors[1] if has_bundle else -1, env)
+        except _TooLateError:
+            self._overdue += 1
+            return None
         except Exception:  # noqa: BLE001
             return None  # whatever it is, the caller finds it too, and has the words
         else:
             # What names this process may not be there any more when the plan is carried out.
             return None if f"/proc/{os.getpid()}/".encode() in plan else plan
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            served.serve(0)
             os.chdir("/")
 
     def _see_as(self, env: Mapping[str, str]) -> None:
@@ -265,25 +297,26 @@ def _peer(connection: _socket.socket) -> tuple[int, int]:
     return int.from_bytes(data[:4], sys.byteorder), int.from_bytes(data[4:8], sys.byteorder)
 
 
-def _receive(caller: _socket.socket) -> tuple[bytes, list[int]]:
-    """Its message and descriptors; nothing from one that sends nothing."""
-    poller = select.poll()
-    poller.register(caller.fileno(), select.POLLIN)
-    if not poller.poll(_PATIENCE_MS):
-        return b"", []
+def _peer_pidfd(connection: _socket.socket) -> int:
+    """A pidfd of who is at the other end; -1 before Linux 6.5."""
     try:
-        data, control, flags, _ = caller.recvmsg(_ASK.size + _ROOM, 4096, _MSG_CMSG_CLOEXEC)
+        return connection.getsockopt(_socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
-        return b"", []
-    descriptors = [
-        int.from_bytes(payload[at : at + 4], sys.byteorder)
-        for level, kind, payload in control
-        if level == _socket.SOL_SOCKET and kind == _SCM_RIGHTS
-        for at in range(0, len(payload) - 3, 4)
-    ]
-    if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-        data = b""
-    return data, descriptors
+        return -1
+
+
+def _has_ended(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+class _TooLateError(BaseException):
+    """The caller has given up."""
+
+
+def _too_late(*_: object) -> None:
+    raise _TooLateError
 
 
 def _send(caller: _socket.socket, kind: int, plan: bytes = b"") -> None:
@@ -320,6 +353,12 @@ def _locked(path: str) -> int:
         os.close(fd)
 
 
+def _is_ours(directory: str) -> bool:
+    """Whether nobody else can put anything in its place, or in it."""
+    status = os.lstat(directory)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -332,47 +371,3 @@ def _remove(directory: str) -> None:
         os.rmdir(directory)
     except OSError:
         pass
-
-
-def _move_to_own_cgroups() -> list[str]:
-    """Leave the cgroups of the starter, whose owner may want to remove them; the directories of our own."""
-    from pyrunc._native import cgroup
-    from pyrunc.runtime import cgroup_layout
-
-    made = []
-    layout = cgroup_layout.detect()
-    for hierarchy in (*layout.hierarchies, *layout.named):
-        path = f"{hierarchy.mountpoint}{_CGROUP}"
-        cpuset = "cpuset" in hierarchy.controllers and hierarchy.version == 1
-        try:
-            cgroup.make(
-                os.fsencode(hierarchy.mountpoint),
-                os.fsencode(_CGROUP),
-                cpuset=cpuset,
-                seed=cpuset,
-                existing=True,
-            )
-            made.append(path)
-            # One thread is all there is; by `tasks` it moves in a fraction of the time.
-            _write(f"{path}/{'tasks' if hierarchy.version == 1 else 'cgroup.procs'}", b"0")
-        except OSError:
-            continue
-    return made
-
-
-def _leave_cgroups(directories: Sequence[str]) -> None:
-    for path in directories:
-        try:
-            version_1 = os.path.exists(f"{path}/tasks")
-            _write(f"{os.path.dirname(path)}/{'tasks' if version_1 else 'cgroup.procs'}", b"0")
-            os.rmdir(path)
-        except OSError:
-            continue  # another planner is in there
-
-
-def _write(path: str, value: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value)
-    finally:
-        os.close(fd)

@@ -32,8 +32,13 @@ def run(command: Command, log: Log) -> int:  # noqa: ARG001
     root, container_id = root_of(command.options), command.arguments[0]
     container = load(root, container_id)
     with Lock(container.directory) as lock:
-        lock.claim(container_id)
-        status = container.status()
+        if not lock.take(0):
+            # Who creates it may be waiting for a hook, which may be waiting for us.
+            if container.unfinished:
+                raise Failure("cannot start a container in the creating state")
+            lock.claim(container_id)
+        container = load(root, container_id)
+        status = container.status(locked=True)
         if status != "created":
             raise Failure(_REFUSALS.get(status, f"cannot start a container in the {status} state"))
         notify = Notify(container, os.environ.get("NOTIFY_SOCKET", ""))
@@ -57,30 +62,55 @@ def _start(container: Container) -> tuple[int, int, int] | None:
         try:
             # By the descriptor: the path of a state directory may be longer than a socket's may be.
             connection.connect(f"/proc/self/fd/{directory}/start")
-            os.unlink("start", dir_fd=directory)
         except (ConnectionRefusedError, FileNotFoundError):
-            raise Failure(_REFUSALS["running" if container.alive() else "stopped"]) from None
+            raise Failure(_refusal(container)) from None
         finally:
             os.close(directory)
         ready = False
         while True:
-            message = connection.recv(4096)
+            try:
+                message = connection.recv(4096)
+            except ConnectionResetError:
+                message = b""  # it was in the queue behind another one
             if len(message) < _RECORD.size:
-                return None if ready else (_NO_WORD, 0, 0)
+                break
             kind, step, error, op = _RECORD.unpack_from(message)
             if kind == _FAILED:
                 return step, abs(error), op
             ready = ready or kind == _READY
+    if ready:
+        # Only now it is started; and if nobody comes to this, the kernel knows.
+        try:
+            os.unlink(f"{container.directory}/start")
+        except FileNotFoundError:
+            pass  # whoever was sooner
+        return None
+    if container.alive():
+        raise Failure(_refusal(container))
+    return _NO_WORD, 0, 0
+
+
+def _refusal(container: Container) -> str:
+    """Of a container at whose socket nobody listens: somebody else has started it, who may have been killed since."""
+    return _REFUSALS["running" if container.alive() else "stopped"]
 
 
 def _poststart(container: Container) -> None:
-    """Run the poststart hooks; a container whose hook fails is killed, as runc does. Source: OCI config.md."""
+    """Run the poststart hooks in the bundle; the first that fails ends them and the container.
+
+    Source: OCI runtime.md, "Lifecycle"; runc.
+    """
     if not (container.spec.get("hooks") or {}).get("poststart"):
         return
     from pyrunc.oci import hooks
     from pyrunc.oci.state_text import told_to_hooks
 
-    failures = hooks.run(hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"))
+    bundle = container.document["bundle"]
+    if os.path.isdir(bundle):
+        os.chdir(bundle)
+    failures = hooks.run(
+        hooks.parse(container.spec), "poststart", told_to_hooks(container, "running"), until_failure=True
+    )
     if failures:
         try:
             signal_first(container, signal.SIGKILL)

@@ -2,13 +2,16 @@
 
 The file is written by the native front door, once as "creating" and once as "created". Everything later is derived:
 
-| what is found                                            | status   |
-|----------------------------------------------------------|----------|
-| no process of that pid and start time, or a zombie       | stopped  |
-| the file says creating                                   | creating |
-| its freezer is frozen                                    | paused   |
-| the socket `start`, on which its first process waits     | created  |
-| none of these                                            | running  |
+| what is found                                                     | status   |
+|-------------------------------------------------------------------|----------|
+| the file says creating, and its creator lives: it holds the lock  | creating |
+| no process of that pid and start time, or a zombie                | stopped  |
+| its freezer is frozen                                             | paused   |
+| its first process never executed anything, and the socket `start` | created  |
+| none of these                                                     | running  |
+
+That nobody has to note what has happened: who does may be killed before. The kernel knows what executed a program
+(PF_FORKNOEXEC, linux/sched.h). What criu has restored did not, but has no socket.
 
 Source: OCI runtime.md, "State"; proc_pid_stat(5).
 """
@@ -17,8 +20,9 @@ from __future__ import annotations
 
 import os
 
+from pyrunc.oci.lock import is_held
 from pyrunc.oci.log import Failure, reason
-from pyrunc.records import loads
+from pyrunc.oci.reading import contents, parsed
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -29,7 +33,11 @@ if TYPE_CHECKING:
 ROOT = "/run/pyrunc-oci"
 _ID = frozenset("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_+-.")
 
+FILE = "state.json"
 NO_SUCH = "container does not exist"
+_MEMBERS = {"id": str, "pid": int, "status": str, "bundle": str, "ociVersion": str, "pyrunc": dict}
+_OWN_MEMBERS = {"version": int, "start_time": int, "cgroups": list, "freezer": str, "kill": str, "spec": dict}
+_PF_FORKNOEXEC = 0x40
 
 
 class Container:
@@ -54,19 +62,25 @@ class Container:
         found: dict[str, Any] = self.own["spec"]
         return found
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether its creation has not come to its end yet, or never did."""
+        return self.document.get("status") == "creating"
+
     def alive(self) -> bool:
         """Whether its first process exists: the same one, and no zombie."""
         return self.pid > 0 and start_time(self.pid) == self.own.get("start_time")
 
-    def status(self) -> str:
-        """What is true now; see the table above."""
-        if not self.alive():
+    def status(self, *, locked: bool = False) -> str:
+        """What is true now; see the table above. The caller who has it *locked* knows that nobody creates it."""
+        if self.unfinished:
+            return "creating" if not locked and is_held(self.directory) else "stopped"
+        birth = _birth(self.pid)
+        if birth is None or birth[0] != self.own.get("start_time"):
             return "stopped"
-        if self.document.get("status") == "creating":
-            return "creating"
         if frozen(self.own.get("freezer") or ""):
             return "paused"
-        return "created" if os.path.lexists(f"{self.directory}/start") else "running"
+        return "created" if birth[1] and os.path.lexists(f"{self.directory}/start") else "running"
 
 
 def default_root() -> str:
@@ -110,17 +124,42 @@ def load(root: str, container_id: str) -> Container:
     check_id(container_id)
     directory = f"{root}/{container_id}"
     try:
-        with open(f"{directory}/state.json", encoding="utf-8", errors="surrogateescape") as file:
-            document = loads(file.read())
-        if document["id"] != container_id or document["pyrunc"]["version"] != 1:
-            raise ValueError("of another version or container")
-    except FileNotFoundError:
+        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            document = parsed(contents(FILE, directory=place, follow=False), FILE)
+        finally:
+            os.close(place)
+    except (FileNotFoundError, NotADirectoryError):
         raise Failure(NO_SUCH) from None
     except OSError as error:
         raise Failure(f"unable to read the state of container {container_id}: {reason(error)}") from None
-    except (ValueError, TypeError, LookupError) as error:
-        raise Failure(f"unable to read the state of container {container_id}: {error}") from None
+    except Failure as failure:
+        raise Failure(f"unable to read the state of container {container_id}: {failure.message}") from None
+    wrong = _wrong(document, container_id)
+    if wrong:
+        raise Failure(f"unable to read the state of container {container_id}: {FILE}: {wrong}")
     return Container(directory, document)
+
+
+def _wrong(document: Any, container_id: str) -> str:
+    """What a state.json lacks of what every verb relies on, "" if nothing."""
+    if not isinstance(document, dict):
+        return "must be an object"
+    for name, kind in _MEMBERS.items():
+        if not isinstance(document.get(name), kind):
+            return f"{name}: is missing, or of another type"
+    own = document["pyrunc"]
+    for name, kind in _OWN_MEMBERS.items():
+        if not isinstance(own.get(name), kind):
+            return f"pyrunc.{name}: is missing, or of another type"
+    if document["id"] != container_id:
+        return f"id: is that of another container, {document['id']}"
+    if own["version"] != 1:
+        return f"pyrunc.version: {own['version']} is not known"
+    for entry in own["cgroups"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or "version" not in entry:
+            return "pyrunc.cgroups: must be objects with path and version"
+    return ""
 
 
 def ids(root: str) -> list[str]:
@@ -135,12 +174,18 @@ def ids(root: str) -> list[str]:
 
 def start_time(pid: int) -> int | None:
     """When the process *pid* was started, in ticks since boot; None if there is none, or only a zombie."""
+    birth = _birth(pid)
+    return birth and birth[0]
+
+
+def _birth(pid: int) -> tuple[int, bool] | None:
+    """When the process *pid* was started, and whether it is what was forked then; see proc_pid_stat(5)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if fields[0] in (b"Z", b"X") else (int(fields[19]), bool(int(fields[6]) & _PF_FORKNOEXEC))
 
 
 def frozen(directory: str) -> bool:

@@ -10,8 +10,8 @@ from pyrunc.oci.flags import decimal, quote
 from pyrunc.oci.kill import NOT_RUNNING
 from pyrunc.oci.lock import Lock
 from pyrunc.oci.log import Failure, reason
+from pyrunc.oci.reading import contents, parsed, whole
 from pyrunc.oci.state import load, root_of
-from pyrunc.records import loads
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(command: Command, log: Log) -> int:
 
     container = load(root_of(command.options), command.arguments[0])
     resources = _document(command.text("resources")) if command.text("resources") else from_flags(command)
-    if container.status() == "stopped":
+    if container.status() in ("stopped", "creating"):
         raise Failure(NOT_RUNNING)
     if not resources:
         return 0
@@ -95,16 +95,12 @@ def from_flags(command: Command) -> dict[str, Any]:
 
 def _document(path: str) -> dict[str, Any]:
     try:
-        with open(0 if path == "-" else path, encoding="utf-8", closefd=path != "-") as file:
-            text = file.read()
+        data = whole(0, path) if path == "-" else contents(path, piped=True)
     except OSError as error:
         raise Failure(f"open {path}: {reason(error)}") from None
-    if not text.strip():
+    if not data.strip():
         raise Failure("EOF")
-    try:
-        found = loads(text)
-    except ValueError as error:
-        raise Failure(f"resources: {error}") from None
+    found = parsed(data, "resources")
     if not isinstance(found, dict):
         raise Failure("resources: must be an object")
     return found

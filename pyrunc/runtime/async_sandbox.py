@@ -286,7 +286,8 @@ async def start_asked(ask: Ask, stdin: int | None, stdout: int | None, stderr: i
             child = await ask(stdio, 0)
         talk = _Conversation(child)
         try:
-            await talk.record()
+            if not child.started:
+                await talk.record()
             return child
         except BaseException as exc:
             await talk.end()

@@ -17,6 +17,7 @@ import os
 from pyrunc._native import plan as native
 from pyrunc.errors import InvalidSpec
 from pyrunc.records import NamedTuple
+from pyrunc.runtime import caller
 from pyrunc.runtime.compile_host import HostPart
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, SYNC
 
@@ -190,8 +191,8 @@ def may_enter(directory: CgroupDir) -> bool:
 
 
 def own_cgroup() -> str:
-    """The cgroup v2 of this process, below the hierarchy's root; "" for the root itself."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+    """The cgroup v2 of whoever makes the container, below the hierarchy's root; "" for the root itself."""
+    with open(f"/proc/{caller.pid()}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         lines = file.read().splitlines()
     return next((line[3:] for line in lines if line.startswith("0::")), "").rstrip("/")
 

@@ -12,7 +12,7 @@ import os
 import select
 
 from pyrunc._native import plan as native
-from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, StartError
+from pyrunc.errors import InvalidArgument, PyruncError, StartError
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout, users
 from pyrunc.runtime import option_checks as checks
@@ -22,6 +22,7 @@ from pyrunc.runtime.launcher import give
 from pyrunc.runtime.option_privileges import capabilities_of
 from pyrunc.runtime.place_program import place_program
 from pyrunc.runtime.plan import HOST, INIT, STAGE_NUMBER, PlanTemplate, Shim, Step
+from pyrunc.runtime.shim_state import not_running
 from pyrunc.runtime.supervised import Supervised
 from pyrunc.spec import capabilities, defaults
 
@@ -200,6 +201,10 @@ class Joining:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more will be asked for."""
         os.close(self._pidfd)
 
 
@@ -239,11 +244,6 @@ class Joined(Supervised):
             words = os.strerror(error).lower()
             return StartError(f"cannot make another process in the container: {words}", step=op, errno=error)
         return super()._failure(index, error, status)
-
-
-def not_running(container_id: str) -> FailedPrecondition:
-    """In Docker's words."""
-    return FailedPrecondition(f"Container {container_id} is not running")
 
 
 def _ended(pidfd: int, patience_ms: int) -> bool:

@@ -136,7 +136,7 @@ class Oci(NamedTuple):
 
     *flags* are those of OCI_FLAGS; paths are absolute, or "" for none. *state* and *hook_state* are the texts between
     which pid, status and times go; *hooks* stand in the order of their kinds. *preserve_fds* descriptors from 3 on
-    become the program's; *rows* and *columns* are its terminal's.
+    become the program's; *rows* and *columns* are its terminal's. Hooks run in the directory *bundle*.
     """
 
     state_dir: str
@@ -155,6 +155,7 @@ class Oci(NamedTuple):
     state: tuple[str, str, str, str, str] = ("", "", "", "", "")
     hook_state: tuple[str, str, str] = ("", "", "")
     hooks: tuple[OciHook, ...] = ()
+    bundle: str = ""
 
     def describe(self) -> str:
         """As lines of a printed plan."""
@@ -163,7 +164,7 @@ class Oci(NamedTuple):
             f"oci   state {self.state_dir} {names or 'create'}",
             f"oci   descriptors {self.preserve_fds} window={self.rows}x{self.columns}",
         ]
-        paths = ("pid_file", "pidfd_socket", "console_socket", "seccomp_listener", "log")
+        paths = ("pid_file", "pidfd_socket", "console_socket", "seccomp_listener", "log", "bundle")
         lines += [f"oci   {name} {getattr(self, name)}" for name in paths if getattr(self, name)]
         lines += [
             f"oci   hook {HOOK_KINDS[hook.kind]} {hook.path} {list(hook.argv)} env={hook.env} "

@@ -395,7 +395,8 @@ def _run_on_terminal(
         if until is not None and not _readable(child, until):
             give_up(child)
             raise TimedOut("waiting for its start")
-        child.take()
+        if not child.started:
+            child.take()
         since = begun / 1e9 if until is None else time.monotonic()
         if not converse(child, stdin, None if timeout_s is None else since + timeout_s, output):
             child.abandon()
@@ -415,7 +416,8 @@ def start_asked(ask: Ask, stdin: int | None, stdout: int | None, stderr: int | N
         with Stdio(stdin, stdout, stderr) as stdio:
             child = ask(stdio, 0)
         try:
-            child.take()
+            if not child.started:
+                child.take()
             return child
         except BaseException as exc:
             child.abandon()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from _signal import pidfd_send_signal  # type: ignore[import-not-found]  # signal imports enum
 
+from pyrunc.errors import FailedPrecondition
 from pyrunc.records import NamedTuple, loads
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -99,6 +100,11 @@ def is_alive(pid: int, born: int) -> bool:
         return False
     fields = found.rpartition(b")")[2].split()
     return int(fields[19]) == born and fields[0] not in b"ZX"
+
+
+def not_running(container_id: str) -> FailedPrecondition:
+    """In Docker's words."""
+    return FailedPrecondition(f"Container {container_id} is not running")
 
 
 def signal(who: Running, number: int) -> bool:

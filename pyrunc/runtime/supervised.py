@@ -59,7 +59,8 @@ class NotTaken(errors.Unavailable):
 class Supervised(held.Holder):
     """A container that was asked for; its socket is the supervisor's.
 
-    Closing it while the container runs ends the container. *over* says that no record comes any more.
+    Closing it while the container runs ends the container. *started* says that it has taken the record of the start,
+    *over* that no record comes any more.
     """
 
     def __init__(

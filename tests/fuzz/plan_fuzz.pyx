@@ -250,6 +250,7 @@ cdef inline uint64_t touch(const unsigned char *data, uint64_t size, int *slots)
         total += touch_optional(strings, o.pid_file, end) + touch_optional(strings, o.pidfd_socket, end)
         total += touch_optional(strings, o.console_socket, end) + touch_optional(strings, o.log, end)
         total += touch_optional(strings, o.seccomp_listener, end) + touch_optional(strings, o.seccomp_metadata, end)
+        total += touch_optional(strings, o.bundle, end)
         total += o.preserve_fds + o.window + touch_text(strings + o.log_format, end, 1)
         for i in range(OCI_STATE_TEXTS):
             total += touch_text(strings + o.state[i], end, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyrunc.runtime.cgroup_layout import detect
-from tests.oci.native import Made, program
+from tests.oci.native import Made, forked, program
 from tests.oci.play import Player, python_player
 
 
@@ -65,8 +65,13 @@ def own_part(cgroup: str) -> dict[str, Any]:
 
 
 @contextmanager
-def live(work: Path, command: str = "echo && exec sleep 1000", **own: Any) -> Iterator[Live]:
-    """A container that runs *command* in a shell, which has to write a line first; killed at the end."""
+def live(
+    work: Path, command: str = "echo && exec sleep 1000", *, waits: bool = False, **own: Any
+) -> Iterator[Live]:
+    """A container that runs *command* in a shell, which has to write a line first; killed at the end.
+
+    One that *waits* for its start has executed nothing yet.
+    """
     cgroup = f"pyrunc-test-{os.getpid()}-{work.name}"
     directories = cgroup_directories(cgroup)
     for directory in directories:
@@ -78,7 +83,8 @@ def live(work: Path, command: str = "echo && exec sleep 1000", **own: Any) -> It
                 path.write_text((path.parent.parent / file).read_text())
     player = python_player(work)
     try:
-        with program(*map(Path, directories), command=command) as child:
+        places = [Path(directory) for directory in directories]
+        with forked(*places) if waits else program(*places, command=command) as child:
             made = Made(player.root, "box", child.pid, **{**own_part(cgroup), **own})
             yield Live(player, made, child.pid, cgroup)
     finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -114,6 +115,47 @@ class Made:
             os.close(here)
             listener.listen(1)
             yield listener
+
+
+class Forked:
+    """A process that never executed anything, as a container's init until its start; our child."""
+
+    def __init__(self, *cgroups: Path) -> None:
+        """Fork it; it is in *cgroups*."""
+        said, says = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                for cgroup in cgroups:
+                    (cgroup / "cgroup.procs").write_text("0")
+                os.write(says, b"\n")
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(1)
+        os.close(says)
+        assert os.read(said, 1) == b"\n"
+        os.close(said)
+
+    def kill(self) -> None:
+        """Kill it; it stays a zombie."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it, and reap it."""
+        self.kill()
+        os.waitpid(self.pid, 0)
+
+
+@contextmanager
+def forked(*cgroups: Path) -> Iterator[Forked]:
+    """A process that never executes anything in *cgroups*; killed at the end."""
+    child = Forked(*cgroups)
+    try:
+        yield child
+    finally:
+        child.end()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ PLANNED = 1
 # A planner of this checkout, but with the plan that a file holds, or an error; it says what it was asked.
 _SERVE = """
 import os, sys
-from pyrunc.oci import planner, resident
+from pyrunc.oci import parting, planner, resident
 front_door, directory, plan, asked, idle, changes = sys.argv[1:]
 def prepare(arguments, cwd_fd, bundle_fd, env):
     bundle = os.readlink(f"/proc/self/fd/{bundle_fd}") if bundle_fd >= 0 else ""
@@ -33,7 +33,7 @@ resident._prepare = prepare
 for change in changes.split():
     name, _, value = change.partition("=")
     setattr(resident, name, int(value))
-resident.leave()
+parting.leave()
 resident.Planner(front_door, directory, f"{directory}/{planner.name_of(os.stat(front_door))}").serve(int(idle))
 """
 

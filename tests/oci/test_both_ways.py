@@ -4,9 +4,7 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyrunc.oci import resident
 from tests.oci import bundles
 from tests.oci.native import install
-from tests.oci.planning import await_end, forget_cgroups, socket_of
+from tests.oci.planning import await_end, forget_cgroups
+from tests.oci.starting import start_planner
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not bundles.FRONT_DOOR.exists(),
@@ -38,23 +36,6 @@ class Planned(NamedTuple):
 
     front_door: Path
     directory: Path
-
-
-def start_planner(front_door: Path, directory: Path) -> int:
-    """Start one as a cold command does, and wait until it listens; its pid."""
-    code = "import sys; from pyrunc.oci import planner; planner.ensure(sys.argv[1])"
-    environment = {**os.environ, "PYRUNC_OCI_PLANNER": str(directory)}
-    subprocess.run([sys.executable, "-c", code, front_door], check=True, env=environment)
-    place = socket_of(front_door, directory)
-    for _ in range(1000):
-        if place.exists():
-            break
-        time.sleep(0.01)
-    here = os.open(directory, os.O_PATH)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.connect(f"/proc/self/fd/{here}/{place.name}")
-        os.close(here)
-        return resident._peer(probe)[0]
 
 
 @pytest.fixture

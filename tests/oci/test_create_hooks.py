@@ -9,6 +9,7 @@ import pytest
 
 from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.bundles import Runtime, cgroups, document
+from tests.oci.test_rivals import background, until
 
 
 @pytest.fixture
@@ -29,6 +30,13 @@ def hooked(oci: Runtime, tmp_path: Path, make_rootfs: Callable[[Path], Path]) ->
         return oci.write(tmp_path / "b", spec)
 
     return make
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 def lines(oci: Runtime) -> list[tuple[str, dict[str, Any]]]:
@@ -92,8 +100,55 @@ def test_poststop_takes_down_what_others_have_set_up_for_a_program_that_is_not_t
 
 def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: Callable[..., Path]) -> None:
     done = oci.call("run", "-b", hooked(["sleep", "100"], poststart="exit 3"), oci.id, code=1)
-    assert "error running hook #0: error running hook: exit status 3" in done.stderr
+    assert "runc run failed: error running hook #0: error running hook: exit status 3" in done.stderr
     assert not oci.directory.exists()
+
+
+@pytest.mark.parametrize("pids", [True, False], ids=["own pids", "the host's pids"])
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_one_of_a_creation_does_not_outlive_a_killed_creator(
+    oci: Runtime, hooked: Callable[..., Path], tmp_path: Path, kind: str, pids: bool
+) -> None:
+    """Nor does what it has started; runc leaves both, and the cgroups."""
+    script = f"sleep 1000 & echo $! $$ > {tmp_path}/.begun; mv {tmp_path}/.begun {tmp_path}/begun; wait"
+    bundle = hooked(["true"], **{kind: script})
+    spec = json.loads((bundle / "config.json").read_text())
+    spec["hooks"] = {kind: spec["hooks"][kind]}
+    if not pids:
+        spec["linux"]["namespaces"] = [{"type": "mount"}]
+        del spec["hostname"]
+    (bundle / "config.json").write_text(json.dumps(spec))
+    with background(oci, "create", "-b", bundle, oci.id) as creator:
+        until((tmp_path / "begun").exists, "no hook")
+        members = [pid for group in cgroups(oci.id) for pid in (group / "cgroup.procs").read_text().split()]
+        own = kind == "createContainer" and pids
+        of_hook = [*map(int, members)] if own else [*map(int, (tmp_path / "begun").read_text().split())]
+        assert of_hook
+        assert all(alive(pid) for pid in of_hook)
+        creator.kill()
+        creator.wait()
+    until(lambda: not any(alive(pid) for pid in of_hook), "it goes on")
+    assert oci.state()["status"] == "stopped"
+    oci.call("delete", "--force", oci.id)
+    assert not oci.directory.exists()
+    assert not cgroups(oci.id)
+
+
+def test_those_on_the_host_run_in_the_bundle(
+    oci: Runtime, hooked: Callable[..., Path], tmp_path: Path
+) -> None:
+    kinds = ("prestart", "createRuntime", "poststart", "poststop")
+    where = {kind: f"cat > /dev/null; echo {kind} $(pwd) >> {tmp_path}/places" for kind in kinds}
+    bundle = hooked(["sleep", "0.2"], **where)
+    oci.call("run", "-b", bundle, oci.id)
+    assert (tmp_path / "places").read_text().splitlines() == [f"{kind} {bundle}" for kind in kinds]
+    oci.call("create", "-b", bundle, oci.id)
+    oci.call("start", oci.id)
+    oci.wait("stopped")
+    oci.call("delete", oci.id, cwd=tmp_path)
+    # `delete` has no bundle: as with runc, it is where its caller is.
+    found = (tmp_path / "places").read_text().splitlines()[4:]
+    assert found == [*(f"{kind} {bundle}" for kind in kinds[:3]), f"poststop {tmp_path}"]
 
 
 def test_a_start_container_that_fails_is_not_followed_by_the_program(

@@ -99,8 +99,6 @@ def test_every_kind_runs_when_and_where_runcs_does(make_runtime: Make, place: Pa
             mnt, net, pidns, cwd, *variables = rest.split()
             spaces = {"mnt": mnt, "net": net, "pid": pidns}
             own = [os.readlink(f"/proc/self/ns/{name}") == value for name, value in spaces.items()]
-            if kind.startswith(("post", "prestart", "createRuntime")):
-                cwd = ""
             found.append((kind, state, pid if pid in (None, 0, 1) else "pid", own, cwd, variables))
         # What the program writes and what runs after its start may come in either order; and see above.
         seen[path] = sorted(found, key=lambda row: [*KINDS, "program"].index(row[0].rstrip("01")))

@@ -5,12 +5,24 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.oci.native import FAILED, FREEZER, MEMORY, PYTHON, READY, Made, call, install, program, progress
+from tests.oci.native import (
+    FAILED,
+    FREEZER,
+    MEMORY,
+    PYTHON,
+    READY,
+    Made,
+    call,
+    forked,
+    install,
+    program,
+    progress,
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -72,9 +84,14 @@ def test_state_is_what_is_true_now_and_the_file_says_the_rest(
         assert state(front_door, root, made) == made.expected("paused")
         (cgroups[0] / "freezer.state").write_text("THAWED")
         with made.waiting():
+            assert state(front_door, root, made) == made.expected("running"), "who started it was killed"
+    with forked(*cgroups) as init:
+        made = Made(root, "waits", init.pid, freezer=str(cgroups[0]))
+        assert state(front_door, root, made) == made.expected("running"), "as one that criu has restored"
+        with made.waiting():
             assert state(front_door, root, made) == made.expected("created")
-            child.kill()
-            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            init.kill()
+            os.waitid(os.P_PID, init.pid, os.WEXITED | os.WNOWAIT)
             assert state(front_door, root, made) == made.expected("stopped"), "a zombie is no container"
 
 
@@ -203,14 +220,18 @@ def test_delete_follows_no_link_out_of_the_root(front_door: Path, root: Path, tm
         assert made.directory.exists()
 
 
-def start(front_door: Path, root: Path, made: Made, *records: bytes) -> "subprocess.CompletedProcess[str]":
-    """Start *made*, whose init answers with *records*."""
+def start(
+    front_door: Path, root: Path, made: Made, *records: bytes, last: Callable[[], None] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Start *made*, whose init answers with *records*, and does what is *last* before it hangs up."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
             for record in records:
                 connection.sendall(record)
+            if last is not None:
+                last()
 
     with made.waiting() as listener:
         init = threading.Thread(target=serve)
@@ -221,7 +242,7 @@ def start(front_door: Path, root: Path, made: Made, *records: bytes) -> "subproc
 
 
 def test_start_lets_init_go_and_hears_that_it_did(front_door: Path, root: Path) -> None:
-    with program() as child:
+    with forked() as child:
         made = Made(root, "x", child.pid)
         done = start(front_door, root, made, progress(READY))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -240,9 +261,9 @@ def test_start_lets_init_go_and_hears_that_it_did(front_door: Path, root: Path) 
 def test_start_has_python_tell_why_it_failed(
     front_door: Path, root: Path, records: tuple[bytes, ...], words: str
 ) -> None:
-    with program() as child:
+    with forked() as child:
         made = Made(root, "x", child.pid)
-        done = start(front_door, root, made, *records)
+        done = start(front_door, root, made, *records, last=child.kill if not records else None)
         assert (done.returncode, done.stdout) == (PYTHON, f":failed start {words}  text\n")
 
 

@@ -21,6 +21,7 @@ import pytest
 from pyrunc.oci import resident
 from pyrunc.oci.create import prepare
 from pyrunc.oci.log import Failure
+from pyrunc.runtime import caller
 from pyrunc.runtime.spawner import sealed_memfd
 from tests.oci.bundles import Runtime, document
 from tests.oci.native import PYTHON, call, install
@@ -35,7 +36,7 @@ from tests.oci.planning import (
     stranger,
 )
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root's front door asks a planner")
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 COLD = "create --bundle bundle x\n"
 """What the Python of the test prints when it is asked instead of a planner."""
@@ -85,10 +86,8 @@ def test_a_plan_of_the_planner_is_carried_out_without_python(
         done = call(front_door, "--root", "/r", "exec", "-t", "x", "sh", planner=directory)
         assert done.stdout.startswith(":failed ")
     first, second = asked(directory)
-    pid = first[3].pop("PYRUNC_CALLER")
-    assert pid.isdigit()
     del environment["SECRET"]
-    environment["PYRUNC_OCI_PLANNER"] = str(directory)
+    environment |= {"PYRUNC_OCI_PLANNER": str(directory), "PATH": "/usr/bin"}
     assert first == [
         ["create", "--bundle", "bundle", "x"],
         str(tmp_path),
@@ -351,7 +350,8 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         probe.connect(f"/proc/self/fd/{here}/{place.name}")
         os.close(here)
         pid = resident._peer(probe)[0]
-        probe.recv(100)  # it has declined what was no request, and so is where it will be
+        probe.send(b"no request")
+        probe.recv(100)  # it has declined, and so is where it will be
     try:
         process = Path(f"/proc/{pid}")
         assert os.readlink(process / "cwd") == "/"
@@ -373,5 +373,9 @@ def test_a_mount_of_what_is_the_callers_own_is_left_to_the_caller(oci: Runtime, 
     spec = document(oci.rootfs, ["true"])
     spec["mounts"].append({"destination": "/own", "source": "/proc/self/fd/7", "type": "bind"})
     words = ["create", "-b", str(oci.write(tmp_path / "b", spec)), "x"]
-    with pytest.raises(Failure, match="source of a mount"):
-        prepare(words, env={"PYRUNC_CALLER": "1"})
+    caller.serve(1)
+    try:
+        with pytest.raises(Failure, match="source of a mount"):
+            prepare(words)
+    finally:
+        caller.serve(0)

@@ -186,6 +186,18 @@ def test_many_at_once(podman: Podman) -> None:
     assert podman("ps", "-aq") == ""
 
 
+def test_a_planner_serves_all_of_a_users_commands(podman: Podman) -> None:
+    """It is where the user's alone are, made of nothing that podman waits for."""
+    if "pyrunc-oci" not in podman.words[-1]:
+        pytest.skip("of ours")
+    podman.run("--rm", IMAGE, "true")
+    place = f"/run/user/{UID}/pyrunc-planner"
+    names = podman.inside.until("ls", place, holds=".lock").split()
+    assert podman.inside("stat", "-c", "%u %a", place).out == f"{UID} 700\n"
+    podman.run("--rm", IMAGE, "true")
+    assert podman.inside("ls", place).out.split() == names
+
+
 def test_nothing_of_it_is_roots(podman: Podman) -> None:
     """All that a user's podman and runtime have made is the user's, or their subordinate ids'."""
     podman.run("--rm", IMAGE, "true")

@@ -14,7 +14,7 @@ from tests.oci.live import remove_cgroups
 from tests.oci.planning import forget_cgroups
 from tests.oci.play import FIXTURES, SCENARIOS, Answer, Player, lines, python_player
 from tests.oci.runtime import OURS
-from tests.oci.test_both_ways import start_planner
+from tests.oci.starting import start_planner
 from tests.runtime.cgroup_support import needs_root
 
 _MARKS = {

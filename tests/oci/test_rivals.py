@@ -1,5 +1,6 @@
 """Two commands at one container: neither waits for ever for the other, nor takes another container for its own."""
 
+import json
 import os
 import signal
 import socket
@@ -53,6 +54,11 @@ def test_delete_ends_a_create_that_waits_for_a_hook(oci: Runtime, tmp_path: Path
     spec["hooks"] = {kind: [{"path": "/bin/sh", "args": ["sh", "-c", f"echo > {begun}; exec sleep 1000"]}]}
     with background(oci, "create", "-b", oci.write(tmp_path / "b", spec), oci.id) as creator:
         until(begun.exists, "no hook")
+        found = oci.state()
+        assert (found["status"], found["pid"]) == ("creating", 0)
+        assert "in the creating state" in oci.call("start", oci.id, code=1).stderr
+        assert "is being created" in oci.call("exec", oci.id, "true", code=255).stderr
+        assert "is not stopped: creating" in oci.call("delete", oci.id, code=1).stderr
         oci.call("delete", "--force", oci.id)
         assert creator.wait(PATIENCE_S) == 1
     assert not oci.directory.exists()
@@ -61,10 +67,15 @@ def test_delete_ends_a_create_that_waits_for_a_hook(oci: Runtime, tmp_path: Path
 
 def test_delete_ends_a_start_that_waits_for_what_the_container_does(oci: Runtime, tmp_path: Path) -> None:
     spec = document(oci.rootfs, ["sleep", "100"])
-    spec["hooks"] = {"startContainer": [{"path": "/bin/sleep", "args": ["sleep", "1000"]}]}
+    (place := tmp_path / "shared").mkdir()
+    spec["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(place), "options": ["bind"]})
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo > /mnt/begun; exec sleep 1000"]}
+    spec["hooks"] = {"startContainer": [hook]}
     oci.call("create", "-b", oci.write(tmp_path / "b", spec), oci.id)
     with background(oci, "start", oci.id) as starter:
-        until(lambda: oci.state()["status"] == "running", "not started")
+        until((place / "begun").exists, "no hook")
+        # As runc has it: what is created becomes what runs when it executes its program.
+        assert oci.state()["status"] == "created"
         oci.call("delete", "--force", oci.id)
         assert starter.wait(PATIENCE_S) == 1
     assert not oci.directory.exists()
@@ -99,18 +110,25 @@ def test_run_ends_only_the_container_that_it_has_made(
     assert (tmp_path / "ends").read_text() == "end\n"
 
 
-def test_a_container_runs_though_whoever_started_it_was_killed(oci: Runtime, tmp_path: Path) -> None:
+@pytest.mark.parametrize("taken", [True, False], ids=["socket taken away", "socket left"])
+def test_a_container_runs_though_whoever_started_it_was_killed(
+    oci: Runtime, tmp_path: Path, taken: bool
+) -> None:
     oci.call("create", "-b", oci.bundle(tmp_path / "b", ["sleep", "100"]), oci.id)
     pid = oci.saved()["pid"]
     os.kill(pid, signal.SIGSTOP)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as starter:
         directory = os.open(oci.directory, os.O_PATH)
         starter.connect(f"/proc/self/fd/{directory}/start")
-        os.unlink("start", dir_fd=directory)
+        if taken:
+            os.unlink("start", dir_fd=directory)
         os.close(directory)
     os.kill(pid, signal.SIGCONT)
     until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"), "it has ended")
     assert oci.state()["status"] == "running"
+    assert json.loads(oci.call("list", "--format", "json").stdout)[0]["status"] == "running"
+    assert "already running" in oci.call("start", oci.id, code=1).stderr
+    assert "is not stopped: running" in oci.call("delete", oci.id, code=1).stderr
 
 
 @pytest.mark.parametrize("args", [["sleep", "100"], ["/nonexistent"]], ids=["good", "bad"])

@@ -29,7 +29,7 @@ def answering(listener: socket.socket, *records: bytes) -> threading.Thread:
 
 
 def test_start_lets_the_first_process_go_on_once(tmp_path: Path) -> None:
-    with live(tmp_path) as box:
+    with live(tmp_path, waits=True) as box:
         with box.made.waiting() as listener:
             thread = answering(listener, progress(READY))
             assert box.run("start") == (0, "", "")
@@ -39,7 +39,7 @@ def test_start_lets_the_first_process_go_on_once(tmp_path: Path) -> None:
 
 
 def test_a_socket_at_which_nobody_waits_is_no_container_to_start(tmp_path: Path) -> None:
-    with live(tmp_path) as box:
+    with live(tmp_path, waits=True) as box:
         with box.made.waiting():
             pass  # closed, the file stays
         assert log_of(box.run("start")) == "cannot start an already running container"
@@ -48,9 +48,10 @@ def test_a_socket_at_which_nobody_waits_is_no_container_to_start(tmp_path: Path)
 def test_poststart_hooks_run_and_a_failed_one_kills_the_container(tmp_path: Path) -> None:
     told = tmp_path / "told"
     good = {"path": "/bin/sh", "args": ["sh", "-c", f"cat > {told}"]}
+    late = {"path": "/bin/sh", "args": ["sh", "-c", f"echo late > {told}"]}
     bad = {"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}
-    with live(tmp_path, native=False) as box:
-        box.made.own["spec"] = {"hooks": {"poststart": [good, bad]}}
+    with live(tmp_path, waits=True, native=False) as box:
+        box.made.own["spec"] = {"hooks": {"poststart": [good, bad, late]}}
         box.made.write()
         with box.made.waiting() as listener:
             thread = answering(listener, progress(READY))
@@ -62,9 +63,23 @@ def test_poststart_hooks_run_and_a_failed_one_kills_the_container(tmp_path: Path
         assert box.status() == "stopped"
 
 
+def test_whoever_comes_while_another_starts_it_is_told_that_it_runs(tmp_path: Path) -> None:
+    """Its starter was killed while a hook ran: it has executed nothing yet, and takes no other."""
+    with live(tmp_path, waits=True) as box, box.made.waiting() as listener:
+
+        def drop() -> None:
+            connection, _ = listener.accept()
+            connection.close()
+
+        thread = threading.Thread(target=drop)
+        thread.start()
+        assert log_of(box.run("start")) == "cannot start an already running container"
+        thread.join()
+
+
 def test_readiness_is_told_to_systemd_with_the_pid_to_watch(tmp_path: Path) -> None:
     host_path = tmp_path / "host.sock"
-    with live(tmp_path) as box, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
+    with live(tmp_path, waits=True) as box, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
         host.bind(str(host_path))
         host.settimeout(30)
         (box.made.directory / "notify").mkdir()
@@ -83,7 +98,7 @@ def test_readiness_is_told_to_systemd_with_the_pid_to_watch(tmp_path: Path) -> N
 
 
 def test_start_waits_for_readiness_no_longer_than_the_container_lives(tmp_path: Path) -> None:
-    with live(tmp_path) as box:
+    with live(tmp_path, waits=True) as box:
         (box.made.directory / "notify").mkdir()
         with box.made.waiting() as listener:
             thread = answering(listener, progress(READY))

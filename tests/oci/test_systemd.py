@@ -496,9 +496,9 @@ class User(Runtime):
         for place, directories, files in os.walk(work):
             for name in (".", *directories, *files):
                 os.lchown(f"{place}/{name}", UID, UID)
-        own = f"/sys/fs/cgroup/system.slice/{self.manager}"
+        group = f"/sys/fs/cgroup/system.slice/{self.manager}"
         begin = (
-            f"chown {UID} {own} {own}/cgroup.procs {own}/cgroup.subtree_control && exec {' '.join(USER)} "
+            f"chown {UID} {group} {group}/cgroup.procs {group}/cgroup.subtree_control && exec {' '.join(USER)} "
             f"HOME={self.runtime} XDG_RUNTIME_DIR={self.runtime} {SYSTEMD} --user --unit=timers.target"
         )
         # Else the rest of the system would come up too, and clean /tmp.

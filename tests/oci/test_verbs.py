@@ -43,7 +43,7 @@ def test_state_says_what_is_true_now(tmp_path: Path) -> None:
             "",
         )
         with box.made.waiting():
-            assert box.status() == "created"
+            assert box.status() == "running", "who started it was killed before it could take the socket away"
         os.unlink(box.made.directory / "start")
         os.kill(box.pid, signal.SIGKILL)
         assert ended(box.pid)
@@ -173,7 +173,8 @@ def test_delete_takes_a_stopped_container_and_one_that_was_never_started(tmp_pat
         assert not box.made.directory.exists()
     second = tmp_path / "second"
     second.mkdir()
-    with live(second) as box, box.made.waiting():
+    with live(second, waits=True) as box, box.made.waiting():
+        assert box.status() == "created"
         assert box.run("delete") == (0, "", "")
         assert not box.made.directory.exists()
 
@@ -240,9 +241,12 @@ def test_list_shows_containers_and_fails_without_its_root(tmp_path: Path) -> Non
 
 def test_what_nobody_thought_of_is_one_line_in_the_log_too(tmp_path: Path) -> None:
     with live(tmp_path) as box:
-        box.made.own["cgroups"] = 7  # a state that nobody writes
+        box.made.own["spec"]["process"] = 7  # a state that nobody writes
         box.made.write()
-        assert "internal error: TypeError" in log_of(box.run("pause"))
+        code, out, err = box.player.run("exec", "box", "true")
+        assert (code, out) == (255, "")
+        assert "internal error: TypeError" in err
+        assert err.count("\n") == 1
 
 
 def test_two_deletes_at_once_leave_nothing_and_no_crash(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pyrunc.spec import defaults
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from pyrunc.runtime.shim_state import Running
@@ -43,7 +43,8 @@ class Drive(NamedTuple):
     """What is driven: the runtime's commands *create*, *start* and *end*, whatever it is, in the directory *files*.
 
     *monitor_id* (64 hex digits) names the driver's own cgroup. *counter* is the file that counts whom a limit of memory
-    kills, or "". With *terminal* the streams are one of *size* rows and columns. *beside* is a root to be mounted.
+    kills, or "". With *terminal* the streams are one of *size* rows and columns. *beside* is a root to be mounted, and
+    *mounts* are what else is, as in an OCI document.
     """
 
     monitor_id: str
@@ -55,6 +56,7 @@ class Drive(NamedTuple):
     terminal: bool = False
     size: tuple[int, int] = (0, 0)
     beside: Beside | None = None
+    mounts: Sequence[Mapping[str, Any]] = ()
 
     def argv(self, place: str, flags: int) -> list[str]:
         """The command line, for the directory *place*."""
@@ -163,22 +165,26 @@ class Leashed(Supervised):
 class Asked:
     """A program that shall run in a container, of which nothing has been asked yet: *drive* with the files in *place*.
 
-    *failed* makes an error of a Failed.
+    *failed* makes an error of a Failed. *place* goes when the program has ended, or, if none was started, by `close`.
     """
-
-    waits = True  # `request` does, until the program runs
 
     def __init__(self, drive: Drive, place: str, failed: Callable[[Failed], PyruncError]) -> None:
         self._drive = drive
         self._place = place
         self._failed = failed
+        self._taken = False
+
+    def close(self) -> None:
+        """No more will be asked for."""
+        if not self._taken:
+            forget(self._place)
 
     def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Supervised:  # noqa: ARG002
         """Have it started with the three descriptors *stdio*; as Launcher.request."""
         argv = self._drive.argv(self._place, _LEASH)
         # Its end is the monitor's business, which ends with it; and that it begins is told.
         flags = flags & ~native.FLAG_QUIET | native.FLAG_KEEP_RUNNING
-        word = _Word(self._place, whole=True)
+        word = _Word(self._place)
         try:
             child = _launcher(self._drive).request(
                 argv, None, stdio, flags, True, self._drive.monitor_id, None, Leashed
@@ -189,6 +195,7 @@ class Asked:
         assert isinstance(child, Leashed)
         try:
             child.held_by(word)
+            word.whole = self._taken = True
         except BaseException as exc:
             child.abandon()
             child.close()
@@ -199,16 +206,16 @@ class Asked:
 
 
 class _Word:
-    """Where a monitor says how a start went; if it is *whole*, it and its directory go together."""
+    """Where a monitor says how a start went; if it is *whole*, the directory *place* goes with it."""
 
-    def __init__(self, place: str, *, whole: bool = False) -> None:
-        self._path = f"{place}/word"
-        self._whole = place if whole else ""
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self.whole = False
         try:
-            os.mkfifo(self._path, 0o600)
+            os.mkfifo(f"{place}/word", 0o600)
         except FileExistsError:
             pass  # of a start that was not taken
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(f"{place}/word", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def hear(self, process: int, until: float | None) -> Running:
         """Wait until the program runs; the descriptor *process* tells of the end. Raises Failed, TimedOut."""
@@ -234,8 +241,8 @@ class _Word:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-            if self._whole:
-                forget(self._whole)
+            if self.whole:
+                forget(self._place)
 
     def __enter__(self) -> _Word:
         return self
@@ -276,14 +283,12 @@ def _spec(capabilities: Sequence[str], drive: Drive) -> dict[str, Any]:
     """The document of a process that stays on the host, in a mount namespace and in cgroups of its own."""
     flags = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     devpts = {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": flags}
-    # Whoever gets hold of it by /proc/<pid>/exe cannot write to it (CVE-2019-5736).
-    program = spawner.init_path()
-    own = {
-        "destination": program,
-        "type": "bind",
-        "source": program,
-        "options": ["bind", "ro", "nosuid", "nodev"],
-    }
+    own = [
+        _bound(
+            spawner.init_path()
+        ),  # whoever gets hold of it by /proc/<pid>/exe cannot write to it (CVE-2019-5736)
+        _bound("/dev/null"),  # given for a stream; crun would give the host's node to the container's user
+    ]
     process: dict[str, Any] = {
         "user": {"uid": 0, "gid": 0, "umask": 0o022}, "cwd": "/", "terminal": drive.terminal,
         "capabilities": {
@@ -294,12 +299,17 @@ def _spec(capabilities: Sequence[str], drive: Drive) -> dict[str, Any]:
     if drive.terminal:
         process["consoleSize"] = {"height": drive.size[0], "width": drive.size[1]}
     return {
-        "process": process, "mounts": [own, *([devpts] if drive.terminal else [])],
+        "process": process, "mounts": [*own, *drive.mounts, *([devpts] if drive.terminal else [])],
         "linux": {
             "namespaces": [{"type": "mount"}], "cgroupsPath": monitor_place.cgroup(ID),
             "resources": {"devices": [{"allow": True, "access": "rwm"}]},
         },
     }  # fmt: skip
+
+
+def _bound(path: str) -> dict[str, Any]:
+    """*path* as it is, read-only."""
+    return {"destination": path, "type": "bind", "source": path, "options": ["bind", "ro"]}
 
 
 def _abandon(process: shim.ShimProcess) -> None:

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from pyrunc.runtime.options import SandboxOptions
     from pyrunc.runtime.shim import ShimProcess, ShimSettings
     from pyrunc.runtime.shim_state import Running
+    from pyrunc.runtime.supervised import Supervised
+
+    class AskedExec(Protocol):
+        """A program that shall run in a container, of which nothing has been asked yet."""
+
+        def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Supervised:
+            """Start it with the three descriptors *stdio*, and wait until it runs; as Launcher.request.
+
+            Raises what `start_exec` does.
+            """
+
+        def close(self) -> None:
+            """Nothing more will be asked."""
 
     class ExecDriver(Protocol):
         """One way to run containers: *name* is what HostConfig.Runtime says, *path* the program.
@@ -42,6 +55,13 @@ if TYPE_CHECKING:
             """Start a further program, with a shim of its own, in a container that runs; not if it *takes_plans*.
 
             Raises StartError or one of its kind, FailedPrecondition, InvalidArgument, NotFound, Unsupported.
+            """
+
+        def attach_exec(self, wanted: StartExec) -> AskedExec:
+            """A further program that shall end with this process; not if it *takes_plans*.
+
+            Of its *settings* two count: *state_dir*, which is the program's from now on, and *terminal*.
+            Raises FailedPrecondition, InvalidArgument, NotFound, Unsupported.
             """
 
         def signal(self, place: str, container_id: str, who: Running, number: int) -> None:

@@ -20,19 +20,17 @@ from pyrunc.runtime import cgroup_layout, shim_state
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pyrunc.drivers.exec.driven import Failed
     from pyrunc.drivers.exec.driver import Start, StartExec
     from pyrunc.runtime.joining import Joining
     from pyrunc.runtime.shim import ShimProcess
+    from pyrunc.runtime.supervised import Supervised
 
 PROGRAM = "lxc-start"
 _CREATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lxc_create.py")
-_REFUSED = {
-    "uid_maps": "LXC is given no user namespaces yet", "gid_maps": "LXC is given no user namespaces yet",
-}  # fmt: skip
 _KINDS = ("Unsupported", "CommandNotFound", "CommandNotExecutable", "InvalidSpec", "StartError")
 
 
@@ -46,25 +44,20 @@ class Lxc:
         self.path = path
 
     def check(
-        self,
-        config: Mapping[str, Any],  # noqa: ARG002 - all of it is the engine's own, or in config.json
-        host_config: Mapping[str, Any],  # noqa: ARG002 - what it means is seen in config.json
-        rest: Mapping[str, Any],
+        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> None:
-        """See ExecDriver."""
-        for option, reason in _REFUSED.items():
-            if rest.get(option):
-                raise Unsupported(f"--runtime {self.name}: {option}: {reason}")
+        """See ExecDriver: what LXC cannot honour is seen in the document, at a start."""
 
     def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
-        from pyrunc.drivers.exec import bundle, driven, lxc_config, lxc_run, monitor_place
+        from pyrunc.drivers.exec import bundle, driven, lxc_config, monitor_place
         from pyrunc.runtime.compile_beside import Beside
 
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
         files = f"{place}/bundle"
-        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
+        mounts: list[dict[str, Any]] = []
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
         try:
             lxc_config.check(spec)
         except Unsupported as exc:
@@ -72,7 +65,7 @@ class Lxc:
         drive = driven.Drive(
             container_id, files, create=(sys.executable or "python3", "-I", "-S", _CREATE, files, self.path),
             counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
-            beside=Beside(rootfs, f"{files}/rootfs", spec),
+            beside=Beside(rootfs, os.path.join(files, spec["root"]["path"]), spec), mounts=mounts,
         )  # fmt: skip
         layout = cgroup_layout.detect()
         try:
@@ -84,38 +77,17 @@ class Lxc:
         except BaseException:
             monitor_place.end(layout, container_id)
             raise
-        finally:
-            lxc_run.forget(container_id)
 
     def start_exec(self, wanted: StartExec) -> ShimProcess:
         """See ExecDriver."""
         from pyrunc.runtime import shim_exec
 
-        with self.attach_exec(wanted) as joining:
+        with _joining(wanted) as joining:
             return shim_exec.start(joining, wanted.settings, wanted.client)
 
-    def attach_exec(self, wanted: StartExec) -> Joining:
+    def attach_exec(self, wanted: StartExec) -> Asked:
         """See ExecDriver."""
-        from pyrunc.runtime.compile_host import Rootfs
-        from pyrunc.runtime.joining import Joining, Target, open_init
-        from pyrunc.runtime.launcher import Launcher
-        from pyrunc.runtime.options import Request
-
-        with open(f"{wanted.place}/bundle/config.json", encoding="utf-8", errors="surrogateescape") as file:
-            spec: dict[str, Any] = json.load(file)
-        environment = dict(text.split("=", 1) for text in spec["process"]["env"])
-        # What only matters to a start may be gone.
-        spec["mounts"], spec["linux"]["devices"], spec["linux"]["sysctl"] = [], [], {}
-        spec["process"].pop("terminal", None)
-        asked = any(text.startswith("HOME=") for text in wanted.variables)
-        home = "" if asked else environment.get("HOME", "")
-        launcher = Launcher(Request(spec, Rootfs(("/",)), {}, environment, home))
-        pidfd = open_init(wanted.container_id, wanted.who.pid, wanted.who.pid_started)
-        try:
-            target = Target(launcher, wanted.container_id, wanted.who.pid, pidfd, environment)
-            return Joining(target, wanted.wanted)
-        finally:
-            os.close(pidfd)
+        return Asked(_joining(wanted), wanted.settings.state_dir)
 
     def signal(self, place: str, container_id: str, who: shim_state.Running, number: int) -> None:  # noqa: ARG002
         """See ExecDriver."""
@@ -133,3 +105,49 @@ class Lxc:
         text = f"--runtime {self.name}: {words}" if kind == "Unsupported" else f"{self.name}: {words}"
         found: PyruncError = getattr(errors, kind)(text) if kind in _KINDS else StartError(text)
         return found
+
+
+class Asked:
+    """See AskedExec. The directory *place* is of no use to who joins."""
+
+    def __init__(self, joining: Joining, place: str) -> None:
+        self._joining = joining
+        self._place = place
+
+    def request(self, stdio: Sequence[int], flags: int, wait: bool = True) -> Supervised:
+        """See AskedExec."""
+        return self._joining.request(stdio, flags, wait)
+
+    def close(self) -> None:
+        """See AskedExec."""
+        from pyrunc.drivers.exec import driven
+
+        self._joining.close()
+        driven.forget(self._place)
+
+
+def _joining(wanted: StartExec) -> Joining:
+    """What joins the container of *wanted*, by its documents as LXC got them. Raises what `start_exec` does."""
+    from pyrunc.runtime.compile_host import Rootfs
+    from pyrunc.runtime.joining import Joining, Target, open_init
+    from pyrunc.runtime.launcher import Launcher
+    from pyrunc.runtime.options import Request
+
+    try:
+        with open(f"{wanted.place}/bundle/config.json", encoding="utf-8", errors="surrogateescape") as file:
+            spec: dict[str, Any] = json.load(file)
+    except FileNotFoundError as exc:
+        raise shim_state.not_running(wanted.container_id) from exc
+    environment = dict(text.split("=", 1) for text in spec["process"]["env"])
+    # What only matters to a start may be gone.
+    spec["mounts"], spec["linux"]["devices"], spec["linux"]["sysctl"] = [], [], {}
+    spec["process"].pop("terminal", None)
+    asked = any(text.startswith("HOME=") for text in wanted.variables)
+    home = "" if asked else environment.get("HOME", "")
+    launcher = Launcher(Request(spec, Rootfs(("/",), idmap=False), {}, environment, home))
+    pidfd = open_init(wanted.container_id, wanted.who.pid, wanted.who.pid_started)
+    try:
+        target = Target(launcher, wanted.container_id, wanted.who.pid, pidfd, environment)
+        return Joining(target, wanted.wanted)
+    finally:
+        os.close(pidfd)

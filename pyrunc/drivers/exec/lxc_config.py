@@ -12,7 +12,7 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc.drivers.exec import lxc_seccomp, monitor_place
-from pyrunc.drivers.exec.lxc_root import Places, Stage, make_devices, make_null
+from pyrunc.drivers.exec.lxc_root import Owner, Places, Stage, make_devices, make_null
 from pyrunc.errors import Unsupported
 from pyrunc.runtime import cgroup_layout, mount_options
 from pyrunc.runtime.cgroup_devices import DEFAULT_DEVICE_RULES, parse_device_rules, v1_device_writes
@@ -29,14 +29,13 @@ if TYPE_CHECKING:
     from pyrunc.runtime.mount_options import MountOptions
 
 _NAMESPACES = {
-    "mount": "mnt", "pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "network": "net",
+    "mount": "mnt", "pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "network": "net", "user": "user",
 }  # fmt: skip
-# Flags of a mount that LXC knows; what else the options of a new file system say goes to that.
-_FLAGS = frozenset((
-    "async", "atime", "dev", "diratime", "dirsync", "exec", "lazytime", "mand", "noatime", "nodev", "nodiratime",
-    "noexec", "nomand", "norelatime", "nostrictatime", "nosuid", "relatime", "ro", "rw", "strictatime", "suid", "sync",
-))  # fmt: skip
 _TERMINALS = 1024
+_CGROUP_FLAGS = {
+    "ro": mount_options.RDONLY, "nosuid": mount_options.NOSUID, "nodev": mount_options.NODEV,
+    "noexec": mount_options.NOEXEC,
+}  # fmt: skip
 _LINE_MAX = 4000  # LXC reads an entry of its table of mounts into 4096 bytes
 _ESCAPED = str.maketrans({" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134", "#": "\\043"})
 _UNLIMITED = (1 << 64) - 1
@@ -79,14 +78,28 @@ def check(spec: Mapping[str, Any]) -> None:
         raise Unsupported(
             "process.capabilities: LXC gives a bounding set, and no ambient or inheritable ones"
         )
+    if linux.get("uidMappings"):
+        _check_mapped(linux["namespaces"], process["user"])
     for mount in spec["mounts"]:
         _checked(mount)
     if linux.get("seccomp"):
         lxc_seccomp.profile(linux["seccomp"])
 
 
-def config(spec: Mapping[str, Any], container_id: str, bundle: str, host_network: str) -> Config:
-    """The configuration of a container, whose root is mounted at rootfs in *bundle*; what it mounts is made there.
+def _check_mapped(rows: Iterable[Mapping[str, Any]], user: Mapping[str, Any]) -> None:
+    """What LXC does not do in a user namespace."""
+    own = {row["type"] for row in rows if not row.get("path")}
+    for kind, name in (("network", "sysfs"), ("pid", "procfs")):
+        if kind not in own:
+            raise Unsupported(
+                f"{kind}: in a user namespace LXC mounts no {name} of a {kind} namespace of others"
+            )
+    if set(user.get("additionalGids") or ()) - {user["gid"]}:
+        raise Unsupported("groups: in a user namespace LXC drops all further ones")
+
+
+def config(spec: Mapping[str, Any], container_id: str, place: str, owner: Owner, host_network: str) -> Config:
+    """The configuration of a container, whose root is mounted at rootfs in *place*; what it mounts is made there.
 
     *host_network* is the path of the network namespace that it means by "host". Raises Unsupported, StartError,
     OSError, and the errors of `runtime.cgroup_resources`.
@@ -95,19 +108,22 @@ def config(spec: Mapping[str, Any], container_id: str, bundle: str, host_network
     linux: Mapping[str, Any] = spec["linux"]
     if spec.get("hostname"):
         found.set("lxc.uts.name", spec["hostname"])
-    found.set("lxc.rootfs.path", f"dir:{bundle}/rootfs")
-    os.mkdir(f"{bundle}/lxc-root")
-    found.set("lxc.rootfs.mount", f"{bundle}/lxc-root")
+    found.set("lxc.rootfs.path", f"dir:{place}/rootfs")
+    os.mkdir(f"{place}/lxc-root")
+    found.set("lxc.rootfs.mount", f"{place}/lxc-root")
     if spec["root"].get("readonly"):
         found.set("lxc.rootfs.options", "ro")
     # Its own /dev, terminals and mounts of /proc and /sys would be beside what is asked for.
     for key, value in (("autodev", 0), ("tty.max", 0), ("pty.max", _TERMINALS), ("console.path", "none")):
         found.set(f"lxc.{key}", value)
     _namespaces(found, linux["namespaces"], host_network)
-    _mounts(found, spec, bundle)
-    _process(found, spec["process"])
+    for letter, key in (("u", "uidMappings"), ("g", "gidMappings")):
+        for row in linux.get(key) or ():
+            found.set("lxc.idmap", f"{letter} {row['containerID']} {row['hostID']} {row['size']}")
+    _mounts(found, spec, place, owner)
+    _process(found, spec["process"], mapped=owner.maps)
     if linux.get("seccomp"):
-        profile = f"{bundle}/lxc-seccomp"
+        profile = f"{place}/lxc-seccomp"
         with open(profile, "w", encoding="ascii") as file:
             file.write(lxc_seccomp.profile(linux["seccomp"]))
         found.set("lxc.seccomp.profile", profile)
@@ -140,12 +156,12 @@ def _namespaces(found: Config, rows: Iterable[Mapping[str, Any]], host_network: 
         found.set("lxc.namespace.share.net", host_network)
 
 
-def _process(found: Config, process: Mapping[str, Any]) -> None:
+def _process(found: Config, process: Mapping[str, Any], *, mapped: bool) -> None:
     user = process["user"]
     found.set("lxc.init.uid", user["uid"])
     found.set("lxc.init.gid", user["gid"])
     groups = user.get("additionalGids")
-    if groups:
+    if groups and not mapped:
         found.set("lxc.init.groups", ",".join(map(str, groups)))
     names = [name.removeprefix("CAP_").lower() for name in process["capabilities"]["bounding"]]
     for name in names or ["none"]:
@@ -174,12 +190,12 @@ def _checked(mount: Mapping[str, Any]) -> MountOptions:
     return options
 
 
-def _mounts(found: Config, spec: Mapping[str, Any], bundle: str) -> None:
-    places, stage = Places(f"{bundle}/rootfs"), Stage(f"{bundle}/lxc-mounts")
+def _mounts(found: Config, spec: Mapping[str, Any], place: str, owner: Owner) -> None:
+    places, stage = Places(f"{place}/rootfs", owner), Stage(f"{place}/lxc-mounts", owner)
     try:
         for mount in spec["mounts"]:
-            _mount(found, spec, mount, places, stage)
-        _cover(found, spec["linux"], f"{bundle}/rootfs", places, stage)
+            _mount(found, spec, mount, places, stage, owner)
+        _cover(found, spec["linux"], f"{place}/rootfs", places, stage)
         places.make_directory(spec["process"]["cwd"])  # as with Docker
         stage.finish()
     finally:
@@ -187,8 +203,8 @@ def _mounts(found: Config, spec: Mapping[str, Any], bundle: str) -> None:
 
 
 def _mount(
-    found: Config, spec: Mapping[str, Any], mount: Mapping[str, Any], places: Places, stage: Stage
-) -> None:
+    found: Config, spec: Mapping[str, Any], mount: Mapping[str, Any], places: Places, stage: Stage, owner: Owner
+) -> None:  # fmt: skip
     options, target, source = _checked(mount), os.path.normpath(mount["destination"]), mount["source"]
     if mount["type"] == "devpts" and target == "/dev/pts":
         return  # LXC makes one of its own there, and takes away any other
@@ -199,9 +215,9 @@ def _mount(
             return
         found.mount(stage.bind(source, options), places.of(target, source), "none", ("rbind",))
     elif mount["type"] == "tmpfs":
-        source = stage.tmpfs(options.data, options.attr_set)
+        source = stage.tmpfs([("source", source), *options.data], options.attr_set)
         if target == "/dev":
-            make_devices(source, spec["linux"].get("devices") or ())
+            make_devices(source, spec["linux"].get("devices") or (), owner)
         found.mount(source, places.of(target, source), "none", ("rbind",))
     else:
         # What is not a flag is the file system's; LXC sees to that itself.
@@ -240,14 +256,12 @@ def _show_cgroups(
 ) -> None:
     """Show the container's own cgroups, which are there before its mounts are made, but not yet now."""
     layout = cgroup_layout.detect()
-    readonly = ("ro",) if options.attr_set & mount_options.RDONLY else ()
-    # A bind takes over the other flags of what it is made from.
+    # Beside "ro" LXC honours other flags of a bind too.
+    flags = ("bind", *(name for name, bit in _CGROUP_FLAGS.items() if options.attr_set & bit))
     if layout.mode == "v2":
-        found.mount(
-            f"{layout.hierarchies[0].mountpoint}{own}", places.of(target, ""), "none", ("bind", *readonly)
-        )
+        found.mount(f"{layout.hierarchies[0].mountpoint}{own}", places.of(target, ""), "none", flags)
         return
-    directory = stage.tmpfs([("mode", "755"), ("size", "64k")], options.attr_set)
+    directory = stage.tmpfs([("source", "cgroup"), ("mode", "755"), ("size", "64k")], options.attr_set)
     place = places.of(target, directory)
     found.mount(directory, place, "none", ("rbind",))
     for hierarchy in layout.hierarchies:
@@ -256,7 +270,7 @@ def _show_cgroups(
         for controller in hierarchy.controllers if hierarchy.version == 1 else ():
             if controller != name:
                 os.symlink(name, f"{directory}/{controller}")
-        found.mount(f"{hierarchy.mountpoint}{own}", f"{place}/{name}", "none", ("bind", *readonly))
+        found.mount(f"{hierarchy.mountpoint}{own}", f"{place}/{name}", "none", flags)
 
 
 def _cgroups(found: Config, linux: Mapping[str, Any], container_id: str) -> None:
@@ -329,6 +343,7 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
     plan = PlanTemplate()
     plan.clone_flags = CLONE_NEW["mount"]  # it is in one that LXC has made
     user: Mapping[str, Any] = process["user"]
+    streams = [plan.descriptor() for _ in range(3)]
     # LXC has made the session, and its keyring.
     if process.get("terminal"):
         peer = plan.slot()
@@ -340,6 +355,9 @@ def process_plan(process: Mapping[str, Any], container_id: str) -> bytes:
         for number in range(3):
             plan.add("stdio", INIT, "process", a=peer, n0=number)
         plan.add("session", INIT, "process", flags=native.FLAGS["tty"], n0=1)
+    else:
+        for number, slot in enumerate(streams):
+            plan.add("stdio", INIT, "process", a=slot, n0=number)
     plan.add("chdir", INIT, "process", s0=process["cwd"])
     plan.add("umask", INIT, "process", n0=user.get("umask", 0o022))
     plan.add("execve", INIT, "program", s0="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyrunc.drivers.exec import lxc_run
 from pyrunc.runtime import cgroup_control, cgroup_layout
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -40,6 +41,7 @@ def end(layout: Layout, container_id: str) -> Layout:
     layout = layout._replace(hierarchies=(*layout.named, *layout.hierarchies))
     path = cgroup(container_id)
     cgroup_control.kill(layout, path)
+    lxc_run.forget(container_id)
     cgroup_control.remove(layout, path)
     cgroup_control.prune(layout, path)
     for hierarchy in layout.named:

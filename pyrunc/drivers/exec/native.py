@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pyrunc.drivers.exec.driver import Start, StartExec
+    from pyrunc.drivers.exec.driver import AskedExec, Start, StartExec
 
 
 class Native:
@@ -42,6 +42,10 @@ class Native:
 
     def start_exec(self, wanted: StartExec) -> shim.ShimProcess:
         """What joins a container is derived from its plan, by pyrunc.runtime.joining."""
+        raise NotImplementedError(wanted.exec_id)
+
+    def attach_exec(self, wanted: StartExec) -> AskedExec:
+        """As start_exec."""
         raise NotImplementedError(wanted.exec_id)
 
     def signal(self, place: str, container_id: str, who: shim_state.Running, number: int) -> None:  # noqa: ARG002

@@ -11,8 +11,8 @@ from pyrunc.errors import (
     CommandNotExecutable,
     CommandNotFound,
     FailedPrecondition,
+    PyruncError,
     StartError,
-    Unsupported,
 )
 from pyrunc.records import loads
 from pyrunc.runtime import cgroup_layout, shim_state
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from pyrunc.drivers.exec.driver import Start, StartExec
     from pyrunc.runtime.shim import ShimProcess
 
-_NAMES_OTHERS = ("NetworkMode", "PidMode", "IpcMode")
-_REST = {
-    "uid_maps": "user namespaces are the native driver's",
-    "gid_maps": "user namespaces are the native driver's",
-}
 # In what a runtime says, in Docker's order: what a command exits with, and what Docker adds.
 # Source: moby daemon/errors.go, translateContainerdStartErr.
 _NOT_FOUND = ("executable file not found", "no such file or directory")
@@ -52,20 +47,9 @@ class Oci:
         self.path = path
 
     def check(
-        self,
-        config: Mapping[str, Any],  # noqa: ARG002 - all of it is the engine's own, or in config.json
-        host_config: Mapping[str, Any],
-        rest: Mapping[str, Any],
+        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> None:
-        """See ExecDriver."""
-        for key in _NAMES_OTHERS:
-            if (host_config.get(key) or "").startswith("container:"):
-                raise Unsupported(
-                    f"{key}: {host_config[key]}: the runtime {self.name} joins no other container yet"
-                )
-        for option, reason in _REST.items():
-            if rest.get(option):
-                raise Unsupported(f"{option}: {reason}, and not {self.name}'s")
+        """See ExecDriver: what a runtime lacks it says itself."""
 
     def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
@@ -75,7 +59,8 @@ class Oci:
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
         files = f"{place}/bundle"
-        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
+        mounts: list[dict[str, Any]] = []
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
         os.mkdir(f"{place}/runtime", 0o700)
         begin = self._begin(place, files)
         drive = driven.Drive(
@@ -83,7 +68,7 @@ class Oci:
             create=(*begin, "create", "--bundle", files, *_left(files, wanted.settings.terminal), container_id),
             start=(*begin, "start", container_id), end=(*begin, "delete", "--force", container_id),
             counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
-            beside=Beside(rootfs, f"{files}/rootfs", spec),
+            beside=Beside(rootfs, os.path.join(files, spec["root"]["path"]), spec), mounts=mounts,
         )  # fmt: skip
 
         def send(who: shim_state.Running, number: int) -> None:
@@ -104,24 +89,23 @@ class Oci:
         """See ExecDriver."""
         from pyrunc.drivers.exec import driven
 
-        files = wanted.settings.state_dir
         try:
             return driven.start(self._exec(wanted), wanted.settings, wanted.client, None, shim_state.signal)
         except driven.Failed as exc:
-            raise self._failure(exc, "exec", files) from exc
+            raise self._exec_failure(exc, wanted) from exc
 
     def attach_exec(self, wanted: StartExec) -> Asked:
         """See ExecDriver."""
         from pyrunc.drivers.exec import driven
 
-        files = wanted.settings.state_dir
-        return driven.Asked(self._exec(wanted), files, lambda exc: self._failure(exc, "exec", files))
+        place = wanted.settings.state_dir
+        return driven.Asked(self._exec(wanted), place, lambda exc: self._exec_failure(exc, wanted))
 
     def _exec(self, wanted: StartExec) -> Drive:
         from pyrunc.drivers.exec import bundle, driven
 
         files, terminal = wanted.settings.state_dir, wanted.settings.terminal
-        bundle.write_process(files, f"{wanted.place}/bundle", wanted.wanted, wanted.who.pid, wanted.variables)
+        bundle.write_process(files, wanted)
         words = ("exec", "--detach", "--process", f"{files}/process.json", *_left(files, terminal))
         return driven.Drive(
             wanted.exec_id, files, create=(*self._begin(wanted.place, files), *words, wanted.container_id),
@@ -131,6 +115,11 @@ class Oci:
     def _begin(self, place: str, files: str) -> tuple[str, ...]:
         """How each of its commands begins."""
         return (self.path, "--root", f"{place}/runtime", "--log", f"{files}/log", "--log-format", "json")
+
+    def _exec_failure(self, failed: Failed, wanted: StartExec) -> PyruncError:
+        if not shim_state.is_alive(wanted.who.pid, wanted.who.pid_started):
+            return shim_state.not_running(wanted.container_id)
+        return self._failure(failed, "exec", wanted.settings.state_dir)
 
     def _failure(self, failed: Failed, verb: str, files: str) -> StartError:
         """What has failed, in Docker's words."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import termios
+import textwrap
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -49,13 +50,15 @@ class Pyrunc:
         self.runtime = runtime
         self.state = top / "state"
         self._env = {**os.environ, "PYRUNC_ROOT": str(top / "root"), "PYRUNC_STATE": str(self.state)}
-        self._begin = [sys.executable, "-m", "pyrunc"]
+        begin: list[str] = []
         if runtime == "crun" and detect().mode == "hybrid" and Path(_V2_CONTROLLERS).read_text().strip():
             # It refuses such a host; a cover in a mount namespace of the command's changes nothing for others.
             empty = top / "no-controllers"
             empty.touch()
             script = f'mount --bind {empty} {_V2_CONTROLLERS} && exec "$@"'
-            self._begin = ["unshare", "-m", "sh", "-c", script, "sh", *self._begin]
+            begin = ["unshare", "-m", "sh", "-c", script, "sh"]
+        self._begin = [*begin, sys.executable, "-m", "pyrunc"]
+        self._python = [*begin, sys.executable, "-c"]
 
     def __call__(self, *argv: str, code: int | None = 0, stdin: bytes = b"") -> Answer:
         """Run a command, which must end with *code*."""
@@ -65,6 +68,33 @@ class Pyrunc:
         answer = Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
         assert code is None or answer.code == code, answer
         return answer
+
+    def python(self, body: str) -> None:
+        """Run *body* in a process of its own, with `engine`, and `runtime`, a HostConfig that names ours."""
+        with self.python_process(body) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=60)
+            except BaseException:
+                process.kill()
+                raise
+        assert (process.returncode, stderr) == (0, b""), (stdout, stderr)
+
+    def python_process(self, body: str) -> subprocess.Popen[bytes]:
+        """The same, which goes on."""
+        begin = (
+            f"import os, time, pyrunc\nruntime = {{'Runtime': {self.runtime!r}}}\nengine = pyrunc.Engine()\n"
+        )
+        return subprocess.Popen(
+            [*self._python, begin + textwrap.dedent(body)],
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def begun(self, *argv: str) -> subprocess.Popen[bytes]:
+        """A command that goes on, with pipes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*self._begin, *argv], env=self._env, stdin=pipe, stdout=pipe, stderr=pipe)
 
     def on_terminal(self, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
         """A command on a terminal of its own, of 40 rows by 100 columns, and the other end of that."""
