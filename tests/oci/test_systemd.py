@@ -484,6 +484,33 @@ def test_the_unit_is_what_runc_makes(booted: Booted, oci: Runtime, runc: Runtime
     assert ours == theirs
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory of one's own with a short name, as podman wants it."""
+    made = Path(tempfile.mkdtemp(dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+def test_podman_and_conmon_with_the_default_of_theirs(booted: Booted, rootfs: Path, short: Path) -> None:
+    if shutil.which("podman") is None:
+        pytest.skip("needs podman")
+    command = [
+        "podman", "--root", short / "store", "--runroot", short / "run", "--storage-driver", "vfs",
+        "--events-backend", "none", "--cgroup-manager", "systemd", "--runtime", bundles.FRONT_DOOR,
+    ]  # fmt: skip
+    limited = ["--network", "none", "--pids-limit", "33", "--rootfs", rootfs, *SLEEP]
+    started = booted.call(
+        *command, "run", "--detach", "--name", "box", *limited, env={**os.environ, "HOME": "/"}
+    )
+    scope = f"libpod-{started.stdout.strip()}.scope"
+    assert booted.show(scope, "Slice", "TasksMax") == {"Slice": "machine.slice", "TasksMax": "33"}
+    inside = booted.call(*command, "exec", "box", "/bin/cat", "/proc/self/cgroup", "/sys/fs/cgroup/pids.max")
+    assert inside.stdout == "0::/\n33\n"
+    booted.call(*command, "rm", "--force", "--time", "0", "box")
+    assert scope not in booted.units()
+
+
 class User(Runtime):
     """The front door called by a user, whose own systemd makes the units."""
 
