@@ -49,7 +49,7 @@ def _nothing_stays(lxc: Pyrunc) -> Iterator[None]:
     names = lxc("ps", "-aq").stdout.split()
     if names:
         lxc("rm", "-fv", *names)
-    until(lambda: leftovers(lxc) == before, lambda: str(leftovers(lxc) ^ before))
+    until(lambda: leftovers(lxc) <= before, lambda: str(leftovers(lxc) - before))
 
 
 def leftovers(lxc: Pyrunc) -> set[str]:
