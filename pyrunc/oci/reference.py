@@ -76,8 +76,9 @@ Verbs:
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
 - a container whose `checkpoint` fails is left alone;
-- with `--systemd-cgroup` a unit has its limits from the start, and systemd is never told to deny all devices where
-  the document denies only some;
+- with `--systemd-cgroup` a unit has its limits from the start; systemd is never told to deny all devices where the
+  document denies only some; a name that ends in `.slice` works; a user who is in no cgroup of their own systemd is
+  refused; and no container in a unit is checkpointed;
 - with NOTIFY_SOCKET, `run` and `start` do not wait for the readiness of a program that has ended, and pass on
   `READY=1` from any line of a message, in the foreground again and again; a LISTEN_FDS that is no number of
   descriptors is none;
