@@ -491,9 +491,9 @@ cdef inline int container_init(walk *w) noexcept nogil:
             if send(w.progress_fd, &message, sizeof(message), MSG_NOSIGNAL) < 0 and not alone:
                 return 125
             rc = execve_step(w, step)
-            if w.header.oci_off != 0 and not w.header.flags & PLAN_EXEC:
+            if w.header.oci_off != 0:
                 # Whoever has started it knows that it could be executed; the rest is for who reads its output.
-                say_unexecuted(w, rc)
+                say_unexecuted(w, step, rc)
                 return 1
         elif step.op == OP_FORK:
             rc = fork_step(w, step.flags & F_TTY)

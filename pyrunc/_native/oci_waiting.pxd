@@ -43,7 +43,7 @@ cdef inline int lookup_step(walk *w, const plan_step *step) noexcept nogil:
         if error == 0:
             rc = 0
             break
-        if error != -ENOENT and error != -ENOTDIR:
+        if error != -ENOENT and (error != -ENOTDIR or not step.n2):
             rc = error
         candidate += strlen(candidate) + 1
     syscall(SYS_setresuid, 0, <uint32_t>-1, <uint32_t>-1)
@@ -63,11 +63,22 @@ cdef inline const char *why_unexecuted(int error) noexcept nogil:
     return b"input/output error"
 
 
-cdef inline void say_unexecuted(walk *w, int error) noexcept nogil:
+cdef inline const char *found_program(walk *w, const plan_step *step) noexcept nogil:
+    """The candidate that could be executed as far as its mode goes: a name without a path is looked for."""
+    cdef const char *candidate = text(w, step.s0)
+    cdef uint64_t i
+    for i in range(step.n0):
+        if step.n0 == 1 or faccessat(AT_FDCWD, candidate, X_OK, 0) == 0:
+            return candidate
+        candidate += strlen(candidate) + 1
+    return w.argv[0]
+
+
+cdef inline void say_unexecuted(walk *w, const plan_step *step, int error) noexcept nogil:
     """Say on the program's standard error that it could not be executed, as runc does."""
     cdef iovec_t pieces[5]
     piece(&pieces[0], b"exec ")
-    piece(&pieces[1], w.argv[0])
+    piece(&pieces[1], found_program(w, step))
     piece(&pieces[2], b": ")
     piece(&pieces[3], why_unexecuted(error))
     piece(&pieces[4], b"\n")

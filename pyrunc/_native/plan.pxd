@@ -453,8 +453,8 @@ cdef inline bint _may_join(const plan_step *step, const char *strings, bint join
         return not forked
     if op == OP_EXECVE:
         return forked
-    if op == OP_TERMINAL:
-        return not forked           # the container's processes shall not see the other side
+    if op == OP_TERMINAL or op == OP_LOOKUP:
+        return not forked           # the container's processes shall not see the other side, nor who has capabilities
     if op == OP_SESSION or op == OP_STDIO or op == OP_RLIMIT or op == OP_CHDIR or op == OP_NO_NEW_PRIVS or op == OP_SECCOMP:
         return True
     if OP_SCHEDULER <= op <= OP_AFFINITY:

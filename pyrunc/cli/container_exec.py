@@ -49,7 +49,10 @@ def exec_(arguments: list[str], **flags: Any) -> int:
         return _attached(container, arguments[1:], options, flags)
     except StartError as exc:
         code = exc.exit_code if exc.exit_code == 127 else _REFUSED_PROGRAM
-        raise CommandError(f"exec failed: {exc}", code) from exc
+        words = str(exc)  # of another runtime, whole
+        raise CommandError(
+            words if words.startswith("OCI runtime") else f"exec failed: {words}", code
+        ) from exc
     except NotFound as exc:
         if not str(exc).startswith("unable to find "):
             raise

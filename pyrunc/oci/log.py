@@ -1,6 +1,7 @@
 """What pyrunc-oci logs: lines of runc's two formats, to standard error or to the file of `--log`.
 
-text: `time="2026-11-25T22:00:00Z" level=error msg="container does not exist"`
+text: `time="2026-11-25T22:00:00Z" level=error msg="container does not exist"`, and to a terminal, in red,
+      `ERRO[0000] container does not exist` with blanks up to the 44th column
 json: `{"level":"error","msg":"container does not exist","time":"2026-11-25T22:00:00Z"}`
 
 Engines read the last line of level error for the reason of a failure (containerd's shim, conmon, cri-o).
@@ -16,6 +17,7 @@ from pyrunc.oci import go_json
 from pyrunc.oci.flags import quote
 
 _PLAIN = frozenset("-._/@^+")
+_COLOURS = {"error": 31, "warning": 33, "info": 36, "debug": 37}
 
 
 class Failure(Exception):
@@ -69,7 +71,12 @@ class Log:
         """Log one line; one of level debug only where that was asked for."""
         if level == "debug" and not self._debug:
             return
-        line = json_line(level, message) if self._json else text_line(level, message)
+        if self._json:
+            line = json_line(level, message)
+        elif os.isatty(self._fd):
+            line = terminal_line(level, message)
+        else:
+            line = text_line(level, message)
         _write_all(self._fd, line)
 
     def error(self, message: str) -> None:
@@ -83,6 +90,13 @@ def text_line(level: str, message: str) -> str:
     """One line of the text format; *message* is quoted unless it is a plain word."""
     plain = bool(message) and all((c.isascii() and c.isalnum()) or c in _PLAIN for c in message)
     return f'time="{_now()}" level={level} msg={message if plain else quote(message)}\n'
+
+
+def terminal_line(level: str, message: str) -> str:
+    """One line of the text format for a terminal. What a control character of *message* would do there, it does not."""
+    shown = "".join(c if c.isprintable() else quote(c)[1:-1] for c in message.removesuffix("\n"))
+    # Behind the level runc counts the seconds that it has run so far, which are none where it only fails.
+    return f"\x1b[{_COLOURS[level]}m{level.upper()[:4]}\x1b[0m[0000] {shown:<44} \n"
 
 
 def json_line(level: str, message: str) -> str:

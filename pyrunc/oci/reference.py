@@ -24,6 +24,18 @@ ctr run --runc-binary /path/to/pyrunc-oci docker.io/library/alpine:latest box tr
 dockerd --add-runtime pyrunc=/path/to/pyrunc-oci        # docker run --runtime pyrunc …
 ```
 
+podman shows a runtime's errors in their own words, without log lines around them, if it is told that the runtime
+writes its log as JSON: by its name, in `/etc/containers/containers.conf` or `~/.config/containers/containers.conf`,
+where a runtime can be given a name and be made the default, too:
+
+```toml
+[engine]
+runtime = "pyrunc-oci"
+runtime_supports_json = ["crun", "runc", "pyrunc-oci"]
+[engine.runtimes]
+pyrunc-oci = ["/path/to/pyrunc-oci"]
+```
+
 Some 300 command lines were given to runc 1.1.5, and what it said is in `tests/fixtures/runc`. pyrunc-oci says the same,
 but for this:
 

@@ -49,6 +49,8 @@ class Terminal(NamedTuple):
 class _ProgramPart(ProcessPart):
     """The process's part of a plan that makes no container."""
 
+    joins = True
+
     def __init__(self, spec: Mapping[str, Any], keyring: str | None) -> None:
         super().__init__(spec, None, {})  # type: ignore[arg-type]
         self.peer = ABSENT

@@ -8,7 +8,7 @@ from sys import byteorder
 from pyrunc._native.plan import ABSENT, FLAGS
 from pyrunc.errors import InvalidSpec, Unsupported
 from pyrunc.runtime.compile_host import MAX_ID, checked_number
-from pyrunc.runtime.front_door import FrontDoorPart
+from pyrunc.runtime.front_door import LISTED_GROUPS, FrontDoorPart
 from pyrunc.runtime.plan import HOST, INIT, SYNC
 from pyrunc.spec import capabilities, rlimits
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_GROUPS = 65536  # NGROUPS_MAX
-_LISTED_GROUPS = 256  # as many as a step has room for; more are numbers among the plan's blobs
 _NEW_LISTENER = 1 << 3  # seccomp(2), here so that a start need not import what compiles filters
 _NOTHING = (None, None, None, None, None)
 _OOM_SCORE = "self/oom_score_adj"
@@ -165,7 +164,7 @@ class ProcessPart(FrontDoorPart):
                 plan.add("write_procfs", INIT, "process", a=self._own_proc(), s0=file, s1=value)
 
     def _user(self, uid: int, gid: int, groups: list[int]) -> None:
-        if len(groups) <= _LISTED_GROUPS:
+        if len(groups) <= LISTED_GROUPS:  # more are numbers among the plan's blobs
             self.plan.add("user", INIT, "process", n0=uid, n1=gid, s0=",".join(map(str, groups)))
         else:
             place = self.plan.blob(b"".join(group.to_bytes(4, byteorder) for group in groups))

@@ -234,13 +234,16 @@ class RootPart(DevicePart):
             raise InvalidSpec(f"{field}.source: a bind mount needs a path")
         if options.data:
             raise InvalidSpec(f"{field}.options: a bind mount takes no option {options.data[0][0]!r}")
+        status = None
         try:
             status = os.stat(source)
         except OSError as exc:
             if options.no_fail and exc.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
-            raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
-        if destination == "/proc" and not _is_procfs(status.st_dev):
+            if self.front_door is None:
+                raise InvalidSpec(f"{field}.source: {source}: {os.strerror(exc.errno or 0).lower()}") from exc
+            # The step will find it so, as runc does: at a start that poststop hooks follow.
+        if status is not None and destination == "/proc" and not _is_procfs(status.st_dev):
             raise InvalidSpec(f'{field}.source: "/proc" cannot be mounted because it is not of type proc')
         slot = plan.slot()
         tree = for_supervisor(source)
@@ -258,7 +261,7 @@ class RootPart(DevicePart):
         )  # fmt: skip
         self._mapped(HOST, slot, source, entry, options, field)
         self._owner(slot, options, destination, field)
-        file = 0 if stat.S_ISDIR(status.st_mode) else _FILE
+        file = 0 if status is None or stat.S_ISDIR(status.st_mode) else _FILE
         if not file:
             self._mount_point(destination, options)
         self.fresh.pop(destination, None)
@@ -397,7 +400,11 @@ class RootPart(DevicePart):
         plan = self.plan
         tmpfs = plan.slot()
         for path in _paths(self.linux.get("readonlyPaths") or ()):
-            plan.add("readonly", INIT, "masks", s0=path)
+            if path == "/":
+                # What covered it nobody would see; and as with runc, what is mounted below stays as it is.
+                plan.add("mount_attr", INIT, "masks", a=self.root, n0=mo.RDONLY)
+            else:
+                plan.add("readonly", INIT, "masks", s0=path)
         for path in _paths(self.linux.get("maskedPaths") or ()):
             plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
 

@@ -226,6 +226,12 @@ MOUNTS: dict[str, Case] = {
     "cgroups": Case(
         mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", "rw"), peers=("runc",),
     ),
+    # As with runc, but for the copy with which that covers it; with crun it has no effect.
+    "the whole root read-only": Case(
+        {"linux.readonlyPaths": ["/"], "root.readonly": False},
+        "touch /x || echo no file; touch /tmp/x || echo none here; touch /dev/shm/x && echo one there",
+        peers=(), seen=("extra: no file", "extra: none here", "extra: one there"),
+    ),
     "no cgroup mount, no masks": Case({"linux.maskedPaths": [], "linux.readonlyPaths": []}),
     "masks": Case({"linux.maskedPaths+": ["/etc", "/root/secret", "/absent", "/etc"]}, "ls /etc; wc -c </root/secret"),
     "read-only paths": Case(

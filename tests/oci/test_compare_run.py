@@ -1,8 +1,10 @@
 """`run` and `create` from the outside: exit codes, descriptors, files and words that clients go by, as runc's."""
 
+import contextlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,4 +123,77 @@ def test_words_for_what_is_wrong(name: str, pair: tuple[Runtime, Runtime], bundl
             )
         )
         runtime.end(container)
+    assert found[0] == found[1]
+
+
+PROGRAMS: dict[str, tuple[bytes, list[str]]] = {
+    "no program's format": (b"\x7fELFgarbage", ["/tmp/program"]),
+    "without its interpreter": (b"#!/nonexistent\n", ["/tmp/program"]),
+    "empty": (b"", ["/tmp/program"]),
+    "found by its name": (b"#!/nonexistent\n", ["program"]),
+    "in a file": (b"", ["/tmp/program/x"]),
+    "not there": (b"", ["/tmp/none"]),
+    "a directory": (b"", ["/tmp"]),
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_program_that_cannot_be_executed(what: str, pair: tuple[Runtime, Runtime], bundle: Bundle) -> None:
+    """Found in time it is the runtime's error; what only execve(2) finds is the program's, in exec too."""
+    content, words = PROGRAMS[what]
+    found = []
+    for number, runtime in enumerate(pair):
+        path = bundle(f"bundle{number}", *words, process__env=["PATH=/bin:/tmp"])
+        program = path / "rootfs/tmp/program"
+        program.write_bytes(content)
+        program.chmod(0o755)
+        results = [runtime.run(path, code=None)]
+        spec = json.loads((path / "config.json").read_text())
+        spec["process"]["args"] = ["/bin/sleep", "1000"]
+        (path / "config.json").write_text(json.dumps(spec))
+        container = runtime.create(path)
+        runtime("start", container)
+        results += [runtime("exec", *flags, container, *words, code=None) for flags in ([], ["--detach"])]
+        runtime.end(container)
+        found.append([(result.code, re.sub(r'time="[^"]*" ', "", result.err)) for result in results])
+    assert [code for code, _ in found[0]] in ([1, 1, 0], [1, 255, 255])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "words", [["state", "nobody"], ["--log", "/dev/stderr", "state", "nobody"], ["run", "-b", "/no/such", "x"],
+              ["--log-format", "json", "state", "nobody"], ["exec", "nobody", "true"]],
+)  # fmt: skip
+def test_what_a_terminal_is_shown(words: list[str], pair: tuple[Runtime, Runtime]) -> None:
+    found = []
+    for runtime in pair:
+        master, slave = os.openpty()
+        subprocess.run(
+            runtime.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=slave,
+            check=False, timeout=60,
+        )  # fmt: skip
+        os.close(slave)
+        text = b""
+        with contextlib.suppress(OSError):
+            while chunk := os.read(master, 4096):
+                text += chunk
+        os.close(master)
+        found.append(re.sub(rb'"time":"[^"]*"', b"", text))
+    assert found[0] == found[1]
+    assert (b"\x1b[31mERRO" in found[0]) == ("json" not in words)
+
+
+def test_a_source_that_is_missing_is_a_start_that_failed(
+    pair: tuple[Runtime, Runtime], bundle: Bundle, tmp_path: Path
+) -> None:
+    """So poststop hooks take down what others have set up."""
+    found = []
+    mount = {"destination": "/mnt", "type": "bind", "source": "/no/such", "options": ["bind"]}
+    for number, runtime in enumerate(pair):
+        log = tmp_path / f"hook{number}"
+        hook = {"path": "/bin/sh", "args": ["sh", "-c", f"echo ran > {log}"]}
+        path = bundle(f"bundle{number}", "/bin/true", **{"mounts+": [mount], "hooks": {"poststop": [hook]}})
+        result = runtime.run(path, code=1)
+        assert log.read_text() == "ran\n"
+        found.append(re.sub(r'time="[^"]*" ', "", result.err))
     assert found[0] == found[1]

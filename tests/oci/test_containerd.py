@@ -3,11 +3,13 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.house import House, house
 from tests.oci.runtime import SUBJECT, program
 
@@ -118,7 +120,7 @@ def test_a_task(ctr: Ctr) -> None:
         "task", "metrics", "task"
     )
     numbers = json.loads(ctr("task", "metrics", "--format", "json", "task"))
-    assert numbers
+    assert numbers["pids"]["current"] == 1
     ctr("task", "kill", "--signal", "SIGKILL", "task")
     ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
     assert ctr("task", "rm", "task", code=None) is not None
@@ -134,18 +136,62 @@ def test_the_exit_of_a_background_task(ctr: Ctr) -> None:
     ctr("containers", "rm", "later")
 
 
+def end(ctr: Ctr, name: str) -> None:
+    """Kill and remove a task and its container."""
+    ctr("task", "kill", "--signal", "SIGKILL", name, code=None)
+    ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
+    ctr("task", "rm", name, code=None)
+    ctr("containers", "rm", name)
+
+
 def test_limits_reach_the_cgroup(ctr: Ctr) -> None:
     ctr.run("limits", "sleep", "1000", flags=("-d", "--memory-limit", str(64 << 20), "--cpus", "0.5"))
-    found = {
-        value.strip()
-        for path in Path("/sys/fs/cgroup").glob(f"*/{SPACE}/limits/memory.limit_in_bytes")
-        for value in [path.read_text()]
-    }
-    assert found in ({str(64 << 20)}, set())
-    ctr("task", "kill", "--signal", "SIGKILL", "limits")
+    files = ("memory/{}/memory.limit_in_bytes", "cpu/{}/cpu.cfs_quota_us")
+    if detect().mode == "v2":
+        files = ("{}/memory.max", "{}/cpu.max")
+    place = f"{SPACE}/limits"
+    found = [Path("/sys/fs/cgroup", name.format(place)).read_text().split()[0] for name in files]
+    assert found == [str(64 << 20), "50000"]
+    end(ctr, "limits")
+
+
+def test_the_pid_is_the_programs(ctr: Ctr) -> None:
+    ctr.run("pid", "sleep", "1000", flags=("-d", "--pid-file", str(ctr.inside.place / "pid")))
+    told = (ctr.inside.place / "pid").read_text()
+    assert next(line.split()[1] for line in ctr("task", "ls").splitlines() if line.startswith("pid ")) == told
+    assert ctr.inside("cat", f"/proc/{told}/comm").out == "sleep\n"
+    end(ctr, "pid")
+
+
+def test_programs_of_a_task(ctr: Ctr) -> None:
+    """With a terminal, in the background, killed by themselves, and all of them together."""
+    ctr.run("more", "sleep", "1000", flags=("-d",))
+    script = f"script -qec '{' '.join(ctr.words)} task exec -t --exec-id e1 more /bin/tty' /dev/null"
+    assert "/dev/pts/0" in ctr.inside("sh", "-c", script).out
+    ctr("task", "exec", "-d", "--exec-id", "e2", "more", "sleep", "500")
+    assert len(ctr("task", "ps", "more").splitlines()) == 3
+    ctr("task", "kill", "--exec-id", "e2", "--signal", "SIGKILL", "more")
+    ctr.inside.until("sh", "-c", f"{' '.join(ctr.words)} task ps more | wc -l", holds="2\n")
+    assert ctr.status("more") == "RUNNING"
+    ctr("task", "exec", "-d", "--exec-id", "e3", "more", "sleep", "500")
+    ctr("task", "kill", "--all", "--signal", "SIGKILL", "more")
     ctr.inside.until(*ctr.words, "task", "ls", holds="STOPPED")
-    ctr("task", "rm", "limits", code=None)
-    ctr("containers", "rm", "limits")
+    end(ctr, "more")
+
+
+def test_being_out_of_memory_is_an_event(ctr: Ctr) -> None:
+    events = ctr.inside.start(*ctr.words, "events", log=ctr.inside.place / "events")
+    try:
+        flags = ("--memory-limit", str(16 << 20), "--rm")
+        script = "x=a; while :; do x=$x$x; done"
+        time.sleep(0.5)
+        ctr.run("oom", "sh", "-c", script, flags=flags, code=137)
+        ctr.inside.until("cat", f"{ctr.inside.place}/events", holds="/tasks/oom")
+        seen = (ctr.inside.place / "events").read_text()
+        assert '/tasks/exit {"container_id":"oom","id":"oom","pid":' in seen and '"exit_status":137' in seen
+    finally:
+        ctr.inside("sh", "-c", f"kill {inner(events)}", code=None)
+        events.wait(30)
 
 
 def test_a_terminal(ctr: Ctr) -> None:

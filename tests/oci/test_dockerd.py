@@ -115,6 +115,31 @@ def test_a_terminal(docker: Docker) -> None:
     docker("rm", "-f", "terminal")
 
 
+def test_a_terminal_has_the_size_of_the_callers(docker: Docker) -> None:
+    for words in ("run --rm -it --network none " + IMAGE, "exec -it sized"):
+        if words.startswith("exec"):
+            docker.run("-d", "--name", "sized", IMAGE, "sleep", "1000")
+        # docker tells the size when the program runs already
+        inner_script = 'until [ "$(stty size)" != "0 0" ]; do sleep 0.1; done; sleep 0.5; stty size'
+        command = f"stty rows 33 cols 77; docker {words} sh -c '{inner_script}'"
+        found = docker.inside("script", "-qec", command, "/dev/null")
+        assert found.out.replace("^@", "").split()[-2:] == ["33", "77"], found
+    docker("rm", "-f", "sized")
+
+
+def test_a_health_check_is_an_exec(docker: Docker) -> None:
+    docker.run(
+        "-d", "--name", "health", "--health-cmd", "test -e /tmp/well", "--health-interval", "200ms",
+        "--health-retries", "1", IMAGE, "sleep", "1000",
+    )  # fmt: skip
+    docker.inside.until("docker", "inspect", "-f", "{{.State.Health.Status}}", "health", holds="unhealthy")
+    docker("exec", "health", "touch", "/tmp/well")
+    docker.inside.until(
+        "docker", "inspect", "-f", "is {{.State.Health.Status}}", "health", holds="is healthy"
+    )
+    docker("rm", "-f", "health")
+
+
 def test_stop_and_kill(docker: Docker) -> None:
     docker.run(
         "-d",

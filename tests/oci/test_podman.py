@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +16,16 @@ from tests.oci.runtime import SUBJECT, program
 
 PAUSE = "localhost/pause:test"
 IMAGE = "localhost/busybox:test"
+NAME = os.path.basename(SUBJECT)
+# As docs/oci.md has it.
+SETTINGS = f'''
+[engine]
+infra_image = "{PAUSE}"
+runtime = "{NAME}"
+runtime_supports_json = ["crun", "runc", "{NAME}"]
+[engine.runtimes]
+{NAME} = ["{shutil.which(SUBJECT) or SUBJECT}"]
+'''
 PARENT = f"pyrunc-test-{os.getpid()}-podman"
 
 
@@ -25,8 +38,8 @@ class Podman:
         self.words = [
             "podman", "--root", str(place / "root"), "--runroot", str(place / "run"), "--tmpdir", str(place / "tmp"),
             "--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
-            "--runtime", program(SUBJECT),
         ]  # fmt: skip
+        self.by_path = [*self.words, "--runtime", program(SUBJECT)]
 
     def __call__(self, *words: str, code: int | None = 0, given: str = "") -> str:
         return self.inside(*self.words, *words, code=code, given=given).out.strip()
@@ -43,7 +56,7 @@ def podman(make_rootfs: Callable[[Path], Path], tmp_path_factory: pytest.TempPat
     archive = root.parent / "rootfs.tar"
     subprocess.run(["tar", "-C", root, "-cf", archive, "."], check=True)
     settings = root.parent / "containers.conf"
-    settings.write_text(f'[engine]\ninfra_image = "{PAUSE}"\n')
+    settings.write_text(SETTINGS)
     with house(Path(f"/tmp/pyrunc-{os.getpid()}-podman"), SUBJECT, (PARENT, "libpod_parent")) as inside:
         inside.environment["CONTAINERS_CONF"] = str(settings)
         engine = Podman(inside)
@@ -64,6 +77,22 @@ def test_a_program_that_cannot_be_run(podman: Podman) -> None:
     podman.run("--rm", IMAGE, "no-such", code=127)
     podman.run("--rm", IMAGE, "/etc/passwd", code=126)
     assert podman("ps", "-aq") == ""
+
+
+def test_a_failure_in_the_runtimes_own_words(podman: Podman) -> None:
+    """Since podman was told that it logs as JSON; else it shows what stands on standard error."""
+    words = ("run", "--rm", "--network", "none", "--cgroup-parent", PARENT, IMAGE, "/no/such")
+    told = podman.inside(*podman.words, *words, code=127).err
+    assert re.fullmatch(
+        rf'Error: {NAME}: runc create failed: unable to start container process: exec: "/no/such": '
+        r"stat /no/such: no such file or directory: "
+        r"OCI runtime attempted to invoke a command that was not found\n",
+        told,
+    )
+    (podman.inside.place / "untold.conf").write_text("[engine]\n")
+    variable = f"CONTAINERS_CONF={podman.inside.place}/untold.conf"
+    untold = podman.inside("env", variable, *podman.by_path, *words, code=127).err
+    assert "no such file or directory" in untold and untold != told
 
 
 def test_a_terminal(podman: Podman) -> None:
@@ -130,6 +159,57 @@ def test_the_life_of_a_container(podman: Podman) -> None:
     podman("wait", "life")
     assert json.loads(podman("inspect", "life"))[0]["State"]["ExitCode"] == 137
     podman("rm", "life")
+
+
+def test_logs(podman: Podman) -> None:
+    """Both streams, followed to the end, with their times, and the last lines."""
+    script = "echo one; echo two >&2; sleep 1; echo three"
+    podman.run("-d", "--name", "logs", IMAGE, "sh", "-c", script)
+    followed = podman.inside(*podman.words, "logs", "-f", "logs")
+    assert (followed.out.split(), followed.err.split()) == (["one", "three"], ["two"])
+    assert podman("logs", "--tail", "1", "logs") == "three"
+    stamped = podman("logs", "-t", "logs").splitlines()
+    assert [re.sub(r"^\d{4}-\d\d-\d\dT\S+ ", "", line) for line in stamped] == ["one", "three"]
+    podman("rm", "-f", "-t", "0", "logs")
+
+
+def test_programs_in_the_background(podman: Podman) -> None:
+    podman.run("-d", "--name", "more", IMAGE, "sleep", "1000")
+    podman("exec", "-d", "more", "sh", "-c", "touch /tmp/by-exec; exec sleep 500")
+    podman.inside.until(*podman.words, "exec", "more", "ls", "/tmp", holds="by-exec")
+    line = podman("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "more")
+    assert line == "more 2"
+    assert podman("top", "more", "args").splitlines()[1].rstrip() == "sleep 1000"
+    podman("rm", "-f", "-t", "0", "more")
+
+
+def test_readiness_is_told_by_the_container(podman: Podman) -> None:
+    """--sdnotify=container: podman hands NOTIFY_SOCKET to the runtime, whose start waits for the program's word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
+        host.bind(str(podman.inside.place / "systemd"))
+        host.settimeout(60)
+        words = ("run", "-d", "--name", "ready", "--sdnotify", "container", "--network", "none",
+                 "--cgroup-parent", PARENT, IMAGE, "sleep", "1000")  # fmt: skip
+        variable = f"NOTIFY_SOCKET={podman.inside.place}/systemd"
+        command = subprocess.Popen(
+            podman.inside.command("env", variable, *podman.words, *words),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=podman.inside.environment,
+        )  # fmt: skip
+        podman.inside.until(
+            *podman.words, "ps", "--format", "{{.Names}}", "--filter", "status=running", holds="ready"
+        )
+        pid = json.loads(podman("inspect", "ready"))[0]["State"]["Pid"]
+        code = (
+            "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM);"
+            f"s.sendto(b'READY=1', '/proc/{pid}/root/run/notify/notify.sock')"
+        )
+        podman.inside("/usr/bin/python3", "-c", code)
+        assert command.wait(60) == 0
+        told = host.recv(100)
+        while not told.startswith(b"READY="):
+            told = host.recv(100)
+        assert told.strip() == b"READY=1"
+    podman("rm", "-f", "-t", "0", "ready")
 
 
 def test_pause(podman: Podman) -> None:
@@ -206,6 +286,8 @@ def test_a_healthcheck(podman: Podman) -> None:
     podman("healthcheck", "run", "health", code=1)
     podman("exec", "health", "touch", "/tmp/well")
     podman("healthcheck", "run", "health")
+    found = json.loads(podman("inspect", "health"))[0]["State"]["Health"]
+    assert (found["Status"], [entry["ExitCode"] for entry in found["Log"]]) == ("healthy", [1, 0])
     podman("rm", "-f", "-t", "0", "health")
 
 
@@ -230,6 +312,16 @@ def test_a_pod(podman: Podman) -> None:
     ]
     assert spaces[0] == spaces[1] and len(spaces[0].split()) == 2
     assert podman("exec", "two", "sh", "-c", "ps | grep -c '[s]leep 1000$'") == "2"
+    podman("pod", "pause", "pod")
+    states = podman("ps", "--pod", "--filter", "pod=pod", "-a", "--format", "{{.Status}}").splitlines()
+    assert len(states) == 3 and all(state.startswith("Paused") for state in states)
+    podman("pod", "unpause", "pod")
+    assert podman("exec", "one", "echo", "awake") == "awake"
+    stats = podman("pod", "stats", "--no-stream", "--format", "{{.Name}} {{.PIDS}}", "pod").splitlines()
+    assert sorted(line.split()[0] for line in stats)[-2:] == ["one", "two"]
+    assert {line.split()[1] for line in stats} <= {"1", "PIDS"}
+    podman("pod", "restart", "pod")
+    assert podman("exec", "one", "echo", "again") == "again"
     podman("pod", "stop", "-t", "0", "pod")
     podman("pod", "rm", "-f", "-t", "0", "pod")
     assert podman("ps", "-aq") == ""

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "lxc-start"
 _CREATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lxc_create.py")
-_REFUSED = {
-    "uid_maps": "LXC is given no user namespaces yet", "gid_maps": "LXC is given no user namespaces yet",
-}  # fmt: skip
 _KINDS = ("Unsupported", "CommandNotFound", "CommandNotExecutable", "InvalidSpec", "StartError")
 
 
@@ -47,15 +44,9 @@ class Lxc:
         self.path = path
 
     def check(
-        self,
-        config: Mapping[str, Any],  # noqa: ARG002 - all of it is the engine's own, or in config.json
-        host_config: Mapping[str, Any],  # noqa: ARG002 - what it means is seen in config.json
-        rest: Mapping[str, Any],
+        self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> None:
-        """See ExecDriver."""
-        for option, reason in _REFUSED.items():
-            if rest.get(option):
-                raise Unsupported(f"--runtime {self.name}: {option}: {reason}")
+        """See ExecDriver: what LXC cannot honour is seen in the document, at a start."""
 
     def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
@@ -65,7 +56,8 @@ class Lxc:
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
         files = f"{place}/bundle"
-        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name)
+        mounts: list[dict[str, Any]] = []
+        spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
         try:
             lxc_config.check(spec)
         except Unsupported as exc:
@@ -73,7 +65,7 @@ class Lxc:
         drive = driven.Drive(
             container_id, files, create=(sys.executable or "python3", "-I", "-S", _CREATE, files, self.path),
             counter=monitor_place.memory_counter(spec["linux"]["cgroupsPath"]), terminal=wanted.settings.terminal,
-            beside=Beside(rootfs, f"{files}/rootfs", spec),
+            beside=Beside(rootfs, os.path.join(files, spec["root"]["path"]), spec), mounts=mounts,
         )  # fmt: skip
         layout = cgroup_layout.detect()
         try:
@@ -130,7 +122,7 @@ class Asked:
         """See AskedExec."""
         from pyrunc.drivers.exec import driven
 
-        self._joining.__exit__(None, None, None)
+        self._joining.close()
         driven.forget(self._place)
 
 
@@ -152,7 +144,7 @@ def _joining(wanted: StartExec) -> Joining:
     spec["process"].pop("terminal", None)
     asked = any(text.startswith("HOME=") for text in wanted.variables)
     home = "" if asked else environment.get("HOME", "")
-    launcher = Launcher(Request(spec, Rootfs(("/",)), {}, environment, home))
+    launcher = Launcher(Request(spec, Rootfs(("/",), idmap=False), {}, environment, home))
     pidfd = open_init(wanted.container_id, wanted.who.pid, wanted.who.pid_started)
     try:
         target = Target(launcher, wanted.container_id, wanted.who.pid, pidfd, environment)

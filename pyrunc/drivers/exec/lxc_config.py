@@ -12,7 +12,7 @@ import os
 
 from pyrunc._native import plan as native
 from pyrunc.drivers.exec import lxc_seccomp, monitor_place
-from pyrunc.drivers.exec.lxc_root import Places, Stage, make_devices, make_null
+from pyrunc.drivers.exec.lxc_root import Owner, Places, Stage, make_devices, make_null
 from pyrunc.errors import Unsupported
 from pyrunc.runtime import cgroup_layout, mount_options
 from pyrunc.runtime.cgroup_devices import DEFAULT_DEVICE_RULES, parse_device_rules, v1_device_writes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyrunc.runtime.mount_options import MountOptions
 
 _NAMESPACES = {
-    "mount": "mnt", "pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "network": "net",
+    "mount": "mnt", "pid": "pid", "uts": "uts", "ipc": "ipc", "cgroup": "cgroup", "network": "net", "user": "user",
 }  # fmt: skip
 _TERMINALS = 1024
 _CGROUP_FLAGS = {
@@ -78,14 +78,28 @@ def check(spec: Mapping[str, Any]) -> None:
         raise Unsupported(
             "process.capabilities: LXC gives a bounding set, and no ambient or inheritable ones"
         )
+    if linux.get("uidMappings"):
+        _check_mapped(linux["namespaces"], process["user"])
     for mount in spec["mounts"]:
         _checked(mount)
     if linux.get("seccomp"):
         lxc_seccomp.profile(linux["seccomp"])
 
 
-def config(spec: Mapping[str, Any], container_id: str, bundle: str, host_network: str) -> Config:
-    """The configuration of a container, whose root is mounted at rootfs in *bundle*; what it mounts is made there.
+def _check_mapped(rows: Iterable[Mapping[str, Any]], user: Mapping[str, Any]) -> None:
+    """What LXC does not do in a user namespace."""
+    own = {row["type"] for row in rows if not row.get("path")}
+    for kind, name in (("network", "sysfs"), ("pid", "procfs")):
+        if kind not in own:
+            raise Unsupported(
+                f"{kind}: in a user namespace LXC mounts no {name} of a {kind} namespace of others"
+            )
+    if set(user.get("additionalGids") or ()) - {user["gid"]}:
+        raise Unsupported("groups: in a user namespace LXC drops all further ones")
+
+
+def config(spec: Mapping[str, Any], container_id: str, place: str, owner: Owner, host_network: str) -> Config:
+    """The configuration of a container, whose root is mounted at rootfs in *place*; what it mounts is made there.
 
     *host_network* is the path of the network namespace that it means by "host". Raises Unsupported, StartError,
     OSError, and the errors of `runtime.cgroup_resources`.
@@ -94,19 +108,22 @@ def config(spec: Mapping[str, Any], container_id: str, bundle: str, host_network
     linux: Mapping[str, Any] = spec["linux"]
     if spec.get("hostname"):
         found.set("lxc.uts.name", spec["hostname"])
-    found.set("lxc.rootfs.path", f"dir:{bundle}/rootfs")
-    os.mkdir(f"{bundle}/lxc-root")
-    found.set("lxc.rootfs.mount", f"{bundle}/lxc-root")
+    found.set("lxc.rootfs.path", f"dir:{place}/rootfs")
+    os.mkdir(f"{place}/lxc-root")
+    found.set("lxc.rootfs.mount", f"{place}/lxc-root")
     if spec["root"].get("readonly"):
         found.set("lxc.rootfs.options", "ro")
     # Its own /dev, terminals and mounts of /proc and /sys would be beside what is asked for.
     for key, value in (("autodev", 0), ("tty.max", 0), ("pty.max", _TERMINALS), ("console.path", "none")):
         found.set(f"lxc.{key}", value)
     _namespaces(found, linux["namespaces"], host_network)
-    _mounts(found, spec, bundle)
-    _process(found, spec["process"])
+    for letter, key in (("u", "uidMappings"), ("g", "gidMappings")):
+        for row in linux.get(key) or ():
+            found.set("lxc.idmap", f"{letter} {row['containerID']} {row['hostID']} {row['size']}")
+    _mounts(found, spec, place, owner)
+    _process(found, spec["process"], mapped=owner.maps)
     if linux.get("seccomp"):
-        profile = f"{bundle}/lxc-seccomp"
+        profile = f"{place}/lxc-seccomp"
         with open(profile, "w", encoding="ascii") as file:
             file.write(lxc_seccomp.profile(linux["seccomp"]))
         found.set("lxc.seccomp.profile", profile)
@@ -139,12 +156,12 @@ def _namespaces(found: Config, rows: Iterable[Mapping[str, Any]], host_network: 
         found.set("lxc.namespace.share.net", host_network)
 
 
-def _process(found: Config, process: Mapping[str, Any]) -> None:
+def _process(found: Config, process: Mapping[str, Any], *, mapped: bool) -> None:
     user = process["user"]
     found.set("lxc.init.uid", user["uid"])
     found.set("lxc.init.gid", user["gid"])
     groups = user.get("additionalGids")
-    if groups:
+    if groups and not mapped:
         found.set("lxc.init.groups", ",".join(map(str, groups)))
     names = [name.removeprefix("CAP_").lower() for name in process["capabilities"]["bounding"]]
     for name in names or ["none"]:
@@ -173,12 +190,12 @@ def _checked(mount: Mapping[str, Any]) -> MountOptions:
     return options
 
 
-def _mounts(found: Config, spec: Mapping[str, Any], bundle: str) -> None:
-    places, stage = Places(f"{bundle}/rootfs"), Stage(f"{bundle}/lxc-mounts")
+def _mounts(found: Config, spec: Mapping[str, Any], place: str, owner: Owner) -> None:
+    places, stage = Places(f"{place}/rootfs", owner), Stage(f"{place}/lxc-mounts", owner)
     try:
         for mount in spec["mounts"]:
-            _mount(found, spec, mount, places, stage)
-        _cover(found, spec["linux"], f"{bundle}/rootfs", places, stage)
+            _mount(found, spec, mount, places, stage, owner)
+        _cover(found, spec["linux"], f"{place}/rootfs", places, stage)
         places.make_directory(spec["process"]["cwd"])  # as with Docker
         stage.finish()
     finally:
@@ -186,8 +203,8 @@ def _mounts(found: Config, spec: Mapping[str, Any], bundle: str) -> None:
 
 
 def _mount(
-    found: Config, spec: Mapping[str, Any], mount: Mapping[str, Any], places: Places, stage: Stage
-) -> None:
+    found: Config, spec: Mapping[str, Any], mount: Mapping[str, Any], places: Places, stage: Stage, owner: Owner
+) -> None:  # fmt: skip
     options, target, source = _checked(mount), os.path.normpath(mount["destination"]), mount["source"]
     if mount["type"] == "devpts" and target == "/dev/pts":
         return  # LXC makes one of its own there, and takes away any other
@@ -200,7 +217,7 @@ def _mount(
     elif mount["type"] == "tmpfs":
         source = stage.tmpfs([("source", source), *options.data], options.attr_set)
         if target == "/dev":
-            make_devices(source, spec["linux"].get("devices") or ())
+            make_devices(source, spec["linux"].get("devices") or (), owner)
         found.mount(source, places.of(target, source), "none", ("rbind",))
     else:
         # What is not a flag is the file system's; LXC sees to that itself.

@@ -22,9 +22,9 @@ import stat
 import struct
 from signal import SIGKILL
 
-from pyrunc._native import namespaces
+from pyrunc._native import mount, namespaces
 from pyrunc._native import plan as native
-from pyrunc.drivers.exec import lxc_config, lxc_run
+from pyrunc.drivers.exec import lxc_config, lxc_root, lxc_run
 from pyrunc.errors import CommandNotExecutable, CommandNotFound, PyruncError, StartError
 from pyrunc.records import loads
 from pyrunc.runtime import spawner
@@ -40,6 +40,7 @@ _READY, _FAILED, _FORKED, _TERMINAL = 1, 2, 4, 5
 _GO = b"\0\0\0\0"
 _ENOENT, _ENOTDIR, _EXDEV = 2, 20, 18
 _CREDENTIALS = struct.Struct("3i")
+_AT_FDCWD = -100
 _SIZE_MAX = 256
 _OF_SYSCTLS = namespaces.CLONE_NEWNET | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS
 _SLASHES = str.maketrans("./", "/.")
@@ -54,26 +55,36 @@ def main(bundle: str, program: str) -> None:
     # The commands of LXC's monitor come by a socket of its network namespace, not of the host's.
     host_network = os.open("/proc/self/ns/net", os.O_RDONLY)
     namespaces.unshare(namespaces.CLONE_NEWNET)
-    found = lxc_config.config(spec, container_id, bundle, f"/proc/self/fd/{host_network}")
+    linux: Mapping[str, Any] = spec["linux"]
+    owner = lxc_root.Owner(linux.get("uidMappings") or (), linux.get("gidMappings") or ())
+    place = bundle
+    if owner.maps:
+        place = spec["root"]["path"]
+        _open(place)
+        for number in os.listdir(f"{bundle}/files"):
+            os.chown(f"{bundle}/files/{number}", owner.uid(0), owner.gid(0))
+    found = lxc_config.config(spec, container_id, place, owner, f"/proc/self/fd/{host_network}")
     with open(f"{bundle}/lxc-config", "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write("\n".join(found.lines) + "\n")
     plan = spawner.sealed_memfd("lxc-init", lxc_config.process_plan(spec["process"], container_id))
     own, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     own.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
     init = spawner.protected(spawner.init_path())
-    streams = _streams(spec["process"])
+    streams = _streams(owner.uid(spec["process"]["user"]["uid"]))
     for fd in (init, plan, theirs.fileno(), host_network, *streams):
         os.set_inheritable(fd, True)
-    state = os.path.dirname(os.path.dirname(bundle))
+    above = place if owner.maps else os.path.dirname(os.path.dirname(bundle))
     argv = [
-        program, "-F", "-q", "-n", container_id, "-P", state, "-f", f"{bundle}/lxc-config", "-o", f"{bundle}/log",
+        program, "-F", "-q", "-n", container_id, "-P", above, "-f", f"{bundle}/lxc-config", "-o", f"{bundle}/log",
         "-l", "ERROR", "--", f"/proc/self/fd/{init}", "lxc-init", *map(str, (plan, theirs.fileno(), *streams)),
     ]  # fmt: skip
     # What it says, and what it changes the owner of, is nobody's.
     own_streams = os.memfd_create("lxc-start")
     actions = [(os.POSIX_SPAWN_DUP2, own_streams, number) for number in range(3)]
+    # With newuidmap in PATH it wants root's own ranges in /etc/subuid, and without it writes what it is told.
+    environment = {**os.environ, "PATH": "/nonexistent"} if owner.maps else os.environ
     monitor = os.posix_spawn(
-        program, argv, os.environ, file_actions=actions, setsigmask=[], setsigdef=range(1, 32)
+        program, argv, environment, file_actions=actions, setsigmask=[], setsigdef=range(1, 32)
     )  # fmt: skip
     for fd in (init, plan, *streams):
         os.close(fd)
@@ -85,12 +96,24 @@ def main(bundle: str, program: str) -> None:
         lxc_run.uncover(container_id)
 
 
-def _streams(process: "Mapping[str, Any]") -> list[int]:
+def _open(place: str) -> None:
+    """Make room at *place*, to which root of a user namespace may walk, for what else is to be there but the root."""
+    root = mount.open_tree(_AT_FDCWD, os.fsencode(place), mount.OPEN_TREE_CLONE | os.O_CLOEXEC)
+    mount.umount2(os.fsencode(place), mount.MNT_DETACH)
+    mount.mount(b"tmpfs", os.fsencode(place), b"tmpfs", 0, b"mode=755,size=1m")
+    os.mkdir(f"{place}/rootfs")
+    target = os.open(f"{place}/rootfs", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mount.move_mount(root, target)
+    os.close(target)
+    os.close(root)
+
+
+def _streams(uid: int) -> list[int]:
     """Our own, which are the container's, at other numbers; pipes are given to the program's user, as by runc."""
     found = []
     for number in range(3):
         if stat.S_ISFIFO(os.fstat(number).st_mode):
-            os.fchown(number, process["user"]["uid"], -1)
+            os.fchown(number, uid, -1)
         found.append(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 16))
     return found
 

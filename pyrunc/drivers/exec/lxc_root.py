@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager
 
 from pyrunc._native import mount as native
 from pyrunc._native import openat2
@@ -17,7 +18,7 @@ from pyrunc.runtime.mount_words import COVERED
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from pyrunc.runtime.mount_options import MountOptions
@@ -31,10 +32,53 @@ _LINKS = {
 }  # fmt: skip
 
 
-class Tree:
-    """A directory that is, or will be, a container's *at*; what is in it is resolved as if it were the root."""
+class Owner:
+    """Who a container's ids are on the host: by OCI's *uids* and *gids*, or themselves where those are empty."""
 
-    def __init__(self, path: str, at: str) -> None:
+    def __init__(self, uids: Sequence[Mapping[str, int]], gids: Sequence[Mapping[str, int]]) -> None:
+        self._uids, self._gids = uids, gids
+        self.maps = bool(uids)
+
+    def uid(self, inside: int) -> int:
+        """The host's number of a user. Raises Unsupported for one that is not mapped."""
+        return _outside(self._uids, inside)
+
+    def gid(self, inside: int) -> int:
+        """The host's number of a group. Raises Unsupported for one that is not mapped."""
+        return _outside(self._gids, inside)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Make files as the container's root, whom alone its file systems know."""
+        if not self.maps:
+            yield
+            return
+        os.setegid(self.gid(0))
+        os.seteuid(self.uid(0))
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+
+
+def _outside(maps: Sequence[Mapping[str, int]], inside: int) -> int:
+    for row in maps:
+        if row["containerID"] <= inside < row["containerID"] + row["size"]:
+            return row["hostID"] + inside - row["containerID"]
+    if maps:
+        raise Unsupported(f"user namespace: no id of the host is that of {inside} inside")
+    return inside
+
+
+class Tree:
+    """A directory that is, or will be, a container's *at*; what is in it is resolved as if it were the root.
+
+    What is made there belongs to the container's root, *owner*'s.
+    """
+
+    def __init__(self, path: str, at: str, owner: Owner) -> None:
+        self._owner = owner
         self.path = os.path.realpath(path)
         self.at = at.rstrip("/")
         self._fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -43,7 +87,8 @@ class Tree:
         """The container's *path*, below *at*, without symlinks; *make* it if it is not there. Raises OSError."""
         below = os.fsencode(os.path.relpath(path, self.at or "/"))
         if make:
-            openat2.make_in_root(self._fd, below, directory=directory)
+            with self._owner.acting():
+                openat2.make_in_root(self._fd, below, directory=directory)
         found = openat2.open_in_root(self._fd, below, os.O_PATH)
         try:
             real = os.readlink(f"/proc/self/fd/{found}")
@@ -63,8 +108,9 @@ class Tree:
 class Places:
     """The mount points of one container, in the order of its mounts."""
 
-    def __init__(self, rootfs: str) -> None:
-        self._trees: dict[str, Tree | None] = {"": Tree(rootfs, "/")}
+    def __init__(self, rootfs: str, owner: Owner) -> None:
+        self._owner = owner
+        self._trees: dict[str, Tree | None] = {"": Tree(rootfs, "/", owner)}
 
     def of(self, destination: str, source: str) -> str:
         """Where to mount, relative to the root; *source* is the host's, or "". Raises StartError."""
@@ -84,7 +130,7 @@ class Places:
             where = "inside /proc" if inside else "the root" if place == "/" else f"{place} by a symlink"
             raise StartError(f"mounts: {target}: cannot be mounted because it is {where}")
         if directory:
-            self._trees[place] = Tree(source, place) if source else None
+            self._trees[place] = Tree(source, place, self._owner) if source else None
         return place.lstrip("/")
 
     def make_directory(self, path: str) -> None:
@@ -117,17 +163,22 @@ class Places:
 
 
 class Stage:
-    """A *directory* of mounts that this mount namespace has, and LXC binds."""
+    """A *directory* of mounts that this mount namespace has, and LXC binds; new ones are the container's root's."""
 
-    def __init__(self, directory: str) -> None:
-        os.mkdir(directory)
+    def __init__(self, directory: str, owner: Owner) -> None:
+        os.mkdir(directory, 0o755)
+        self._owner = owner
         self._directory = directory
         self._count = 0
         self._fds: list[int] = []
 
     def tmpfs(self, data: Iterable[tuple[str, str]], attributes: int) -> str:
         """A new file system in memory with mount attributes (MOUNT_ATTR_*): its directory. Raises OSError."""
-        pairs = [(key.encode(), os.fsencode(value)) for key, value in data]
+        said = {"uid": "0", "gid": "0", **dict(data)} if self._owner.maps else dict(data)
+        for key, outside in (("uid", self._owner.uid), ("gid", self._owner.gid)):
+            if key in said and said[key].isdigit():
+                said[key] = str(outside(int(said[key])))
+        pairs = [(key.encode(), os.fsencode(value)) for key, value in said.items()]
         fd = native.new_mount(b"tmpfs", pairs, attributes & ~native.MOUNT_ATTR_RDONLY)
         path = self._attach(fd, True)
         # Read-only when all that is mounted in it has its place there.
@@ -175,16 +226,18 @@ def make_null(path: str) -> None:
     _make_node(path, stat.S_IFCHR | _NODE, os.makedev(*_NODES["null"]), 0, 0)
 
 
-def make_devices(directory: str, devices: Iterable[Mapping[str, Any]]) -> None:
+def make_devices(directory: str, devices: Iterable[Mapping[str, Any]], owner: Owner) -> None:
     """Make what a container's /dev has, in the *directory* that will be it, and *devices* (OCI's). Raises OSError.
 
     Nodes of the host's, bound there, would be the host's for chmod(2) too.
     """
     for name, numbers in _NODES.items():
-        _make_node(f"{directory}/{name}", stat.S_IFCHR | _NODE, os.makedev(*numbers), 0, 0)
+        number = os.makedev(*numbers)
+        _make_node(f"{directory}/{name}", stat.S_IFCHR | _NODE, number, owner.uid(0), owner.gid(0))
     for name, target in _LINKS.items():
         os.symlink(target, f"{directory}/{name}")
-    tree = Tree(directory, "/dev")
+        os.lchown(f"{directory}/{name}", owner.uid(0), owner.gid(0))
+    tree = Tree(directory, "/dev", owner)
     try:
         for device in devices:
             path = os.path.normpath(device["path"])
@@ -199,7 +252,7 @@ def make_devices(directory: str, devices: Iterable[Mapping[str, Any]]) -> None:
             kind = stat.S_IFBLK if device["type"] == "b" else stat.S_IFCHR
             number = os.makedev(device["major"], device["minor"])
             mode = kind | device.get("fileMode", _NODE)
-            _make_node(real, mode, number, device.get("uid", 0), device.get("gid", 0))
+            _make_node(real, mode, number, owner.uid(device.get("uid", 0)), owner.gid(device.get("gid", 0)))
     finally:
         tree.close()
 

@@ -91,6 +91,11 @@ class Pyrunc:
             stderr=subprocess.PIPE,
         )
 
+    def begun(self, *argv: str) -> subprocess.Popen[bytes]:
+        """A command that goes on, with pipes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*self._begin, *argv], env=self._env, stdin=pipe, stdout=pipe, stderr=pipe)
+
     def on_terminal(self, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
         """A command on a terminal of its own, of 40 rows by 100 columns, and the other end of that."""
         master, slave = os.openpty()

@@ -12,7 +12,7 @@ import pyrunc
 from pyrunc.drivers import registry
 from pyrunc.drivers.exec.native import Native
 from pyrunc.drivers.exec.oci import Oci
-from pyrunc.errors import CommandNotFound, InvalidArgument, StartError, Unsupported
+from pyrunc.errors import CommandNotFound, InvalidArgument, StartError
 from tests.drivers.exec.conftest import Pyrunc, image, needs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

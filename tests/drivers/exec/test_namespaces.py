@@ -15,15 +15,8 @@ def _nothing_stays(pyrunc: Pyrunc) -> Iterator[None]:
     assert [entry for entry in os.listdir(pyrunc.state) if len(entry) == 64] == []
 
 
-def not_lxc(pyrunc: Pyrunc) -> None:
-    if pyrunc.runtime == "lxc":
-        pytest.skip("it refuses that by name")
-
-
 @pytest.mark.parametrize("kind", ["net", "pid", "ipc"])
 def test_of_another_container(pyrunc: Pyrunc, kind: str) -> None:
-    if kind == "ipc":
-        not_lxc(pyrunc)
     flag = {"net": "--network", "pid": "--pid", "ipc": "--ipc"}[kind]
     donor = ("--ipc", "shareable") if kind == "ipc" else ()
     pyrunc.made("run", "-d", "--name", "one", *donor, "--", "sh", "-c", "echo x > /dev/shm/x; exec sleep 601")
@@ -51,7 +44,6 @@ def test_that_does_not_run(pyrunc: Pyrunc) -> None:
 
 
 def test_a_user_namespace(pyrunc: Pyrunc) -> None:
-    not_lxc(pyrunc)
     pyrunc.python("""
     from pathlib import Path
     maps = [pyrunc.IdMap(0, 100000, 65536)]
@@ -78,7 +70,6 @@ def test_a_user_namespace(pyrunc: Pyrunc) -> None:
 
 
 def test_mounts_that_no_runtime_knows(pyrunc: Pyrunc) -> None:
-    not_lxc(pyrunc)
     pyrunc.made(
         "run",
         "--rm",
