@@ -191,9 +191,9 @@ def _make(module: "ModuleType", entry: "Entry") -> "ModuleType":
     return module
 
 
-def _whose() -> "tuple[bytes, str, str]":
+def _whose() -> "tuple[bytes, str, str, int]":
     """Which Python: byte code and shared libraries are those of one."""
-    return MAGIC_NUMBER, sys.version, sys.base_exec_prefix
+    return MAGIC_NUMBER, sys.version, sys.base_exec_prefix, sys.flags.optimize
 
 
 def _watch(kind: str, taken: "Sequence[Entry]") -> None:

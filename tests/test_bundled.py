@@ -119,7 +119,7 @@ def test_another_python_does_not_take_it(copy: Path) -> None:
     count = thrice(copy)
     path = file_of(copy)
     whose, own, taken = marshal.loads(path.read_bytes())
-    path.write_bytes(marshal.dumps(((whose[0], "3.11.0 of somebody else", whose[2]), own, taken)))
+    path.write_bytes(marshal.dumps(((whose[0], "3.11.0 of somebody else", *whose[2:]), own, taken)))
     assert start(copy) == (0, 0, 0)
     start(copy)
     assert start(copy)[0] == count

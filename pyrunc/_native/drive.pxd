@@ -79,9 +79,57 @@ cdef inline bint drive_arguments(driven *d, int argc, char **argv) noexcept nogi
     return at == argc
 
 
-cdef inline int run_verb(const driven *d, char **words) noexcept nogil:
+cdef inline bint readable_within(int fd, int timeout_ms) noexcept nogil:
+    cdef pollfd watch
+    watch.fd = fd
+    watch.events = POLLIN
+    watch.revents = 0
+    return poll(&watch, 1, timeout_ms) > 0
+
+
+cdef inline void pass_size(int master) noexcept nogil:
+    cdef winsize_t size
+    if ioctl(0, TIOCGWINSZ, &size) == 0 and (size.ws_row or size.ws_col):
+        ioctl(master, TIOCSWINSZ, &size)
+
+
+cdef inline int take_console(driven *d) noexcept nogil:
+    """Take the master of the container's terminal, which the runtime sends just now."""
+    cdef char name[PATH_ROOM]
+    cdef int connection
+    cdef int rc
+    connection = <int>_rc(accept4(d.console, NULL, NULL, SOCK_CLOEXEC))
+    if connection < 0:
+        return connection
+    rc = -ETIMEDOUT
+    if readable_within(connection, CONSOLE_MS):
+        rc = receive_one(connection, name, sizeof(name), &d.master)
+    close(connection)
+    return rc if rc < 0 else 0 if d.master >= 0 else -EPROTO
+
+
+cdef inline int size_console(driven *d, int pid) noexcept nogil:
+    """Take the terminal as soon as the runtime *pid* sends it: a program may ask for its size at once; 0 or -errno."""
+    cdef pollfd watch[2]
+    cdef int rc = 0
+    watch[0].fd = d.console
+    watch[1].fd = <int>_rc(syscall(NR_pidfd_open, pid, 0))
+    watch[0].events = watch[1].events = POLLIN
+    watch[0].revents = watch[1].revents = 0
+    while poll(watch, 2, -1) < 0 and errno == EINTR:
+        pass
+    if watch[0].revents:
+        rc = take_console(d)
+    if rc == 0 and d.master >= 0:
+        pass_size(d.master)
+    close(watch[1].fd)
+    return rc
+
+
+cdef inline int run_verb(driven *d, char **words) noexcept nogil:
     """Run a command of the runtime to its end: its wait status, 0 if there is none, or -errno."""
     cdef int status = 0
+    cdef int failed = 0
     cdef int pid
     if words[0] == NULL:
         return 0
@@ -93,11 +141,13 @@ cdef inline int run_verb(const driven *d, char **words) noexcept nogil:
         _exit(127)
     if pid < 0:
         return -errno
+    if d.console >= 0 and d.master < 0:
+        failed = size_console(d, pid)
     # Not any other: what the runtime has left behind may be the container's init, which has ended already.
     while wait4(pid, &status, 0, NULL) < 0:
         if errno != EINTR:
             return -errno
-    return status
+    return status if status else failed
 
 
 cdef inline int drive_verb(driven *d, int verb) noexcept nogil:
@@ -127,32 +177,6 @@ cdef inline int listen_for_console(driven *d) noexcept nogil:
         cfmakeraw(&attributes)
         rc = <int>_rc(tcsetattr(0, TCSANOW, &attributes))
     return rc
-
-
-cdef inline bint readable_within(int fd, int timeout_ms) noexcept nogil:
-    cdef pollfd watch
-    watch.fd = fd
-    watch.events = POLLIN
-    watch.revents = 0
-    return poll(&watch, 1, timeout_ms) > 0
-
-
-cdef inline int take_console(driven *d) noexcept nogil:
-    """Take the master of the container's terminal, which the runtime has sent by now."""
-    cdef char name[PATH_ROOM]
-    cdef int connection
-    cdef int rc
-    if not readable_within(d.console, CONSOLE_MS):
-        return -ETIMEDOUT
-    connection = <int>_rc(accept4(d.console, NULL, NULL, SOCK_CLOEXEC))
-    close(d.console)
-    if connection < 0:
-        return connection
-    rc = -ETIMEDOUT
-    if readable_within(connection, CONSOLE_MS):
-        rc = receive_one(connection, name, sizeof(name), &d.master)
-    close(connection)
-    return rc if rc < 0 else 0 if d.master >= 0 else -EPROTO
 
 
 cdef inline int read_pid(driven *d) noexcept nogil:
@@ -220,8 +244,8 @@ cdef inline int bring_up(driven *d) noexcept nogil:
         if rc > 0:
             d.pid = rc
             rc = 0
-    if rc == 0 and d.flags & DRIVE_TERMINAL:
-        rc = take_console(d)
+    if rc == 0 and d.flags & DRIVE_TERMINAL and d.master < 0:
+        rc = -EPROTO                # it has sent none
     if rc == 0 and d.flags & DRIVE_SHIM:
         rc = tell_running(d)
     if rc == 0:
@@ -280,12 +304,6 @@ cdef inline void give_up_streams() noexcept nogil:
     for i in range(3):
         dup2(null, i)
     close(null)
-
-
-cdef inline void pass_size(int master) noexcept nogil:
-    cdef winsize_t size
-    if ioctl(0, TIOCGWINSZ, &size) == 0 and (size.ws_row or size.ws_col):
-        ioctl(master, TIOCSWINSZ, &size)
 
 
 cdef inline void heed(driven *d, int pidfd) noexcept nogil:
@@ -351,7 +369,7 @@ cdef inline int drive(int argc, char **argv) noexcept nogil:
     cdef int status
     cdef int rc
     memset(&d, 0, sizeof(d))
-    d.master = -1
+    d.master = d.console = -1
     if not drive_arguments(&d, argc, argv):
         return DRIVE_USAGE
     prctl(PR_SET_NAME, b"pyrunc-drive", 0, 0, 0)
@@ -373,6 +391,8 @@ cdef inline int drive(int argc, char **argv) noexcept nogil:
         return DRIVE_FAILED
     if d.master < 0:
         give_up_streams()
+    else:
+        close(d.console)
     say_running(&d)
     if not d.flags & DRIVE_LEASH:
         close(d.word)

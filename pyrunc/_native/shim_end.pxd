@@ -142,7 +142,10 @@ cdef inline void shim_end(walk *w, shim *s, int reply_fd, record *report, uint32
         prune_parents(w, made)      # where there is one its spawner does, at the end, and the next start finds them
     if w.running:
         describe_end(&end, report, s.log.dropped)
-        replace_file(w.state_dir, b"status", b".status", &end)
+        if s.held_back and not s.owner:
+            unlinkat(w.state_dir, b"running", 0)    # the container's program never was, and nobody is there to be told why
+        else:
+            replace_file(w.state_dir, b"status", b".status", &end)
         end_clients(w, s, &end)
     if s.owner and send_with(reply_fd, report, sizeof(record), -1) == 0:
         if not w.running:

@@ -106,7 +106,7 @@ def compile_bundle(
     if command.options.systemd_cgroup:
         from pyrunc.oci import systemd
 
-        unit = systemd.unit_of(bundle.spec, container_id, rights)
+        unit = systemd.unit_of(bundle.spec, container_id, rights, env.get("XDG_RUNTIME_DIR") or "")
     spec = _completed(bundle, container_id, rights, unit)
     if caller.is_another() and any(_is_ones_own(mount) for mount in spec["mounts"]):
         raise Failure("the planner cannot see what the source of a mount is to its caller")

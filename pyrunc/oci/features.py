@@ -28,7 +28,7 @@ def document() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(CLONE_NEW),
             "capabilities": list(capabilities.ALL),
-            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": _seccomp(),
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},

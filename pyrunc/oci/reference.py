@@ -43,8 +43,9 @@ but for this:
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
 - a container whose `checkpoint` fails is left alone;
-- with `--systemd-cgroup` a unit has its limits from the start, and systemd is never told to deny all devices where the
-  document denies only some.
+- with `--systemd-cgroup` a unit has its limits from the start; systemd is never told to deny all devices where the
+  document denies only some; a name that ends in `.slice` works; a user who is in no cgroup of their own systemd is
+  refused; and no container in a unit is checkpointed.
 
 `checkpoint` and `restore` need a criu that works on this kernel. A container with a terminal cannot be restored; one is
 restored into the cgroups that it was saved from; of its streams, pipes and sockets become those of who calls `restore`.

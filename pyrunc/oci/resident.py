@@ -85,16 +85,26 @@ def _namespace(kind: str) -> int:
         return 0  # the kernel has none of this kind
 
 
-def rights_of(pid: int | str) -> tuple[bytes, ...]:
-    """Whatever decides what a process may read, as the kernel says it; not what it says itself. Raises OSError."""
-    with open(f"/proc/{pid}/status", "rb") as status:
+def rights_of(pid: int | str, *, labelled: bool) -> tuple[bytes, ...]:
+    """Whatever decides what a process may read, as the kernel says it; not what it says itself. Raises OSError.
+
+    Where a security module has them, a process is *labelled*, too.
+    """
+    with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
         found = [line for line in status.read().split(b"\n") if line.startswith(_RIGHTS)]
-    try:
-        with open(f"/proc/{pid}/attr/current", "rb") as label:
+    if labelled:
+        with open(f"/proc/{pid}/attr/current", "rb", buffering=0) as label:
             found.append(label.read())
-    except OSError:
-        pass  # no security module has labels
     return tuple(found)
+
+
+def has_label() -> bool:
+    """Whether a security module gives labels to processes."""
+    try:
+        with open("/proc/self/attr/current", "rb", buffering=0) as label:
+            return bool(label.read())
+    except OSError:
+        return False
 
 
 class Planner:
@@ -104,7 +114,8 @@ class Planner:
         self._directory = directory
         self._name = name
         self._world = own_world(front_door)
-        self._rights = rights_of("self")
+        self._labelled = has_label()
+        self._rights = rights_of("self", labelled=self._labelled)
         self._front_door = front_door
         self._files: dict[str, tuple[int, int]] = {}
         self._looked_ns = 0
@@ -194,7 +205,7 @@ class Planner:
         """Whether the caller may do what we may: else it would be told what it could not find out itself."""
         pidfd = _peer_pidfd(caller)
         try:
-            if rights_of(pid) != self._rights:
+            if rights_of(pid, labelled=self._labelled) != self._rights:
                 return False
         except OSError:
             return False

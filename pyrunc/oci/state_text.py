@@ -68,7 +68,7 @@ def _own(
             (c["path"] for c in cgroups if c["version"] == 2 or "freezer" in c["controllers"]), ""
         ),
         "kill": next((c["path"] for c in sorted(cgroups, key=lambda c: -c["version"])), ""),
-        "systemd": unit and {"unit": unit.name, "slice": unit.slice, "socket": unit.socket},
+        "systemd": unit and {"unit": unit.name, "slice": unit.slice, "socket": unit.manager.socket},
         "no_new_keyring": no_new_keyring,
         "spec": spec,
     }

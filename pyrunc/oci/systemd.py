@@ -17,7 +17,8 @@ import os
 from pyrunc._native import systemd as native
 from pyrunc.oci.log import Failure, reason_of
 from pyrunc.runtime import cgroup_systemd
-from pyrunc.runtime.cgroup_systemd import Unit
+from pyrunc.runtime.cgroup_layout import detect
+from pyrunc.runtime.cgroup_systemd import Manager, Unit
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
@@ -30,20 +31,33 @@ if TYPE_CHECKING:
     from pyrunc.runtime.compile_rootless import Rights
 
 
-def unit_of(spec: Mapping[str, Any], container_id: str, rights: Rights) -> Unit:
-    """The unit that a document names. Raises Failure or InvalidSpec in runc's words."""
+def unit_of(spec: Mapping[str, Any], container_id: str, rights: Rights, runtime: str) -> Unit:
+    """The unit that a document names; *runtime* is XDG_RUNTIME_DIR. Raises Failure or InvalidSpec in runc's words."""
     if not os.path.isdir("/run/systemd/system"):
         raise Failure("systemd not running on this host, cannot use systemd cgroups manager")
-    if rights.loose_cgroups:
-        raise Failure("--systemd-cgroup: the units of a user's own systemd are not supported yet")
+    manager = _manager(runtime) if rights.loose_cgroups else Manager()
     path = (spec.get("linux") or {}).get("cgroupsPath") or ""
-    return cgroup_systemd.parse(path, container_id, spec.get("annotations") or {})
+    return cgroup_systemd.parse(path, container_id, spec.get("annotations") or {}, manager)
+
+
+def _manager(runtime: str) -> Manager:
+    """The systemd that serves somebody who is not the host's root: that of a user namespace's root, or of the user."""
+    users = not os.access(cgroup_systemd.SOCKET, os.W_OK)
+    socket = f"{runtime or f'/run/user/{os.geteuid()}'}/systemd/private" if users else cgroup_systemd.SOCKET
+    code, cgroup, _ = native.call(os.fsencode(socket), cgroup_systemd.whereabouts())
+    if code < 0:
+        raise Failure(
+            f"{socket}: {why(code, cgroup)} (hint: for rootless containers, maybe there is no systemd --user)"
+        )
+    if users and detect().mode != "v2":
+        raise Failure("--systemd-cgroup: a user's own systemd has no cgroups but those of cgroup v2")
+    return Manager(socket, cgroup.rstrip("/"), users)
 
 
 def of_container(container: Container) -> Unit | None:
     """The unit that a container is in, or None."""
     own = container.own.get("systemd")
-    return Unit(own["slice"], own["unit"], "", (), own["socket"]) if own else None
+    return Unit(own["slice"], own["unit"], "", (), Manager(own["socket"])) if own else None
 
 
 def stop(unit: Unit, log: Log) -> None:
@@ -79,4 +93,4 @@ def why(code: int, text: str) -> str:
 
 
 def _call(unit: Unit, message: bytes, *, waits: bool = False) -> tuple[int, str, str]:
-    return native.call(unit.socket.encode(), message, unit.name.encode() if waits else None)
+    return native.call(os.fsencode(unit.manager.socket), message, unit.name.encode() if waits else None)

@@ -61,6 +61,17 @@ _SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}
 _QUOTA = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
+class Manager(NamedTuple):
+    """A systemd: the host's, or a user's own."""
+
+    socket: str = SOCKET
+    """Where it listens."""
+    cgroup: str = ""
+    """The cgroup below which all of its own are; "" for the root."""
+    is_users: bool = False
+    """Whether it has no more rights than a user."""
+
+
 class Unit(NamedTuple):
     """A unit of systemd that holds a container."""
 
@@ -72,13 +83,13 @@ class Unit(NamedTuple):
     """What the last part of cgroupsPath calls it."""
     annotations: tuple[Property, ...] = ()
     """Properties that the document names itself."""
-    socket: str = SOCKET
-    """Where its manager listens."""
+    manager: Manager = Manager()
+    """Who makes it."""
 
     @property
     def path(self) -> str:
         """Where its cgroup is in each hierarchy, absolute."""
-        return f"{expand_slice(self.slice)}/{self.name}"
+        return f"{self.manager.cgroup}{expand_slice(self.slice)}/{self.name}"
 
     @property
     def is_slice(self) -> bool:
@@ -86,10 +97,12 @@ class Unit(NamedTuple):
         return self.name.endswith(".slice")
 
 
-def parse(cgroups_path: str, container_id: str, annotations: Mapping[str, str]) -> Unit:
+def parse(
+    cgroups_path: str, container_id: str, annotations: Mapping[str, str], manager: Manager | None = None
+) -> Unit:
     """Read ``slice:prefix:name``, "" being ``system.slice:runc:ID``, and the properties among *annotations*.
 
-    Raises InvalidSpec in runc's words.
+    With a user's *manager* it is ``user.slice`` where none is named. Raises InvalidSpec in runc's words.
     """
     parts = cgroups_path.split(":") if cgroups_path else ["", "runc", container_id]
     if len(parts) != 3:
@@ -98,7 +111,8 @@ def parse(cgroups_path: str, container_id: str, annotations: Mapping[str, str]) 
             f'got "{cgroups_path}" instead'
         )
     place, prefix, own = parts
-    place = place or "system.slice"
+    manager = manager or Manager()
+    place = place or ("user.slice" if manager.is_users else "system.slice")
     name = own if own.endswith(".slice") else f"{prefix}-{own}.scope"
     expand_slice(place)
     if "/" in name or "\0" in name:
@@ -109,7 +123,7 @@ def parse(cgroups_path: str, container_id: str, annotations: Mapping[str, str]) 
         )
     if own.endswith(".slice"):
         expand_slice(own)
-    return Unit(place, name, own, tuple(_annotated(annotations)))
+    return Unit(place, name, own, tuple(_annotated(annotations)), manager)
 
 
 def expand_slice(name: str) -> str:
@@ -178,7 +192,8 @@ def properties(unit: Unit, version: int, devices: object, directories: Sequence[
     ]
     found.append(("DefaultDependencies", "b", False))
     found += unit.annotations
-    found += _device_properties(parse_device_rules(devices) + DEFAULT_DEVICE_RULES, version)
+    if not unit.manager.is_users:  # which could not have it so
+        found += _device_properties(parse_device_rules(devices) + DEFAULT_DEVICE_RULES, version)
     return found + limits(directories)
 
 
@@ -330,6 +345,14 @@ def reset(unit: Unit) -> bytes:
 def change(unit: Unit, found: Sequence[Property]) -> bytes:
     """The call that changes properties of *unit*, until the host is booted again."""
     return bytes(_call(4, "SetUnitProperties", "sba(sv)", unit.name, True, _variants(found)).data)
+
+
+def whereabouts() -> bytes:
+    """The call that asks a manager for its cgroup."""
+    message = dbus.call(
+        6, _NAME, _PATH, "org.freedesktop.DBus.Properties", "Get", "ss", _MANAGER, "ControlGroup"
+    )
+    return bytes(message.data)
 
 
 def ping() -> bytes:

@@ -97,7 +97,7 @@ class RootlessPart(HostPart):
         whole = f"{directory.mountpoint}/{directory.path}"
         if directory.version == 1 and self.rights.named_cgroup:
             return False
-        if _may_make(whole) and (directory.version == 1 or _may_enter(directory)):
+        if _may_make(whole) and (directory.version == 1 or may_enter(directory)):
             return False
         if any(not write.file.startswith("devices.") for write in directory.writes):
             head = "unable to start container process: unable to apply cgroup configuration: "
@@ -184,7 +184,7 @@ def _may_make(path: str) -> bool:
     return os.access(f"{path}/cgroup.procs", os.W_OK)
 
 
-def _may_enter(directory: CgroupDir) -> bool:
+def may_enter(directory: CgroupDir) -> bool:
     """Whether a process of ours may move there: by what both places have above them (cgroup-v2.rst, "Delegation")."""
     shared = os.path.commonpath([own_cgroup() or "/", f"/{directory.path}"])
     return os.access(f"{directory.mountpoint}{shared}/cgroup.procs", os.W_OK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyrunc._native.plan import ABSENT, FLAGS, NAMESPACES
 from pyrunc.errors import InvalidSpec
 from pyrunc.records import NamedTuple
-from pyrunc.runtime.compile_rootless import Rights, RootlessPart
+from pyrunc.runtime.compile_rootless import Rights, RootlessPart, may_enter, own_cgroup
 from pyrunc.runtime.plan import HOOK_KINDS, HOST, INIT
 
 _READONLY = 0x1 | 0x2 | 0x4 | 0x8  # with nosuid, nodev, noexec: linux/mount.h, MOUNT_ATTR_*
@@ -63,9 +63,15 @@ class FrontDoorPart(RootlessPart):
             calls = systemd.calls(unit, found)
         except (ValueError, TypeError, unpackable) as error:
             raise InvalidSpec(f"systemd cannot be told of unit {unit.name}: {error}") from None
+        for directory in wanted.dirs if unit.manager.is_users else ():
+            if not may_enter(directory):
+                raise InvalidSpec(
+                    f"--systemd-cgroup: who is in the cgroup {own_cgroup() or '/'} may not go to {unit.path}: "
+                    "systemd-run --user --scope begins where that is allowed"
+                )
         self.plan.add(
-            "unit", HOST, "host", s0=unit.socket, s1=unit.name, s2=systemd.told(found), n0=self.plan.blob(calls),
-            n1=len(calls) // 8,
+            "unit", HOST, "host", s0=unit.manager.socket, s1=unit.name, s2=systemd.told(found),
+            n0=self.plan.blob(calls), n1=len(calls) // 8,
         )  # fmt: skip
 
     def _unit(self) -> Unit | None:
@@ -74,6 +80,13 @@ class FrontDoorPart(RootlessPart):
     def _is_idle(self, layout: Layout, directory: CgroupDir) -> bool:
         # systemd takes a unit for finished when nobody is in its cgroup of the hierarchy that it looks at.
         return self._unit() is None and super()._is_idle(layout, directory)
+
+    def _cgroup_place(self, directory: CgroupDir) -> tuple[str, str, tuple[str, ...]]:
+        unit = self._unit()
+        if unit is not None and unit.manager.is_users:
+            # It is there by then, with the controllers that there are for this user.
+            return directory.mountpoint, f"/{directory.path}", ()
+        return super()._cgroup_place(directory)
 
     def _place(self, usual: str) -> str:
         """Over itself, where hooks that enter the mount namespace look for it by the path that the state has.

@@ -168,9 +168,16 @@ class ShimProcess:
         self._child.close()
 
 
+class _Listener(_socket.socket):
+    """One that is closed with its last reference, so that whoever is interrupted leaves none, nor a warning."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def listening(state_dir: str, name: str = "attach") -> _socket.socket:
     """A socket that listens at *name* in *state_dir*, however long that path is. Raises OSError."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    sock = _Listener(_socket.AF_UNIX, _socket.SOCK_STREAM)
     directory = -1
     try:
         directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

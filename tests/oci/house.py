@@ -32,14 +32,14 @@ while True:
 _SET_UP = """
 set -e
 for place in /run /dev/shm /var/lib/cni /etc/cni /etc/docker /opt /var/lib/containerd; do
-    [ ! -d "$place" ] || mount -t tmpfs tmpfs "$place"
+    [ ! -d "$place" ] || mount -n -t tmpfs tmpfs "$place"
 done
 mkdir -p /run/lock
 # crun gives standard descriptors to the container's user, and conmon's are this.
 mknod -m 666 /run/null c 1 3
-mount --bind /run/null /dev/null
+mount -n --bind /run/null /dev/null
 ip link set lo up 2>/dev/null || :
-[ -z "$1" ] || mount --bind /dev/null "$1"
+[ -z "$1" ] || mount -n --bind /dev/null "$1"
 exec "$2" -I -S -c "$3"
 """
 

@@ -34,6 +34,9 @@ class Real:
         self.directory = tmp_path / "planners"
         self.pid = start_planner(self.front_door, self.directory)
         self.bundle = oci.bundle(tmp_path / "good", ["/bin/echo", "served"])
+        with self.guest() as guest:
+            guest.send(b"x")
+            guest.recv(100)  # it is where it will be
 
     def call(self, *words: object) -> "subprocess.CompletedProcess[str]":
         return call(self.front_door, "--root", str(self.oci.root), *map(str, words), planner=self.directory)
@@ -126,21 +129,24 @@ def test_an_odd_file_holds_nobody_up(
 
 
 def test_who_waits_to_write_to_a_fifo_is_not_woken_by_the_planner(real: Real, tmp_path: Path) -> None:
-    """The command itself reads what is written, as runc does: the planner does not even open the fifo."""
-    place = tmp_path / "odd"
-    place.mkdir()
-    os.mkfifo(place / "config.json")
-    text = (real.bundle / "config.json").read_text()
-    writer = subprocess.Popen(
-        ["sh", "-c", 'cat "$0" >"$1" && echo written', real.bundle / "config.json", place / "config.json"],
+    """The command itself reads what is written, once, as runc does: the planner does not even open the fifo."""
+    real.oci.call("run", "-d", "-b", real.oci.bundle(tmp_path / "b", ["/bin/sleep", "1000"]), real.oci.id)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    (tmp_path / "process.json").write_text(json.dumps({"args": ["/bin/echo", "read"], "cwd": "/"}))
+    with subprocess.Popen(
+        ["sh", "-c", 'cat "$0" >"$1" && echo written', tmp_path / "process.json", fifo],
         stdout=subprocess.PIPE,
-    )
-    time.sleep(0.1)
-    assert real.declines("run", "-b", place, real.oci.id)
-    assert writer.poll() is None
-    done = real.oci.call("run", "-b", place, real.oci.id, env=real.oci.environment)
-    assert done.stdout == "served\n" and json.loads(text)
-    assert writer.communicate(timeout=30)[0] == b"written\n"
+    ) as writer:
+        try:
+            time.sleep(0.1)
+            words = ("exec", "--process", fifo, real.oci.id)
+            assert real.declines(*words)
+            assert writer.poll() is None
+            assert real.oci.call(*words).stdout == "read\n"
+            assert writer.communicate(timeout=30)[0] == b"written\n"
+        finally:
+            writer.kill()
 
 
 def test_a_state_that_never_ends_holds_nobody_up_for_long(real: Real, tmp_path: Path) -> None:

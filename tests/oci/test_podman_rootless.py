@@ -28,7 +28,7 @@ set -e
 cd "$1/etc"
 for name in *; do [ -e /etc/$name ] || : >/etc/$name; mount -n --bind $name /etc/$name; done
 mkdir -p /run/user/$2 && chown $2:$2 /run/user/$2
-mount --make-shared /
+mount -n --make-shared /
 """
 
 
@@ -42,15 +42,34 @@ class Podman:
             "PATH": os.environ["PATH"], "HOME": str(self.home), "USER": "somebody",
             "XDG_RUNTIME_DIR": f"/run/user/{UID}", "CONTAINERS_CONF": str(inside.place / "containers.conf"),
         }  # fmt: skip
+        self.delegated: Path | None = None
+        """The cgroup that is the user's, of v2."""
+        self.enters: tuple[str, ...] = ()
         self.user = (
             "setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups",
             "env", "-i", "-C", str(self.home), *(f"{name}={value}" for name, value in variables.items()),
         )  # fmt: skip
-        self.words = (
-            *self.user, "podman", "--root", f"{self.home}/root", "--runroot", f"{self.home}/run",
+        self.podman = (
+            "podman", "--root", f"{self.home}/root", "--runroot", f"{self.home}/run",
             "--tmpdir", f"{self.home}/tmp", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs",
             "--events-backend", "file", "--runtime", runtime,
         )  # fmt: skip
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """A command line of the user's, up to podman's own flags."""
+        return (*self.enters, *self.user, *self.podman)
+
+    def delegate(self, place: Path) -> None:
+        """Give the user the cgroup *place* with controllers, and have them be in one below it."""
+        self.delegated = place
+        (place / "session").mkdir(parents=True)
+        for directory in (place.parent, place):
+            (directory / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+        for path in (place, place / "session"):
+            for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+                os.chown(path / name, UID, UID)
+        self.enters = ("sh", "-c", f'echo $$ >{place}/session/cgroup.procs; exec "$@"', "sh")
 
     def __call__(self, *words: str, code: int | None = 0, given: str = "") -> str:
         return self.inside(*self.words, *words, code=code, given=given).out.strip()
@@ -71,7 +90,8 @@ def podman(
     runtime = program(SUBJECT if request.param == "tried" else request.param)
     root = make_rootfs(tmp_path_factory.mktemp("podman") / "rootfs")
     place = Path(f"/tmp/pyrunc-{os.getpid()}-u{request.param}")
-    with house(place, runtime, ("libpod_parent",)) as inside:
+    parent = f"pyrunc-test-{os.getpid()}-podman"
+    with house(place, runtime, ("libpod_parent", parent)) as inside:
         place.chmod(0o755)
         subprocess.run(["tar", "-C", root, "-cf", place / "rootfs.tar", "."], check=True)
         (place / "containers.conf").write_text("[engine]\n")
@@ -86,6 +106,8 @@ def podman(
         os.chown(place / "home", UID, UID)
         inside("sh", "-c", _NAMES, "sh", str(place), str(UID))
         engine = Podman(inside, str(install(place)) if runtime == str(OURS) else runtime)
+        if {"cpu", "memory", "pids"} <= needs.cgroup_v2_controllers():
+            engine.delegate(Path("/sys/fs/cgroup", parent, "user"))
         engine("import", "--change", "ENV PATH=/bin", str(place / "rootfs.tar"), IMAGE)
         try:
             yield engine
@@ -174,6 +196,37 @@ def test_what_a_user_cannot_have_is_as_with_the_others(podman: Podman) -> None:
     podman("rm", "-f", "-t", "0", "pause")
 
 
+@pytest.mark.vm
+@needs.cgroup_v2("cpu", "memory", "pids")
+@pytest.mark.parametrize("podman", ["tried", "runc"], indirect=True)  # crun makes none for such a podman
+def test_limits_that_a_user_can_have(podman: Podman) -> None:
+    """In a cgroup that is the user's, beside the one that podman was called in, as with runc."""
+    assert podman.delegated is not None
+    limits = ("--memory", "64m", "--pids-limit", "50", "--cpus", "0.5")
+    name = podman.run("-d", "--name", "limits", *limits, IMAGE, "sleep", "1000")
+    own = podman.delegated / name
+    assert [(own / file).read_text().strip() for file in ("memory.max", "pids.max", "cpu.max")] == [
+        str(64 << 20), "50", "50000 100000",
+    ]  # fmt: skip
+    line = podman("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "limits")
+    assert "/ 67.11MB" in line and line.endswith(" 1"), line
+    podman("pause", "limits")
+    assert podman("ps", "-a", "--filter", "name=limits", "--format", "{{.Status}}").startswith("Paused")
+    podman("unpause", "limits")
+    assert podman("exec", "limits", "cat", "/proc/self/cgroup") == "0::/"
+    out = podman.run("--name", "oom", "--memory", "16m", "--memory-swap", "16m", IMAGE,
+                     "sh", "-c", "x=a; while :; do x=$x$x; done", code=137)  # fmt: skip
+    assert out == ""
+    podman("rm", "oom")
+    podman("rm", "-f", "-t", "0", "limits")
+    assert not (podman.delegated / name).exists()
+    # What podman and the planner are in is the user's too, and keeps nothing of root's busy.
+    assert {path.name for path in podman.delegated.iterdir() if path.is_dir()} <= {
+        "session",
+        "pyrunc-planner",
+    }
+
+
 def test_many_at_once(podman: Podman) -> None:
     running = [
         subprocess.Popen(
@@ -186,10 +239,10 @@ def test_many_at_once(podman: Podman) -> None:
     assert podman("ps", "-aq") == ""
 
 
+@pytest.mark.skipif(str(OURS) != SUBJECT, reason="only ours has a planner")
+@pytest.mark.parametrize("podman", ["tried"], indirect=True)
 def test_a_planner_serves_all_of_a_users_commands(podman: Podman) -> None:
     """It is where the user's alone are, made of nothing that podman waits for."""
-    if "pyrunc-oci" not in podman.words[-1]:
-        pytest.skip("of ours")
     podman.run("--rm", IMAGE, "true")
     place = f"/run/user/{UID}/pyrunc-planner"
     names = podman.inside.until("ls", place, holds=".lock").split()

@@ -17,6 +17,8 @@ from typing import Any
 
 from . import needs
 
+USER = 12345
+"""The number of a user who has a name there, as systemd wants it."""
 SYSTEMD = "/lib/systemd/systemd"
 _PATIENCE_S = 60.0
 _counter = itertools.count()
@@ -28,6 +30,9 @@ mount -n -t tmpfs -o mode=755 tmpfs /run
 umount -n /sys/fs/cgroup
 mount -n -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
 while ! rmdir /sys/fs/cgroup/alone 2>/dev/null; do sleep 0.05; done
+for file in passwd group; do cp /etc/$file /run/$file; mount -n --bind /run/$file /etc/$file; done
+echo 'somebody:x:{USER}:{USER}::/:/bin/sh' >>/etc/passwd
+echo 'somebody:x:{USER}:' >>/etc/group
 mkdir -p /run/systemd/system
 printf '[Unit]\\nDefaultDependencies=no\\n' >/run/systemd/system/booted.target
 exec env -i container=oci PATH=/usr/sbin:/usr/bin:/sbin:/bin {SYSTEMD} --unit=booted.target --log-target=console
@@ -78,10 +83,10 @@ class Booted:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
-    def command(self, *words: object) -> list[str]:
-        """What the caller executes for *words* to be executed where systemd runs."""
+    def command(self, *words: object, cgroup: Path | None = None) -> list[str]:
+        """What the caller executes for *words* to be executed where systemd runs, in a *cgroup* if that is given."""
         inside = ["nsenter", "-t", str(self.pid), "-m", "-p", "-C", "-u", "--", *map(str, words)]
-        return ["sh", "-c", _ENTER, str(self.cgroup / "commands"), *inside]
+        return ["sh", "-c", _ENTER, str(cgroup or self.cgroup / "commands"), *inside]
 
     def call(self, *words: object, code: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
         """Execute *words* there; they must end with *code*, unless that is None."""

@@ -83,7 +83,7 @@ def write(
         os.chmod(source, 0o644)
         flags = ["rbind", "rprivate"] + (["ro"] if spec["root"]["readonly"] else [])
         spec["mounts"].append({"destination": path, "type": "bind", "source": source, "options": flags})
-    spec["root"]["path"] = _open_place(spec, place) if spec["linux"].get("uidMappings") else "rootfs"
+    spec["root"]["path"] = _open_place(spec, place, runtime) if spec["linux"].get("uidMappings") else "rootfs"
     found: dict[str, Any] = _named(spec, container_id)
     with open(f"{place}/config.json", "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(found, file)
@@ -109,12 +109,13 @@ def _mount(
     return {"destination": mount["destination"], "type": "bind", "source": there, "options": flags}
 
 
-def _open_place(spec: Mapping[str, Any], place: str) -> str:
+def _open_place(spec: Mapping[str, Any], place: str, runtime: str) -> str:
     """A directory of the host's to which everybody can walk, and that nobody needs: a root may be mounted there.
 
     Only the monitor sees that. In a user namespace whoever is root may not walk to a bundle.
     """
     needed = [place, sys.prefix, sys.base_prefix, spawner.init_path()]
+    needed += [runtime] if runtime.startswith("/") else []
     needed += [mount["source"] for mount in spec["mounts"] if (mount.get("source") or "").startswith("/")]
     for found in _PLACES:
         if os.path.isdir(found) and not any(

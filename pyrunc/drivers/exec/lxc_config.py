@@ -181,7 +181,7 @@ def _checked(mount: Mapping[str, Any]) -> MountOptions:
     options = mount_options.parse(mount.get("options") or (), f"mounts: {target}")
     refused = {
         "tmpcopyup": options.copy_up, options.idmap: options.idmap, "remount": options.remount,
-        "shared or slave": options.propagation in (mount_options.MS_SHARED, mount_options.MS_SLAVE),
+        "shared, slave or unbindable": options.propagation not in (0, mount_options.MS_PRIVATE),
         "X-mount": options.owned or options.mapped or options.subdir or options.mkdir != 0o755,
     }  # fmt: skip
     for name, there in refused.items():

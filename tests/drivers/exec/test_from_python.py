@@ -129,7 +129,8 @@ assert not os.path.exists(f"/proc/{pid}") or open(f"/proc/{pid}/stat").read().rp
 def test_a_terminal(pyrunc: Pyrunc) -> None:
     pyrunc.python(
         within("""
-result = box.exec(["sh", "-c", "stty size; cat"], tty=True, size=(30, 90), stdin=b"typed\\n")
+# crun gives a further program's terminal its size when the program runs.
+result = box.exec(["sh", "-c", "sleep 0.5; stty size; cat"], tty=True, size=(30, 90), stdin=b"typed\\n")
 assert sorted(result.stdout.splitlines()) == [b"30 90", b"typed", b"typed"], result
 with box.exec_start(["sh"], tty=True, size=(24, 80)) as program:
     def heard(text):

@@ -62,6 +62,8 @@ def test_a_user_namespace(pyrunc: Pyrunc) -> None:
         assert result.stdout == b"0\\nok\\n0\\n", result
         result = box.exec(["id", "-u"], user="web")
         assert result.stdout == b"1000\\n", result
+        result = box.exec(["sh", "-c", "sleep 0.5; stty size"], tty=True, size=(20, 70))
+        assert b"20 70" in result.stdout, result
         assert ("A", "/file") in box.diff()
         box.commit("mapped")
     assert engine.run("mapped", ["busybox", "stat", "-c", "%u", "/file"]).stdout == b"0\\n"

@@ -1,0 +1,106 @@
+"""Starts that do not come to their end: a runtime that hangs, and a starter that is killed at any moment."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyrunc.drivers import registry
+from tests.drivers.exec.conftest import Pyrunc, image, needs
+from tests.drivers.exec.test_life import processes_with
+from tests.drivers.exec.test_runtimes import cgroups_of
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def slow(tmp_path: Path, busybox: Path) -> Iterator[Pyrunc]:
+    """Containers of runc, each verb of which takes a while."""
+    needs("runc")
+    program = tmp_path / "slow"
+    program.write_text(
+        f'#!/bin/sh\nsleep "$(cat {tmp_path}/pause)"\nexec {registry.exec_driver("runc").path} "$@"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "pause").write_text("0")
+    found = Pyrunc(tmp_path, str(program))
+    found("import", "-", "tools", stdin=image(busybox))
+    yield found
+    (tmp_path / "pause").write_text("0")
+    ids = found("ps", "-aq", "--no-trunc").stdout.split()
+    found.end()
+    assert [entry for entry in os.listdir(found.state) if len(entry) == 64] == []
+    assert [path for each in ids for path in cgroups_of(each)] == []
+    assert processes_with(str(tmp_path)) == []
+
+
+def test_a_runtime_that_hangs_is_late(slow: Pyrunc, tmp_path: Path) -> None:
+    (tmp_path / "pause").write_text("600")
+    slow.python("""
+    from pyrunc.errors import TimedOut
+    try:
+        engine.start("tools", ["sleep", "600"], name="one", host_config=runtime, create_timeout_s=2)
+    except TimedOut as late:
+        assert "start" in str(late), late
+    else:
+        raise AssertionError
+    """)
+    assert slow("ps", "-aq").stdout == ""
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.5, 0.7, 0.9, 1.1])
+def test_its_starter_is_killed(slow: Pyrunc, tmp_path: Path, after_s: float) -> None:
+    """It runs or it does not; it can be removed, and nothing of it is left."""
+    (tmp_path / "pause").write_text("0.3")
+    with slow.begun(
+        "run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "sleep", "600"
+    ) as command:
+        time.sleep(after_s)
+        command.send_signal(signal.SIGKILL)
+    (tmp_path / "pause").write_text("0")
+    states = set()
+    for _ in range(400):
+        states.add(slow("ps", "-a", "--format", "{{.State}}").stdout.strip())
+        if states & {"", "running", "exited"}:
+            break
+        time.sleep(0.05)
+    assert states & {"", "running", "exited", "created"}, states
+
+
+def test_its_starter_is_killed_and_the_start_fails(slow: Pyrunc, tmp_path: Path) -> None:
+    (tmp_path / "pause").write_text("2")
+    with slow.begun("run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "nosuch") as command:
+        for _ in range(400):
+            if list(slow.state.glob("*/running")):
+                break
+            time.sleep(0.02)
+        command.send_signal(signal.SIGKILL)
+    for _ in range(400):
+        found = slow("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "one").stdout
+        if found == "created 128 the process that started it was killed\n":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError(found)
+    assert slow("logs", "one").stderr == ""
+
+
+def test_a_program_whose_runtime_hangs(slow: Pyrunc, tmp_path: Path) -> None:
+    slow.made("run", "-d", "--name", "one", "--", "sleep", "600")
+    (tmp_path / "pause").write_text("2")
+    body = 'print("up", flush=True); engine.containers.get("one").exec(["sleep", "655"])'
+    with slow.python_process(body) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGKILL)
+    time.sleep(3)
+    (tmp_path / "pause").write_text("0")
+    for _ in range(200):
+        if "655" not in slow("top", "one", "-eo", "pid,args").stdout:
+            break
+        time.sleep(0.05)
+    assert "655" not in slow("top", "one", "-eo", "pid,args").stdout
