@@ -8,6 +8,9 @@ from pyrunc._native.cgroup cimport *
 cdef enum:
     END_DIRECTORIES = 65536         # visited at most
     END_DEPTH = 16384               # below each other at most
+    WALK_LOOK = 0                   # count cgroups that somebody is in
+    WALK_THAW = 1
+    WALK_KILL = 2                   # count processes, and thaw
 
 
 cdef inline const char *next_directory(int directory, off_t *position, char *entries, size_t size) noexcept nogil:
@@ -30,8 +33,22 @@ cdef inline const char *next_directory(int directory, off_t *position, char *ent
             at += (<unsigned char>entries[at + 16]) | (<unsigned char>entries[at + 17]) << 8
 
 
+cdef inline bint somebody_is_in(int directory) noexcept nogil:
+    cdef char first
+    cdef ssize_t got
+    cdef int fd = openat(directory, b"cgroup.procs", O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    got = read(fd, &first, 1)
+    close(fd)
+    return got > 0
+
+
 cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
-    """Thaw the cgroup *top* and all below it, with *kill_all* after SIGKILL to all in them; how many those were.
+    """Thaw the cgroup *top* and all below it, with *kill_all* after SIGKILL to all in them; how many those were."""
+    return c_cgroup_walk(top, WALK_KILL if kill_all else WALK_THAW)
+
+
+cdef inline int c_cgroup_walk(int top, int what) noexcept nogil:
+    """Do *what* in the cgroup *top* and all below it; how many were found.
 
     The walk goes by descriptor, and up again by "..": a v1 cgroup never gets another parent. *top* stays open.
     """
@@ -55,9 +72,10 @@ cdef inline int c_cgroup_end(int top, bint kill_all) noexcept nogil:
         if entered:
             visited += 1
             positions[depth] = 0
-            count = c_cgroup_kill(at) if kill_all else 0
+            count = somebody_is_in(at) if what == WALK_LOOK else c_cgroup_kill(at) if what == WALK_KILL else 0
             found += count if count > 0 else 0
-            write_file_at(at, b"freezer.state", b"THAWED")
+            if what != WALK_LOOK:
+                write_file_at(at, b"freezer.state", b"THAWED")
         name = NULL
         if visited < END_DIRECTORIES and depth + 1 < most:
             name = next_directory(at, &positions[depth], entries, sizeof(entries))

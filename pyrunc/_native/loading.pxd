@@ -3,6 +3,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.plan_rules cimport plan_validate
 from pyrunc._native.steps cimport *
 
 cdef enum:

@@ -5,6 +5,7 @@
 # ends. What fails is undone first and then put into words by Python, as which this process ends.
 
 from pyrunc._native.linux cimport *
+from pyrunc._native.cgroup_end cimport *
 from pyrunc._native.channel cimport *
 from pyrunc._native.container_init cimport *
 from pyrunc._native.hearing cimport *
@@ -79,15 +80,11 @@ cdef inline int fail_step(oci_run *r, uint32_t step, int error) noexcept nogil:
 
 
 cdef inline bint inhabited(walk *w, const plan_step *step) noexcept nogil:
-    """Whether somebody is in the cgroup that a step was to make: what ends a container would end them, too."""
-    cdef char first
-    cdef ssize_t got
+    """Whether somebody is in the cgroup that a step was to make, or below: what ends a container would end them, too."""
     cdef int directory = open_cgroup(w, step)
-    cdef int fd = openat(directory, b"cgroup.procs", O_RDONLY | O_CLOEXEC)
-    got = read(fd, &first, 1)
-    close(fd)
+    cdef bint found = directory >= 0 and c_cgroup_walk(directory, WALK_LOOK) > 0
     close(directory)
-    return got > 0
+    return found
 
 
 cdef inline void raise_limit(walk *w) noexcept nogil:

@@ -15,6 +15,7 @@ from pyrunc._native.oci_arguments cimport *
 from pyrunc._native.oci_python cimport *
 from pyrunc._native.oci_system cimport *
 from pyrunc._native.plan cimport *
+from pyrunc._native.plan_rules cimport plan_validate
 from pyrunc._native.standing cimport *
 
 cdef enum:

@@ -8,6 +8,7 @@ from pyrunc._native.errors cimport check
 from pyrunc._native.oci_python cimport oci_place
 from pyrunc._native.oci_seal cimport oci_seal
 from pyrunc._native.oci_system cimport environ, put_decimal
+from pyrunc._native.plan_rules cimport plan_validate
 from pyrunc._native.sealed cimport c_sealed
 
 # In the order of plan.pxd's Op.

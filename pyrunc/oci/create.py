@@ -122,7 +122,7 @@ def compile_bundle(
         rights,
         unit,
     )
-    keyring = "" if command.flag("no-new-keyring") else f"_ses.{container_id}"
+    keyring = "" if command.flag("no-new-keyring") else keyring_name(container_id)
     template = compile_spec(spec, Rootfs((bundle.rootfs,)), keyring=keyring, front_door=door)
     listening = _listening(env)
     added = {"LISTEN_FDS": str(listening), "LISTEN_PID": "1"} if listening else {}
@@ -135,10 +135,19 @@ def compile_bundle(
     oci = oci._replace(
         preserve_fds=flags.preserved(oci.preserve_fds + listening),
         flags=oci.flags | (native.FLAG_NOTIFY if notify else 0),
-        state=state_text.state(container_id, bundle, template, command.flag("no-new-keyring"), not notify, unit),
+        state=state_text.state(container_id, bundle, template, keyring, not notify, unit),
     )  # fmt: skip
     plan = template.finish(_NO_ID, argv, variables, candidates(argv[0], path), FLAG_KEEP_RUNNING, oci=oci)
     return Prepared(plan, template, oci, argv)
+
+
+def keyring_name(container_id: str) -> str:
+    """What the session keyring of a new container is called, for those that `exec` it.
+
+    Who knows a name can make a keyring of that name first, any user of the host, and let all search it: the container
+    would join that, and its owner could read keys and place some in it. Source: keyctl_join_session_keyring(3).
+    """
+    return f"_ses.{container_id}.{os.urandom(8).hex()}"
 
 
 def _block(

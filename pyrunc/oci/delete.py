@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pyrunc.oci.state import Container
 
 
+_GLANCE_S = 0.2  # longer than anybody holds a lock who only looks whether somebody has it
+
+
 def run(command: Command, log: Log) -> int:
     """Delete one container; with --force it is no error if there is none."""
     root, container_id = root_of(command.options), command.arguments[0]
@@ -70,7 +73,7 @@ def _settled(root: str, container_id: str, lock: Lock, force: bool) -> Container
         if container is not None:
             if force:
                 _kill(container)
-            elif container.unfinished:
+            elif container.unfinished and not lock.take(_GLANCE_S):
                 raise Failure(f"cannot delete container {container_id} that is not stopped: creating")
         lock.claim(container_id)
     return _load(root, container_id)

@@ -84,21 +84,31 @@ def _kill(container: Container) -> None:
 
 
 def remove_directory(directory: str) -> None:
-    """Remove a state directory and what is in it, its state.json last; it is no error if it is gone."""
+    """Remove a state directory and what is in it, its state.json last; it is no error if it is gone.
+
+    By descriptors: whoever can put something else in a name's place does not choose what is removed.
+    """
     try:
-        with os.scandir(directory) as entries:
+        _remove(directory, None)
+    except FileNotFoundError:
+        return
+
+
+def _remove(directory: str, above: int | None) -> None:
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        with os.scandir(here) as entries:
             inside = sorted(
                 (e.name == "state.json", e.name, e.is_dir(follow_symlinks=False)) for e in entries
             )
         for _, name, is_directory in inside:
-            path = f"{directory}/{name}"
             if is_directory:
-                remove_directory(path)
+                _remove(name, here)
             else:
-                os.unlink(path)
-        os.rmdir(directory)
-    except FileNotFoundError:
-        return
+                os.unlink(name, dir_fd=here)
+    finally:
+        os.close(here)
+    os.rmdir(directory, dir_fd=above)
 
 
 def _poststop(container: Container, log: Log) -> None:

@@ -97,7 +97,7 @@ def _plan(command: Command) -> tuple[bytes, list[str]]:
         spec,
         Running(container.pid, container.own["start_time"], cgroups, freezer),
         Terminal(size.get("height") or 0, size.get("width") or 0, not detach) if wants_terminal else None,
-        "" if container.own.get("no_new_keyring") else f"_ses.{container.id}",
+        container.own.get("keyring"),
     )
     flags = OCI_FLAGS["exec"]
     for name, wanted in (("detach", detach), ("terminal", wants_terminal), ("debug", command.options.debug)):

@@ -36,16 +36,53 @@ runtime_supports_json = ["crun", "runc", "pyrunc-oci"]
 pyrunc-oci = ["/path/to/pyrunc-oci"]
 ```
 
-Some 300 command lines were given to runc 1.1.5, and what it said is in `tests/fixtures/runc`. pyrunc-oci says the same,
-but for this:
+Some 300 command lines were given to runc 1.1.5, and what it said is in `tests/fixtures/runc`; more is compared with it
+while tests run. pyrunc-oci says and does the same, but for this.
 
-- a document that is wrong (`config.json`, `update --resources`) is refused by the name of its field;
+Documents:
+
+- one that is wrong (`config.json`, `--process`, `--resources`) is refused by the name of its field, and all of it
+  before anything is made: where runc finds it later, poststop hooks run there and not here;
+- a document is a regular file of at most 16 MiB; `--process` and `--resources` may be a pipe (`/dev/fd/N`), which is
+  waited for 10 s. runc waits for a FIFO or a terminal for ever;
+- the root may be a symlink, or lie behind one, as with crun; `state` shows where it leads. runc refuses that;
+- `cgroupsPath` without a slash before it, or none, is below the root of every hierarchy, as one with a slash, and not
+  below the caller's cgroup in each: so the container has one path, and its place does not depend on who calls
+  (engines pass absolute paths). `..` in it is refused, which runc resolves;
+- a cgroup in which others are is refused, as runc does since 1.2 where it can;
+- of `readonlyPaths` what is mounted below them is read-only too, but below `/`;
+- a program of `exec` has the document's umask (as runc since 1.2), and 0022 without one, not the caller's.
+
+Containers:
+
+- `state` of what is being created says `creating`; with runc there is no such container yet;
+- what runs is never shown as created, though whoever started it was killed before the end; runc goes by a file that
+  is removed afterwards;
+- the session keyring's name ends in random digits: `_ses.<id>` alone can be taken by any user of the host beforehand,
+  whose keyring runc joins then;
+- `delete --force` removes a container whose `state.json` is damaged, with what that still names; runc fails for ever;
+- what a killed `create` leaves, `delete --force` finds: cgroups too, where runc says that there is no such container.
+
+Hooks:
+
+- poststart hooks run in `start`, as the standard has it, and newer runc; runc 1.1 has them in `create`;
+- all poststop hooks run, though one fails, as the standard has it; runc ends with the first;
+- those of a creation (prestart, createRuntime, createContainer) end with a creator that is killed, and what they have
+  started with them; runc leaves them running;
+- one whose time is over is killed with its process group.
+
+Verbs:
+
 - `list` fails where `--root` names a directory that does not exist, as runc does since 1.2; before, it made one;
 - when `update` is refused a limit, those that it has changed before are put back;
 - a container whose `checkpoint` fails is left alone;
 - with `--systemd-cgroup` a unit has its limits from the start; systemd is never told to deny all devices where the
   document denies only some; a name that ends in `.slice` works; a user who is in no cgroup of their own systemd is
-  refused; and no container in a unit is checkpointed.
+  refused; and no container in a unit is checkpointed;
+- with NOTIFY_SOCKET, `run` and `start` do not wait for the readiness of a program that has ended, and pass on
+  `READY=1` from any line of a message, in the foreground again and again; a LISTEN_FDS that is no number of
+  descriptors is none;
+- `--debug` adds no places in a program's source to lines.
 
 `checkpoint` and `restore` need a criu that works on this kernel. A container with a terminal cannot be restored; one is
 restored into the cgroups that it was saved from; of its streams, pipes and sockets become those of who calls `restore`.

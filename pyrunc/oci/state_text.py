@@ -27,7 +27,7 @@ def state(
     container_id: str,
     bundle: Bundle,
     template: PlanTemplate,
-    no_new_keyring: bool = False,
+    keyring: str = "",
     plain: bool = True,
     unit: Unit | None = None,
 ) -> tuple[str, str, str, str, str]:
@@ -36,7 +36,7 @@ def state(
     notes = bundle.spec.get("annotations") or {}
     rows = ",\n".join(f"    {exact_text(key)}: {exact_text(notes[key])}" for key in sorted(notes))
     annotations = f'  "annotations": {{\n{rows}\n  }},\n' if rows else ""
-    own = dumps(_own(bundle.spec, template, no_new_keyring, plain, unit))
+    own = dumps(_own(bundle.spec, template, keyring, plain, unit))
     first, _, last = own.partition(f'"start_time":{_MARK}')
     return (
         f'{{\n  "ociVersion": {exact_text(version)},\n  "id": {exact_text(container_id)},\n  "pid": ',
@@ -51,7 +51,7 @@ _MARK = (1 << 63) - 1
 
 
 def _own(
-    spec: dict[str, Any], template: PlanTemplate, no_new_keyring: bool, plain: bool, unit: Unit | None
+    spec: dict[str, Any], template: PlanTemplate, keyring: str, plain: bool, unit: Unit | None
 ) -> dict[str, Any]:
     """The last member, of which `_native/oci_state.pxd` reads the first ones in this order."""
     linux = spec.get("linux") or {}
@@ -69,7 +69,7 @@ def _own(
         ),
         "kill": next((c["path"] for c in sorted(cgroups, key=lambda c: -c["version"])), ""),
         "systemd": unit and {"unit": unit.name, "slice": unit.slice, "socket": unit.manager.socket},
-        "no_new_keyring": no_new_keyring,
+        "keyring": keyring,
         "spec": spec,
     }
 

@@ -1,4 +1,4 @@
-"""The plan as Python writes and prints it; `_native/plan.pxd` draws the layout and judges it."""
+"""The plan as Python writes and prints it; `_native/plan.pxd` draws the layout, and `plan_rules.pxd` judges it."""
 
 from __future__ import annotations
 

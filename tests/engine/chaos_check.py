@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +164,8 @@ def invariants(place: Path, before: Host, kills: bool) -> list[str]:
         who = f"{document['Name']} {key[:12]} {document['State']['Status']}"
         alive = document["State"]["Status"] in ("running", "paused")
         wrong = _running(document, files.get(key), shims) if alive else _ended(place, document)
+        if wrong and alive and _restarts(place, document, files.get(key)):
+            continue  # its program ends as soon as it begins: it was another run that was looked at
         wrong += _log(place, document)
         if key not in snapshots:
             wrong.append("has no snapshot")
@@ -173,6 +176,19 @@ def invariants(place: Path, before: Host, kills: bool) -> list[str]:
     found += _without_a_row(place, before, documents, snapshots, volumes, shims)
     found += _events(place, documents, kills)
     return found
+
+
+def _restarts(place: Path, document: Document, file: Document | None) -> bool:
+    """Whether a restart policy begins another run than that of *file*, without anybody's looking after it."""
+    if file is None or document["HostConfig"]["RestartPolicy"]["Name"] in ("", "no"):
+        return False
+    deadline = time.monotonic() + 70.0  # the longest pause between two runs is a minute
+    while time.monotonic() < deadline:
+        now = running_files(place).get(document["Id"])
+        if now is not None and now["started_ns"] != file["started_ns"]:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _running(document: Document, file: Document | None, shims: set[int]) -> list[str]:

@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memmove
 
 from pyrunc._native.linux cimport AT_FDCWD, O_RDONLY, close, openat, read
 from pyrunc._native.plan cimport *
+from pyrunc._native.plan_rules cimport *
 from pyrunc._native.plan_oci cimport *
 from pyrunc._native.plan_text cimport *
 

@@ -19,7 +19,7 @@ OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16"}
 FD_COUNT = slice(56, 60)
 SHIM_OFF = slice(76, 80)
 STEPS = slice(16, 20)
-VALIDATOR = ("plan.pxd", "plan_oci.pxd", "plan_text.pxd")
+VALIDATOR = ("plan.pxd", "plan_rules.pxd", "plan_oci.pxd", "plan_text.pxd")
 
 Fuzz = Callable[[int, int], dict[int, int]]
 

@@ -188,3 +188,18 @@ def test_what_a_damaged_state_seems_to_name_is_not_touched(oci: Runtime, tmp_pat
     other.call("delete", "--force", other.id)
     assert oci.state()["status"] == "created"
     clear(pid, groups)
+
+
+def test_nothing_is_removed_beyond_a_link_in_the_state(oci: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/file").touch()
+    (oci.directory / "deep").mkdir(parents=True)
+    for place in (oci.directory / "link", oci.directory / "deep/link", oci.directory / "state.json"):
+        place.symlink_to(tmp_path / "theirs")
+    oci.call("delete", "--force", oci.id)
+    assert not oci.directory.exists()
+    (oci.root / oci.id).symlink_to(tmp_path / "theirs")
+    for words in (["delete", "--force"], ["delete"], ["state"], ["kill"]):
+        oci.call(*words, oci.id, code=None)
+    assert (tmp_path / "theirs/file").exists()
+    (oci.root / oci.id).unlink()

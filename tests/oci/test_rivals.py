@@ -131,6 +131,22 @@ def test_a_container_runs_though_whoever_started_it_was_killed(
     assert "is not stopped: running" in oci.call("delete", oci.id, code=1).stderr
 
 
+def test_a_cgroup_below_which_others_are_is_no_containers(oci: Runtime, tmp_path: Path) -> None:
+    """What ends a container ends all below its cgroup: that was another container's end."""
+    below = Runtime(tmp_path / "below", oci.rootfs)
+    below.id = f"{oci.id}-below"
+    spec = document(oci.rootfs, ["sleep", "100"])
+    spec["linux"]["cgroupsPath"] = f"/pyrunc-test/{oci.id}/inner/{below.id}"
+    below.call("create", "-b", below.write(tmp_path / "c", spec), below.id)
+    try:
+        done = oci.call("create", "-b", oci.bundle(tmp_path / "b", ["sleep", "100"]), oci.id, code=1)
+        assert "container's cgroup is not empty" in done.stderr
+        assert below.state()["status"] == "created"
+    finally:
+        below.call("delete", "--force", below.id)
+    assert not oci.directory.exists()
+
+
 @pytest.mark.parametrize("args", [["sleep", "100"], ["/nonexistent"]], ids=["good", "bad"])
 def test_a_cgroup_in_which_others_are_is_no_containers(oci: Runtime, tmp_path: Path, args: list[str]) -> None:
     bundle = oci.bundle(tmp_path / "b", args)
