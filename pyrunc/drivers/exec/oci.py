@@ -6,6 +6,7 @@ What it makes is in the container's state directory: the bundle, the runtime's o
 from __future__ import annotations
 
 import os
+import stat
 
 from pyrunc.errors import (
     CommandNotExecutable,
@@ -13,6 +14,7 @@ from pyrunc.errors import (
     FailedPrecondition,
     PyruncError,
     StartError,
+    Unsupported,
 )
 from pyrunc.records import loads
 from pyrunc.runtime import cgroup_layout, shim_state
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from pyrunc.drivers.exec.driven import Asked, Drive, Failed
     from pyrunc.drivers.exec.driver import Start, StartExec
+    from pyrunc.runtime.compile_host import Rootfs
     from pyrunc.runtime.shim import ShimProcess
 
 # In what a runtime says, in Docker's order: what a command exits with, and what Docker adds.
@@ -35,6 +38,7 @@ _HINT = (
     ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is"
     " the expected type"
 )
+_OWN = "pyrunc-oci"  # it follows no symlink out of the root
 
 
 class Oci:
@@ -58,6 +62,10 @@ class Oci:
 
         place, container_id, rootfs = wanted.settings.state_dir, wanted.container_id, wanted.rootfs
         assert rootfs is not None
+        if os.path.basename(self.path) != _OWN and _devices_lead_elsewhere(rootfs):
+            raise Unsupported(
+                f"--runtime {self.name}: the image's /dev is a symlink, which it would follow on the host"
+            )
         files = f"{place}/bundle"
         mounts: list[dict[str, Any]] = []
         spec = bundle.write(files, container_id, wanted.argv, rootfs, wanted.options, self.name, mounts)
@@ -157,6 +165,17 @@ class Oci:
         if done.returncode and shim_state.is_alive(who.pid, who.pid_started):
             words = done.stderr.decode(errors="replace").strip()
             raise FailedPrecondition(f"Cannot kill container: {container_id}: {words}")
+
+
+def _devices_lead_elsewhere(rootfs: Rootfs) -> bool:
+    """Whether /dev is a symlink: runc 1.1 and crun 1.8 make stdin, ptmx and more where that leads on the host."""
+    for layer in (rootfs.upper, *reversed(rootfs.layers)):
+        try:
+            if layer:
+                return stat.S_ISLNK(os.lstat(f"{layer}/dev").st_mode)
+        except OSError:
+            continue  # it has none
+    return False
 
 
 def _left(files: str, terminal: bool) -> tuple[str, ...]:

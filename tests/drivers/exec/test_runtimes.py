@@ -4,7 +4,9 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import struct
+import tarfile
 import termios
 import time
 from collections.abc import Iterator
@@ -113,6 +115,25 @@ def test_what_isolates_it(pyrunc: Pyrunc) -> None:
     assert "127.0.0.1/8" in text
     assert "10.0.0.1\tother" in text
     assert text.splitlines()[-1] == text.splitlines()[-2]
+
+
+def test_an_image_whose_devices_are_a_symlink_changes_nothing_of_the_host(
+    pyrunc: Pyrunc, tmp_path: Path
+) -> None:
+    root, victim = tmp_path / "image", tmp_path / "victim"
+    (root / "bin").mkdir(parents=True)
+    victim.mkdir()
+    shutil.copy("/bin/busybox", root / "bin/true")
+    (root / "dev").symlink_to(victim)
+    with tarfile.open(tmp_path / "image.tar", "w") as tar:
+        tar.add(root, ".")
+    pyrunc("import", str(tmp_path / "image.tar"), "linked")
+    answer = pyrunc.made("run", "--rm", "--", "true", code=None, image="linked")
+    assert list(victim.iterdir()) == []
+    if pyrunc.runtime in ("native", "pyrunc-oci"):
+        assert answer.code == 0, answer
+    else:
+        assert answer.code == 125 and "symlink" in answer.stderr, answer
 
 
 def test_the_life_of_one(pyrunc: Pyrunc) -> None:
