@@ -233,6 +233,8 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
         got = <int>_rc(recv(sock, &word, sizeof(word), 0))
         if got == -EINTR:
             continue
+        if got == -ECONNRESET:
+            return PYTHON           # never accepted: somebody else has started it, or it was killed before
         if got < <int>sizeof(word):
             break
         if word.kind == PROGRESS_FAILED:
@@ -240,9 +242,6 @@ cdef inline int verb_start(oci_place *here, oci_words *words, const char *root) 
         if word.kind == PROGRESS_READY:
             ready = True
     if not ready:
-        find_status(&s)
-        if s.status != STATUS_STOPPED:
-            return PYTHON           # somebody else has started it, who was killed before it could take the socket away
         return start_failed(here, words, <uint32_t>FAILED_PLAN, 0, 0)
     # Only now it is started; and if nobody comes to this, the kernel knows.
     unlinkat(s.directory, b"start", 0)

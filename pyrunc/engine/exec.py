@@ -192,7 +192,10 @@ def _placed(
         if os.path.isdir(place):
             raise
         raise shim_state.not_running(record.id) from exc
-    except PyruncError:
+    except PyruncError as exc:
+        if isinstance(exc, Unavailable) and not os.path.isdir(place):
+            # It had begun when the container's end was noted, with which the places of its programs go.
+            raise shim_state.not_running(record.id) from exc
         finish.drop_state(place)
         raise
     return Shimmed(parts, record, exec_id, place, process)

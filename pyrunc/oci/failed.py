@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _INIT = "error during container init: "
 _MAX_PLAN = native.MAX_SIZE
 _LATE = ("bounding", "capabilities", "ambient", "user")
+# That a file below /proc could not be opened; all else is said of what was written to it.
+_OF_OPEN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EROFS)
 # What the host makes for a mount before init attaches it.
 _SOURCES = ("open_tree", "new_mount", "mount_attr", "attach", "remount", "reconfigure", "owner", "copy_up")
 
@@ -81,8 +83,6 @@ def words(reader: Reader, told: Told, where: str, number: int, status: int) -> s
         return "container with given ID already exists"
     if where == "state":
         return f"mkdir {told.state_dir}: {why}"
-    if where.endswith("-socket"):
-        return START + process_words.at_place(told, where, why, status)
     if found := process_words.at_place(told, where, why, status):
         return found
     if where == "oom":
@@ -122,7 +122,7 @@ def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
         # Its parent has heard by then that runc's init is ready.
         return f"{START}{'' if step.op in _LATE else _INIT}{found}"
     if step.op == "write_procfs":
-        return f"{START}{_INIT}open /proc/{step.s0}: {why}"
+        return f"{START}{_INIT}{'open' if number in _OF_OPEN else 'write'} /proc/{step.s0}: {why}"
     if step.op == "write_proc":
         from pyrunc.runtime import mount_words
 

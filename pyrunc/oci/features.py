@@ -6,7 +6,7 @@ Source: OCI runtime-spec features.md, features-linux.md. Only `supportedFlags` o
 from __future__ import annotations
 
 from pyrunc._native import seccomp as libseccomp
-from pyrunc.runtime import mount_options
+from pyrunc.runtime import cgroup_systemd, mount_options
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.plan import HOOK_KINDS
 from pyrunc.spec import capabilities, seccomp_profile
@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from typing import Any
 
-OCI_VERSIONS = ("1.0.0", "1.2.1")
+OCI_VERSIONS = ("1.0.0", "1.3.0")
 
 
 def document() -> dict[str, Any]:
@@ -40,7 +40,8 @@ def document() -> dict[str, Any]:
             "io.github.seccomp.libseccomp.version": ".".join(map(str, libseccomp.version())),
             "org.opencontainers.runc.checkpoint.enabled": "true",
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        # What ends in a dot is the beginning of a name.
+        "potentiallyUnsafeConfigAnnotations": [cgroup_systemd.ANNOTATION],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import time
 
 from pyrunc.oci.kill import signal_first
 from pyrunc.oci.lock import Lock
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _RECORD = struct.Struct("=IIiI")  # the beginning of `progress` in pyrunc/_native/channel.pxd
 _READY, _FAILED = 1, 2
 _NO_WORD = (1 << 32) - 1
+_LOOKS, _LOOK_S = 20, 0.005
 _REFUSALS = {
     "stopped": "cannot start a container that has stopped",
     "running": "cannot start an already running container",
@@ -71,7 +73,7 @@ def _start(container: Container) -> tuple[int, int, int] | None:
             try:
                 message = connection.recv(4096)
             except ConnectionResetError:
-                message = b""  # it was in the queue behind another one
+                raise Failure(_refusal(container)) from None  # never accepted
             if len(message) < _RECORD.size:
                 break
             kind, step, error, op = _RECORD.unpack_from(message)
@@ -85,14 +87,16 @@ def _start(container: Container) -> tuple[int, int, int] | None:
         except FileNotFoundError:
             pass  # whoever was sooner
         return None
-    if container.alive():
-        raise Failure(_refusal(container))
     return _NO_WORD, 0, 0
 
 
 def _refusal(container: Container) -> str:
-    """Of a container at whose socket nobody listens: somebody else has started it, who may have been killed since."""
-    return _REFUSALS["running" if container.alive() else "stopped"]
+    """Of a container at whose socket nobody listens: another has started it, who may be gone; or it is at its end."""
+    for _ in range(_LOOKS):
+        if not container.alive():
+            return _REFUSALS["stopped"]
+        time.sleep(_LOOK_S)  # its files are closed before it is dead
+    return _REFUSALS["running"]
 
 
 def _poststart(container: Container) -> None:

@@ -50,7 +50,7 @@ SOCKET = "/run/systemd/private"
 _NAME, _PATH = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _INFINITY = (1 << 64) - 1
-_ANNOTATION = "org.systemd.property."
+ANNOTATION = "org.systemd.property."
 _PERIOD_US = 100_000  # the kernel's default
 _SIZES = {
     "memory.max": "MemoryMax", "memory.limit_in_bytes": "MemoryLimit", "memory.high": "MemoryHigh",
@@ -142,11 +142,11 @@ def expand_slice(name: str) -> str:
 
 def _annotated(annotations: Mapping[str, str]) -> Iterable[Property]:
     for key in sorted(annotations):
-        if not key.startswith(_ANNOTATION):
+        if not key.startswith(ANNOTATION):
             continue
         from pyrunc.runtime import gvariant
 
-        name, text = key[len(_ANNOTATION) :], annotations[key]
+        name, text = key[len(ANNOTATION) :], annotations[key]
         if len(name) < 3:
             raise InvalidSpec(f"annotation {key} name incorrect: too short")
         if not name.isascii() or not name.isalpha():

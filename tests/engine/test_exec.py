@@ -178,6 +178,25 @@ def test_a_detached_one_is_told_of_by_its_shim(engine: Engine) -> None:
     assert status.exit_code == 5
 
 
+def test_one_whose_container_is_over_before_it_is_heard_of(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the container's end go the places of its programs, wherever their starter is just then."""
+    container = elsewhere(engine)
+    look = shim.running
+
+    def late(place: str) -> Any:
+        if "/exec/" in place:
+            container.kill()
+            container.wait(20)
+            assert wait_until(lambda: not os.path.isdir(place))
+        return look(place)
+
+    monkeypatch.setattr(shim, "running", late)
+    with pytest.raises(errors.FailedPrecondition, match=f"Container {container.id} is not running"):
+        container.exec_detached(["sleep", "100"])
+
+
 def test_another_process_with_its_number_is_not_joined(engine: Engine) -> None:
     """The pid that its shim has written may be another's by now: the start time tells."""
     container = elsewhere(engine)

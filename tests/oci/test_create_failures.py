@@ -66,6 +66,9 @@ WORDS: dict[str, tuple[Change, str]] = {
     "a parameter that there is not": (
         linux(sysctl={"net.nothing": "1"}), f"{INIT}open /proc/sys/net/nothing: no such file or directory",
     ),
+    "a parameter that takes no such value": (
+        linux(sysctl={"kernel.shmmax": "x"}), f"{INIT}write /proc/sys/kernel/shmmax: invalid argument",
+    ),
     "a namespace that there is not": (
         linux(namespaces=[{"type": "mount"}, {"type": "pid"}, {"type": "uts"}, {"type": "ipc"},
                           {"type": "network", "path": "/nowhere"}]),
@@ -205,9 +208,8 @@ def test_sockets_and_files_that_cannot_be_reached(oci: Runtime, tmp_path: Path) 
         oci, "create", "-b", bundle, "--pidfd-socket", nowhere
     )
     terminal = oci.bundle(tmp_path / "c", ["true"], terminal=True)
-    assert f"dial unix {nowhere}: connect: no such file or directory" in refused(
-        oci, "create", "-b", terminal, "--console-socket", nowhere
-    )
+    message = refused(oci, "create", "-b", terminal, "--console-socket", nowhere)
+    assert message == f"runc create failed: dial unix {nowhere}: connect: no such file or directory"
     assert "cannot use console socket" in refused(oci, "create", "-b", bundle, "--console-socket", nowhere)
     assert "open /dev/tty: " in refused(oci, "run", "-b", terminal, start_new_session=True)
 

@@ -374,7 +374,7 @@ def test_a_pidfd_goes_to_the_pidfd_socket(
 
 def test_it_has_the_containers_session_keyring(make_box: Callable[..., Box]) -> None:
     box = make_box(linux__maskedPaths=[])
-    keyring = f"_ses.{box.id}:"
+    keyring = f"_ses.{box.id}."
     script = f"grep -F {keyring} /proc/keys"
     first, second = (box("ID", "sh", "-c", script) for _ in range(2))
     # The same one each time, and so that which was there before: else there were as many as programs.

@@ -9,7 +9,7 @@ import pytest
 
 from pyrunc.errors import PyruncError
 from pyrunc.oci.features import document
-from pyrunc.runtime import mount_options
+from pyrunc.runtime import cgroup_systemd, mount_options
 from pyrunc.spec.document import check
 from tests.oci.schema import load, violations
 
@@ -52,6 +52,16 @@ def test_nothing_that_runc_lists_is_missing() -> None:
 def test_every_mount_option_is_one() -> None:
     for option in document()["mountOptions"]:
         mount_options.parse([option])
+
+
+def test_what_an_annotation_or_a_new_field_does_is_told() -> None:
+    """Who lets others write annotations strikes these out; netDevices and memoryPolicy came with version 1.3.0."""
+    features = document()
+    told = features["potentiallyUnsafeConfigAnnotations"]
+    unit = cgroup_systemd.parse("", "box", {"org.systemd.property.TimeoutStopUSec": "uint64 5"})
+    assert unit.annotations and "org.systemd.property.TimeoutStopUSec".startswith(tuple(told))
+    assert all(each.endswith(".") for each in told)
+    assert features["linux"]["netDevices"]["enabled"] and features["ociVersionMax"] >= "1.3.0"
 
 
 def test_every_namespace_and_hook_passes_the_check_of_documents() -> None:

@@ -1,11 +1,12 @@
 """state, kill, start and delete without Python: what is plain is done, and nothing else."""
 
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -220,18 +221,14 @@ def test_delete_follows_no_link_out_of_the_root(front_door: Path, root: Path, tm
         assert made.directory.exists()
 
 
-def start(
-    front_door: Path, root: Path, made: Made, *records: bytes, last: Callable[[], None] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """Start *made*, whose init answers with *records*, and does what is *last* before it hangs up."""
+def start(front_door: Path, root: Path, made: Made, *records: bytes) -> "subprocess.CompletedProcess[str]":
+    """Start *made*, whose init answers with *records*."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
             for record in records:
                 connection.sendall(record)
-            if last is not None:
-                last()
 
     with made.waiting() as listener:
         init = threading.Thread(target=serve)
@@ -250,6 +247,23 @@ def test_start_lets_init_go_and_hears_that_it_did(front_door: Path, root: Path) 
         assert call(front_door, "--root", root, "start", "x").returncode == PYTHON, "it runs already"
 
 
+def test_a_start_that_is_never_accepted_is_pythons(front_door: Path, root: Path) -> None:
+    """It came behind another's, or the container was killed before."""
+    with forked() as child:
+        made = Made(root, "x", child.pid)
+        with made.waiting() as listener:
+
+            def hang_up() -> None:
+                select.select([listener], [], [])
+                listener.close()
+
+            drop = threading.Thread(target=hang_up)
+            drop.start()
+            done = call(front_door, "--root", root, "start", "x")
+            drop.join()
+        assert (done.returncode, done.stdout) == (PYTHON, f"--root {root} start x\n")
+
+
 @pytest.mark.parametrize(
     ("records", "words"),
     [
@@ -263,7 +277,7 @@ def test_start_has_python_tell_why_it_failed(
 ) -> None:
     with forked() as child:
         made = Made(root, "x", child.pid)
-        done = start(front_door, root, made, *records, last=child.kill if not records else None)
+        done = start(front_door, root, made, *records)
         assert (done.returncode, done.stdout) == (PYTHON, f":failed start {words}  text\n")
 
 
