@@ -23,7 +23,7 @@ _GRACE_S = 0.05
 # A container that may make cgroups can nest them as deep as it likes; this bounds the descriptors that
 # remove() holds.
 _OPEN_LEVELS = 64
-_MADE_BY_A_START = "trusted.pyrunc"  # as pyrunc/_native/cgroup.pxd sets it
+MADE_BY_A_START = "trusted.pyrunc"  # as pyrunc/_native/cgroup.pxd sets it
 
 
 def freeze(layout: Layout, path: str, timeout_s: float = 10.0) -> None:
@@ -120,7 +120,7 @@ def prune(layout: Layout, path: str) -> None:
         for depth in range(len(names) - 1, 0, -1):
             place = "/".join((hierarchy.mountpoint, *names[:depth]))
             try:
-                os.getxattr(place, _MADE_BY_A_START)
+                os.getxattr(place, MADE_BY_A_START)
                 os.rmdir(place)
             except OSError:
                 break

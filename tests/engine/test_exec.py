@@ -178,7 +178,9 @@ def test_a_detached_one_is_told_of_by_its_shim(engine: Engine) -> None:
     assert status.exit_code == 5
 
 
-def test_one_whose_container_is_over_before_it_is_heard_of(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_whose_container_is_over_before_it_is_heard_of(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the container's end go the places of its programs, wherever their starter is just then."""
     container = elsewhere(engine)
     look = shim.running

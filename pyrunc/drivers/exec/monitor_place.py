@@ -26,10 +26,20 @@ def begin(layout: Layout, container_id: str) -> None:
     for hierarchy in layout.named:
         while True:
             try:
-                os.makedirs(f"{hierarchy.mountpoint}{cgroup(container_id)}", exist_ok=True)
+                for path in (PARENT, _MONITORS, cgroup(container_id)):
+                    _make(f"{hierarchy.mountpoint}{path}")
                 break
             except FileNotFoundError:
                 continue  # others remove those above when they are empty
+
+
+def _make(path: str) -> None:
+    """Make a directory, marked as what a start has made: the last one to leave removes it."""
+    try:
+        os.mkdir(path, 0o755)
+        os.setxattr(path, cgroup_control.MADE_BY_A_START, b"1")
+    except FileExistsError:
+        pass
 
 
 def end(layout: Layout, container_id: str) -> Layout:
