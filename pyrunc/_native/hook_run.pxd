@@ -28,6 +28,7 @@ cdef struct hook_program:
     int directory                   # where it begins, or -1: where its caller is
     bint in_init                    # init has umask 0, which no hook expects
     int container                   # a pidfd without whose process it is in vain, and ended; or -1
+    int interrupt                   # a descriptor: once it can be read the hook is ended; or -1
     bint guarded                    # it ends with its caller, however that ends
 
 # How it ended, as Python reads it too (pyrunc/oci/hooks.py). It went well where `failed` is 0.
@@ -80,14 +81,22 @@ cdef inline bint keep_stream(int number, int fd, hook_end *end) noexcept nogil:
     return keep_last(fd, end.err, HOOK_ERR, &end.err_size)
 
 
-cdef inline void hook_child(const hook_program *hook, char **argv, char **env, const int *ends) noexcept nogil:
-    """In the new process: become the hook. *ends* are its three streams, and where it says why it could not."""
+cdef inline void hook_child(const hook_program *hook, char **argv, char **env, const int *ends, const int *go) noexcept nogil:
+    """In the new process: become the hook. *ends* are its three streams, and where it says why it could not.
+
+    A guarded one waits for the word on the pipe *go* that there is a guard, and its caller.
+    """
+    cdef char word
     cdef int error
     cdef int moved = 0
     cdef int fds[4]
     cdef int i
     reset_signals()
     setpgid(0, 0)
+    if hook.guarded:
+        close(go[1])
+        if read(go[0], &word, 1) != 1:
+            _exit(125)
     if hook.in_init:
         umask(0o022)
     if hook.directory >= 0:
@@ -138,7 +147,7 @@ cdef inline int rest_ms(uint64_t deadline_ns) noexcept nogil:
 cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *ours, iovec_t *state, int pieces,
                              hook_end *end) noexcept nogil:
     """Feed and hear the hook until it ends or its time is over; *ours* are our ends of its streams."""
-    cdef pollfd watch[5]
+    cdef pollfd watch[6]
     cdef uint64_t deadline = 0
     cdef int piece = 0
     cdef int status = 0
@@ -153,11 +162,12 @@ cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *
     watch[0].events = POLLOUT
     watch[3].fd = pidfd
     watch[4].fd = hook.container
-    watch[3].events = watch[4].events = POLLIN
+    watch[5].fd = hook.interrupt
+    watch[3].events = watch[4].events = watch[5].events = POLLIN
     while True:
-        for i in range(5):
+        for i in range(6):
             watch[i].revents = 0
-        rc = poll(watch, 5, rest_ms(deadline))
+        rc = poll(watch, 6, rest_ms(deadline))
         if rc < 0 and errno != EINTR:
             end.error = -errno
             break
@@ -175,6 +185,9 @@ cdef inline void attend_hook(const hook_program *hook, int pid, int pidfd, int *
             break
         if watch[4].revents:
             end.error = -ECANCELED
+            break
+        if watch[5].revents:
+            end.error = -EINTR
             break
     if end.timed_out or end.error:
         kill(-pid, SIGKILL)
@@ -246,6 +259,7 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
     cdef int pipes[8]               # for each stream and the word of a failed start: the end to read, to write
     cdef int theirs[4]
     cdef int ours[4]
+    cdef int go[2]
     cdef char **pointers
     cdef char **env
     cdef size_t size
@@ -257,6 +271,7 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
     cdef int i = 0
     memset(end, 0, sizeof(hook_end))
     memset(pipes, 0xFF, sizeof(pipes))
+    go[0] = go[1] = -1
     end.timeout_s = hook.timeout_s
     while hook.path[i] != 0 and i < HOOK_PATH - 1:
         end.path[i] = hook.path[i]
@@ -281,37 +296,42 @@ cdef inline bint run_hook(const hook_program *hook, iovec_t *state, int pieces, 
             break
         ours[i] = pipes[2 * i]
         theirs[i] = pipes[2 * i + 1]
+    if end.error == 0 and hook.guarded and pipe2(go, O_CLOEXEC) < 0:
+        end.error = -errno
     if end.error == 0:
         ours[0] = pipes[1]
         theirs[0] = pipes[0]
         # clone(2), since a filter that is in force already allows it more often than clone3(2).
         pid = <int>_rc(syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL))
         if pid == 0:
-            hook_child(hook, pointers, env, theirs)
+            hook_child(hook, pointers, env, theirs, go)
         if pid < 0:
             end.error = pid
     if pid > 0:
         for i in range(4):
             close(theirs[i])
             pipes[2 * i + (0 if i == 0 else 1)] = -1
+        if hook.guarded:
+            watcher = begin_guard(pid, pidfd)
+            write(go[1], b"", 1)    # the NUL
         if read(ours[3], &error, sizeof(error)) == sizeof(error) and error > 0:
             end.error = -error
             while wait4(pid, NULL, 0, NULL) < 0 and errno == EINTR:
                 pass
         else:
             before = signal(SIGPIPE, SIG_IGN)   # it need not read its state
-            if hook.guarded:
-                watcher = begin_guard(pid, pidfd)
             attend_hook(hook, pid, pidfd, ours, state, pieces, end)
-            if watcher > 0:
-                kill(watcher, SIGKILL)
-                while wait4(watcher, NULL, 0, NULL) < 0 and errno == EINTR:
-                    pass
             signal(SIGPIPE, SIG_IGN)            # where it is blocked, one that has come waits, and this forgets it
             signal(SIGPIPE, before)
             if ours[0] < 0:
                 pipes[1] = -1
+        if watcher > 0:
+            kill(watcher, SIGKILL)
+            while wait4(watcher, NULL, 0, NULL) < 0 and errno == EINTR:
+                pass
         close(pidfd)
+    close(go[0])
+    close(go[1])
     for i in range(8):
         if pipes[i] >= 0:
             close(pipes[i])

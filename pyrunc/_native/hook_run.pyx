@@ -23,7 +23,7 @@ def run(bytes path, argv, env, unsigned int timeout_s, bytes state):
     hook.env = variables
     hook.envc = <uint32_t>HOOK_INHERITS if env is None else <uint32_t>len(env)
     hook.inherited = environ
-    hook.container = -1
+    hook.container = hook.interrupt = -1
     hook.timeout_s = timeout_s
     hook.directory = -1
     piece.iov_base = <char *>state

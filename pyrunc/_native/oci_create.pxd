@@ -35,6 +35,7 @@ cdef struct oci_run:
     int plan_fd
     int directory                   # the state directory, locked; -1 before it is ours
     int signals                     # of hold_signals, where the program's end is waited for; else -1
+    int interrupt                   # of watch_endings, as long as nothing runs that signals are passed on to; else -1
     readiness ready                 # what the program says at its NOTIFY_SOCKET
     int pid
     int pidfd
@@ -58,7 +59,7 @@ cdef inline void begin_run(oci_run *r, oci_place *here, int plan_fd) noexcept no
     memset(r.w.slots, 0xFF, sizeof(r.w.slots))
     r.here = here
     r.plan_fd = plan_fd
-    r.directory = r.signals = r.pid = r.pidfd = -1
+    r.directory = r.signals = r.interrupt = r.pid = r.pidfd = -1
     begin_unit(&r.unit)
     r.ready.fd = -1
     r.w.hook_fd = -1
@@ -212,9 +213,11 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
     cdef int passed
     cdef int got
     while True:
-        got = receive_waiting(w.progress_fd, &message, sizeof(message), &passed)
+        got = receive_waiting(w.progress_fd, r.interrupt, &message, sizeof(message), &passed)
         if got == -EINTR:
             continue
+        if got == -ECANCELED:
+            return fail(r, b"interrupted", got)
         if passed >= 0:
             if w.terminal < 0 and got == sizeof(message) and message.kind == PROGRESS_TERMINAL and makes_terminal(w):
                 w.terminal = passed
@@ -263,7 +266,7 @@ cdef inline int give_terminal(oci_run *r) noexcept nogil:
 
 cdef inline int run_kind(oci_run *r, uint32_t kind, const char *status) noexcept nogil:
     """Run the hooks of one kind; 0 or how the first one failed."""
-    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, &r.hook)
+    cdef int rc = oci_run_hooks(&r.w, kind, status, r.pid, r.pidfd, r.interrupt, &r.hook)
     return fail(r, b"poststart" if kind == <uint32_t>HOOK_POSTSTART else b"hook", rc) if rc < 0 else 0
 
 
@@ -284,15 +287,18 @@ cdef inline int serve_sync(oci_run *r, uint32_t number) noexcept nogil:
     return fail(r, b"died", 0) if rc < 0 else 0
 
 
-cdef inline int receive_waiting(int fd, void *message, size_t size, int *passed) noexcept nogil:
-    """Wait for a message, with at most one descriptor, -1 for none; its size or -errno."""
-    cdef pollfd watch
-    watch.fd = fd
-    watch.events = POLLIN
-    watch.revents = 0
+cdef inline int receive_waiting(int fd, int interrupt, void *message, size_t size, int *passed) noexcept nogil:
+    """Wait for a message, with at most one descriptor, -1 for none; its size or -errno: -ECANCELED after an *interrupt*."""
+    cdef pollfd watch[2]
+    watch[0].fd = fd
+    watch[1].fd = interrupt
+    watch[0].events = watch[1].events = POLLIN
+    watch[0].revents = watch[1].revents = 0
     passed[0] = -1
-    if poll(&watch, 1, -1) < 0:
+    if poll(watch, 2, -1) < 0:
         return -errno
+    if not watch[0].revents:
+        return -ECANCELED
     return receive_one(fd, message, size, passed)
 
 
@@ -331,7 +337,7 @@ cdef inline int give_up(oci_run *r) noexcept nogil:
         close(r.directory)
         # What other hooks have set up is taken down, as after `delete`; and what is told is what failed first.
         r.w.hook_report = NULL
-        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, -1, &ignored)
+        oci_run_hooks(&r.w, HOOK_POSTSTOP, b"stopped", 0, -1, -1, &ignored)
     if r.unit.text_fd >= 0:
         r.w.hook_fd = r.unit.text_fd        # no hook has run then
     fcntl(r.plan_fd, F_SETFD, 0)
@@ -372,7 +378,10 @@ cdef inline int watch_signals(oci_run *r) noexcept nogil:
         if opened:
             close(tty)
     r.signals = hold_signals()
-    return fail(r, b"clone", r.signals) if r.signals < 0 else 0
+    if r.signals < 0:
+        return fail(r, b"clone", r.signals)
+    r.interrupt = watch_endings()
+    return fail(r, b"clone", r.interrupt) if r.interrupt < 0 else 0
 
 
 cdef inline int create_container(oci_run *r) noexcept nogil:
@@ -402,6 +411,8 @@ cdef inline int create_container(oci_run *r) noexcept nogil:
         rc = clone_container(r)
     if rc == 0:
         rc = hear_init(r)
+    close(r.interrupt)
+    r.interrupt = -1                # from now on signals are the program's
     if rc == 2:
         rc = run_kind(r, HOOK_POSTSTART, b"running")
     return rc

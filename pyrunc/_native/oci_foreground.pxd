@@ -27,6 +27,14 @@ cdef inline int hold_signals() noexcept nogil:
     return <int>_rc(syscall(SYS_signalfd4, -1, &mask, sizeof(mask), SFD_CLOEXEC | SFD_NONBLOCK))
 
 
+cdef inline int watch_endings() noexcept nogil:
+    """A descriptor that can be read while a held signal waits that would end a program; or -errno. Nothing takes it there."""
+    cdef uint64_t mask = (
+        <uint64_t>1 << (SIGINT - 1) | <uint64_t>1 << (SIGTERM - 1) | <uint64_t>1 << (SIGHUP - 1) | <uint64_t>1 << (SIGQUIT - 1)
+    )
+    return <int>_rc(syscall(SYS_signalfd4, -1, &mask, sizeof(mask), SFD_CLOEXEC | SFD_NONBLOCK))
+
+
 cdef inline void reap_others(int pid) noexcept nogil:
     """Of a subreaper: forget who has ended, but not *pid*."""
     cdef siginfo_t info

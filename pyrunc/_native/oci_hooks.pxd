@@ -60,10 +60,12 @@ cdef inline int hook_error(const hook_end *end) noexcept nogil:
     return -(<int>HOOK_EXITED + (end.status >> 8 & 0xFF))
 
 
-cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint32_t index, const char *status, int pid, int pidfd) noexcept nogil:
+cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint32_t index, const char *status, int pid, int pidfd,
+                             int interrupt) noexcept nogil:
     """Run the hook *number* of the plan, the *index*-th of its kind, and tell it that the container is *status*.
 
     One that belongs to the creation of the container with *pidfd* ends with it: else whoever removes that had to wait.
+    So it does when *interrupt*, unless -1, can be read.
     """
     cdef const plan_oci_hook *one = &(<const plan_oci_hook *>(w.data + oci.hooks_off))[number]
     cdef hook_program hook
@@ -83,6 +85,7 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
     hook.directory = w.root if one.kind == <uint32_t>HOOK_CREATE_CONTAINER else -1
     hook.in_init = one.kind == <uint32_t>HOOK_CREATE_CONTAINER or one.kind == <uint32_t>HOOK_START_CONTAINER
     hook.container = pidfd if one.kind < <uint32_t>HOOK_POSTSTART else -1
+    hook.interrupt = interrupt
     # What belongs to a creation ends with its creator; what is started or cleaned up is brought to its end.
     hook.guarded = one.kind <= <uint32_t>HOOK_CREATE_CONTAINER
     # What the runtime was called with is none of a container's business.
@@ -107,7 +110,8 @@ cdef inline int run_one_hook(walk *w, const plan_oci *oci, uint32_t number, uint
     return hook_error(end)
 
 
-cdef inline int oci_run_hooks(walk *w, uint32_t kind, const char *status, int pid, int pidfd, uint32_t *index) noexcept nogil:
+cdef inline int oci_run_hooks(walk *w, uint32_t kind, const char *status, int pid, int pidfd, int interrupt,
+                              uint32_t *index) noexcept nogil:
     """Run the front door's hooks of *kind* in their order; 0, or how the first one failed, which is *index*.
 
     It ends its kind, but not poststop: what is to be cleaned up by others is not kept by one.
@@ -123,7 +127,7 @@ cdef inline int oci_run_hooks(walk *w, uint32_t kind, const char *status, int pi
     for i in range(oci.hook_count):
         if hooks[i].kind != kind:
             continue
-        rc = run_one_hook(w, oci, i, number, status, pid, pidfd)
+        rc = run_one_hook(w, oci, i, number, status, pid, pidfd, interrupt)
         if rc < 0 and first == 0:
             first = rc
             index[0] = number
@@ -143,4 +147,4 @@ cdef inline int oci_hook_step(walk *w, const plan_step *step) noexcept nogil:
     cdef uint32_t index = 0
     while index < number and hooks[number - index - 1].kind == hooks[number].kind:
         index += 1
-    return run_one_hook(w, oci, number, index, b"created" if hooks[number].kind == <uint32_t>HOOK_START_CONTAINER else b"creating", getpid(), -1)
+    return run_one_hook(w, oci, number, index, b"created" if hooks[number].kind == <uint32_t>HOOK_START_CONTAINER else b"creating", getpid(), -1, -1)

@@ -87,6 +87,8 @@ def words(reader: Reader, told: Told, where: str, number: int, status: int) -> s
         return found
     if where == "oom":
         return f"{START}container init was OOM-killed (memory limit too low?)"
+    if where == "interrupted":
+        return f"{START}interrupted by a signal"
     if where == "died":
         return f"{START}{_INIT}{_ending(status)}"
     return f"{START}{where}: {why}"

@@ -4,6 +4,7 @@ The front door runs those of a start, through the same native code, from what `p
 Source: OCI runtime-spec config.md, "POSIX-platform Hooks"; texts and environment as runc has them.
 """
 
+import errno
 import os
 
 from pyrunc._native import hook_run as native
@@ -92,6 +93,8 @@ def words(
     """
     if timed_out:
         what = f"hook ran past specified timeout of {hook.timeout_s}.0s"
+    elif error == errno.EINTR:
+        what = "error running hook: interrupted by a signal"
     elif error:
         what = f"fork/exec {hook.path}: {reason_of(error)}"
     else:

@@ -1,6 +1,7 @@
 """The hooks of a container: which run, when, where, and what of a failure becomes of the container."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,27 @@ def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: 
     done = oci.call("run", "-b", hooked(["sleep", "100"], poststart="exit 3"), oci.id, code=1)
     assert "runc run failed: error running hook #0: error running hook: exit status 3" in done.stderr
     assert not oci.directory.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name)
+@pytest.mark.parametrize("kind", KINDS[:4])
+def test_a_signal_ends_a_run_that_waits_for_a_hook(
+    oci: Runtime, hooked: Callable[..., Path], kind: str, number: signal.Signals
+) -> None:
+    """There is no program yet that it could be passed on to."""
+    place = "" if kind == "startContainer" else oci.rootfs
+    bundle = hooked(["true"], **{kind: f"echo $$ > {place}/begun; exec sleep 1000"})
+    said = oci.root.parent / "said"
+    with background(oci, "run", "-b", bundle, oci.id) as creator:
+        until(lambda: (oci.rootfs / "begun").exists() and (oci.rootfs / "begun").read_text(), "no hook")
+        pid = int((oci.rootfs / "begun").read_text())
+        creator.send_signal(number)
+        assert creator.wait(20) == 1
+    assert "interrupted by a signal" in said.read_text()
+    if kind in KINDS[:2]:
+        until(lambda: not alive(pid), "it goes on")
+    assert not oci.directory.exists()
+    assert not cgroups(oci.id)
 
 
 @pytest.mark.parametrize("pids", [True, False], ids=["own pids", "the host's pids"])
