@@ -50,6 +50,13 @@ Documents:
   below the caller's cgroup in each: so the container has one path, and its place does not depend on who calls
   (engines pass absolute paths). `..` in it is refused, which runc resolves;
 - a cgroup in which others are is refused, as runc does since 1.2 where it can;
+- a bind mount's option that nobody knows, mappings of ids without a user namespace, and a hook's time-out of 0 are
+  refused; runc passes over them;
+- a program is looked for in the usual places if `env` has no PATH;
+- what is masked twice is mounted once, and with nosuid, nodev and noexec;
+- `hugepageLimits` and `unified` act on a hybrid host too;
+- `SCMP_ACT_NOTIFY` may be the default action, and of `write` too. An agent that gives up its descriptor before it has
+  answered all that init calls leaves init waiting: a signal to `run`, or `delete --force`, ends that;
 - of `readonlyPaths` what is mounted below them is read-only too, but below `/`;
 - a program of `exec` has the document's umask (as runc since 1.2), and 0022 without one, not the caller's.
 
@@ -69,7 +76,10 @@ Hooks:
 - all poststop hooks run, though one fails, as the standard has it; runc ends with the first;
 - those of a creation (prestart, createRuntime, createContainer) end with a creator that is killed, and what they have
   started with them; runc leaves them running;
-- one whose time is over is killed with its process group.
+- one whose time is over is killed with its process group;
+- a startContainer hook that fails makes a detached `run` fail as well;
+- a signal to a `run` whose hook still runs ends both: a hook is in a process group of its own, which a terminal's keys
+  do not reach.
 
 Verbs:
 
@@ -82,6 +92,7 @@ Verbs:
 - with NOTIFY_SOCKET, `run` and `start` do not wait for the readiness of a program that has ended, and pass on
   `READY=1` from any line of a message, in the foreground again and again; a LISTEN_FDS that is no number of
   descriptors is none;
+- `kill` knows `RTMIN+n` and `CLD`;
 - `--debug` adds no places in a program's source to lines.
 
 `checkpoint` and `restore` need a criu that works on this kernel. A container with a terminal cannot be restored; one is
