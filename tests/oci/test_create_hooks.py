@@ -105,7 +105,9 @@ def test_a_poststart_that_fails_ends_what_run_has_started(oci: Runtime, hooked: 
     assert not oci.directory.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda n: n.name
+)
 @pytest.mark.parametrize("kind", KINDS[:4])
 def test_a_signal_ends_a_run_that_waits_for_a_hook(
     oci: Runtime, hooked: Callable[..., Path], kind: str, number: signal.Signals

@@ -53,7 +53,12 @@ class Oci:
     def check(
         self, config: Mapping[str, Any], host_config: Mapping[str, Any], rest: Mapping[str, Any]
     ) -> None:
-        """See ExecDriver: what a runtime lacks it says itself."""
+        """See ExecDriver: what a runtime lacks it says itself, but for what one older than OCI 1.1 passes over."""
+        del host_config, rest
+        if config.get("Domainname") and _is_older(self.path, (1, 1)):
+            raise Unsupported(
+                f"--domainname: the runtime {self.name} is older than OCI 1.1 and would pass over it"
+            )
 
     def start(self, wanted: Start) -> ShimProcess:
         """See ExecDriver."""
@@ -176,6 +181,21 @@ def _devices_lead_elsewhere(rootfs: Rootfs) -> bool:
         except OSError:
             continue  # it has none
     return False
+
+
+def _is_older(path: str, version: tuple[int, int]) -> bool:
+    """Whether a runtime says that it knows no OCI document as new as *version*; one that says nothing is not."""
+    import subprocess
+
+    try:
+        said = subprocess.run(
+            [path, "features"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=10
+        )  # fmt: skip
+        known = loads(said.stdout)["ociVersionMax"]
+        major, minor = known.split(".")[:2]
+        return (int(major), int(minor)) < version
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _left(files: str, terminal: bool) -> tuple[str, ...]:

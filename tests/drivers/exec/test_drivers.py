@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def test_what_is_not_honoured_is_refused_by_name(tmp_path: Path) -> None:
     pyrunc = Pyrunc(tmp_path, "runc")
     answer = pyrunc("run", "--rm", "--allow-host-image", "--runtime", "runc", "host", "true", code=125)
     assert "a container of the host's root is the native driver's, and not runc's" in answer.stderr
+    features = json.loads(subprocess.run(["runc", "features"], capture_output=True, check=True).stdout)
+    if features["ociVersionMax"].startswith("1.0."):
+        words = "run --rm --allow-host-image --runtime runc --domainname b.c host true"
+        answer = pyrunc(*words.split(), code=125)
+        assert "--domainname: the runtime runc is older than OCI 1.1 and would pass over it" in answer.stderr
     assert pyrunc("ps", "-aq").stdout == ""
 
 
