@@ -314,14 +314,19 @@ def events(place: Path) -> list[Document]:
 def _events(place: Path, documents: dict[str, Document], kills: bool) -> Iterator[str]:
     """Of each container: created first, starts and ends in turn, removed last.
 
-    Where processes are killed, the one that has acted may not live to tell; then only the order must be right.
+    Where processes are killed, the one that has acted may not live to tell; then only the order must be right. And of
+    who was created before the oldest event that is still there, nothing is asked.
     """
     told: dict[str, list[str]] = {}
-    for event in events(place):
+    found = events(place)
+    whole = bool(found) and found[0]["Type"] == "image"  # the first thing that happens is that one is loaded
+    for event in found:
         if event["Type"] == "container":
             told.setdefault(event["Actor"]["ID"], []).append(event["Action"])
     for key, actions in told.items():
         short = [action for action in actions if action in ("create", "start", "die", "destroy")]
+        if not whole and short[:1] != ["create"]:
+            continue
         if "create" in short[1:]:
             yield f"container {key[:12]} was told of before it was created: {short}"
         if "destroy" in short[:-1]:
@@ -331,7 +336,7 @@ def _events(place: Path, documents: dict[str, Document], kills: bool) -> Iterato
             if one == other and not kills:
                 yield f"container {key[:12]}: {one} twice: {short}"
         if not kills:
-            if short[0] != "create":
+            if short[:1] != ["create"]:
                 yield f"container {key[:12]} was never created: {short}"
             if (key in documents) == ("destroy" in short):
                 yield f"container {key[:12]}: {'is there' if key in documents else 'is gone'}, and {short}"
