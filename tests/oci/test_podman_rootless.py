@@ -15,7 +15,7 @@ import pytest
 from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.house import House, house
 from tests.oci.runtime import OURS, SUBJECT, program
-from tests.oci.unprivileged import UID, install
+from tests.oci.unprivileged import UID, delegate, install
 from tests.vm import needs
 
 IMAGE = "localhost/busybox:test"
@@ -63,13 +63,7 @@ class Podman:
     def delegate(self, place: Path) -> None:
         """Give the user the cgroup *place* with controllers, and have them be in one below it."""
         self.delegated = place
-        (place / "session").mkdir(parents=True)
-        for directory in (place.parent, place):
-            (directory / "cgroup.subtree_control").write_text("+cpu +memory +pids")
-        for path in (place, place / "session"):
-            for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
-                os.chown(path / name, UID, UID)
-        self.enters = ("sh", "-c", f'echo $$ >{place}/session/cgroup.procs; exec "$@"', "sh")
+        self.enters = delegate(place)
 
     def __call__(self, *words: str, code: int | None = 0, given: str = "") -> str:
         return self.inside(*self.words, *words, code=code, given=given).out.strip()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.oci.bundles import TOP
-from tests.oci.unprivileged import UID, USER, Caller
+from tests.oci.unprivileged import UID, USER, Caller, delegate
 from tests.runtime.cgroup_support import remove_busy
 from tests.vm import needs
 
@@ -209,14 +209,7 @@ def test_root_of_a_user_namespace_runs_one_without_another(caller: Caller) -> No
 def delegated(caller: Caller) -> Iterator[Path]:
     """A cgroup with controllers that is the caller's, who is in one below it."""
     place = TOP / "pyrunc-test" / f"user-{os.getpid()}"
-    (place / "session").mkdir(parents=True)
-    for directory in (place.parent, place):
-        (directory / "cgroup.subtree_control").write_text("+cpu +memory +pids")
-    for path in (place, place / "session"):
-        for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
-            os.chown(path / name, UID, UID)
-    enter = f'echo $$ >{place}/session/cgroup.procs; exec "$@"'
-    caller.before = ("sh", "-c", enter, "sh", *USER)
+    caller.before = (*delegate(place), *USER)
     yield place
     caller("delete", "--force", "box")
     for path in (place / "session", place):

@@ -49,6 +49,17 @@ def _checkout(work: Path) -> Path:
     return work / "checkout"
 
 
+def delegate(place: Path) -> tuple[str, ...]:
+    """Give the user the cgroup *place* with controllers; the words that enter one below it and execute what follows."""
+    (place / "session").mkdir(parents=True)
+    for directory in (place.parent, place):
+        (directory / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+    for path in (place, place / "session"):
+        for name in ("", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            os.chown(path / name, UID, UID)
+    return ("sh", "-c", f'echo $$ >{place}/session/cgroup.procs; exec "$@"', "sh")
+
+
 class Caller:
     """The user with a front door, a runtime directory and a bundle of their own in *work*."""
 
