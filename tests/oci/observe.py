@@ -18,15 +18,15 @@ Observation = dict[str, list[str]]
 # All that a shell can find out; one section a line that begins with `@`.
 SCRIPT = r"""
 export PATH=/bin
-echo @environ; tr '\0' '\n' </proc/1/environ
-echo @arguments; tr '\0' '\n' </proc/1/cmdline | sed 1q
-echo @cwd; readlink /proc/1/cwd
-echo @descriptors; for fd in /proc/1/fd/*; do case ${fd##*/} in 10) ;; *) echo "${fd##*/} $(readlink $fd)";; esac; done
-echo @status; grep -E '^(Umask|Uid|Gid|Groups|Sig(Ign|Blk)|Cap|NoNewPrivs|Seccomp:|Cpus_allowed_list)' /proc/1/status
-echo @limits; cat /proc/1/limits
+echo @environ; tr '\0' '\n' </proc/$$/environ
+echo @arguments; tr '\0' '\n' </proc/$$/cmdline | sed 1q
+echo @cwd; readlink /proc/$$/cwd
+echo @descriptors; for fd in /proc/$$/fd/*; do case ${fd##*/} in 10) ;; *) echo "${fd##*/} $(readlink $fd)";; esac; done
+echo @status; grep -E '^(Umask|Uid|Gid|Groups|Sig(Ign|Blk)|Cap|NoNewPrivs|Seccomp:|Cpus_allowed_list)' /proc/$$/status
+echo @limits; cat /proc/$$/limits
 echo @session; cut -d ' ' -f 5,6,7 /proc/1/stat
-echo @oom; cat /proc/1/oom_score_adj
-echo @personality; cat /proc/1/personality 2>/dev/null || echo hidden
+echo @oom; cat /proc/$$/oom_score_adj
+echo @personality; cat /proc/$$/personality 2>/dev/null || echo hidden
 echo @mounts; cat /proc/self/mountinfo
 echo @dev; for f in /dev/* /dev/pts/ptmx; do stat -c '%N %F %a %u:%g %t,%T' $f; done
 echo @hostname; hostname; cat /proc/sys/kernel/domainname
