@@ -68,8 +68,9 @@ def test_delete_ends_a_create_that_waits_for_a_hook(oci: Runtime, tmp_path: Path
 def test_delete_ends_a_start_that_waits_for_what_the_container_does(oci: Runtime, tmp_path: Path) -> None:
     spec = document(oci.rootfs, ["sleep", "100"])
     (place := tmp_path / "shared").mkdir()
-    spec["mounts"].append({"destination": "/mnt", "type": "bind", "source": str(place), "options": ["bind"]})
-    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo > /mnt/begun; exec sleep 1000"]}
+    # In a place that there is: the root is one for all tests, and none changes it.
+    spec["mounts"].append({"destination": "/tmp", "type": "bind", "source": str(place), "options": ["bind"]})
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo > /tmp/begun; exec sleep 1000"]}
     spec["hooks"] = {"startContainer": [hook]}
     oci.call("create", "-b", oci.write(tmp_path / "b", spec), oci.id)
     with background(oci, "start", oci.id) as starter:
