@@ -80,7 +80,7 @@ class Place:
         self.peers: dict[str, Contender] = {}
         self._engines: dict[str, Any] = {}
         self._stack = contextlib.ExitStack()
-        self._stack.callback(shutil.rmtree, self.path, ignore_errors=True)
+        self._stack.callback(_remove, self.path)
         self._stack.callback(_kill, self.state)
         try:
             self._cover()
@@ -218,6 +218,15 @@ def _need(name: str) -> str:
     if program is None:
         raise Unable(f"{name} is missing: apt-get install {'docker.io' if 'docker' in name else name}")
     return program
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory in which what was just killed may still write its last words."""
+    for _ in range(100):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(0.05)
 
 
 def _kill(state: Path) -> None:
