@@ -49,7 +49,7 @@ def test_a_session_that_leaves_nothing_passes(tmp_path: Path) -> None:
     ("body", "told"),
     [
         ("os.mkdir('/mnt/left')", "left: path /mnt/left"),
-        ("subprocess.Popen(['sleep', '60'], start_new_session=True)", "left: process"),
+        ("subprocess.Popen(['sleep', '20'], start_new_session=True)", "left: process"),
         ("os.mkdir('/run/pyrunc/' + 'f' * 64)", "left: path /run/pyrunc/ffff"),
         ("os.makedirs(tmp_path / 'state' / ('f' * 64) / 'attach')", "left: state of a container"),
         ("subprocess.run(['mount', '-t', 'tmpfs', 'x', '/mnt'], check=True)", "left: mount /mnt"),

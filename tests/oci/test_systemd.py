@@ -10,18 +10,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.oci import bundles
-from tests.oci.bundles import document
 from tests.oci.native import PYTHON, install
 from tests.oci.planning import socket_of
-from tests.oci.unprivileged import UID, USER
-from tests.oci.unprivileged import install as install_for_others
+from tests.oci.units import SLEEP, M, Runtime, User, outer, until
+from tests.oci.unprivileged import UID
 from tests.vm import needs
-from tests.vm.systemd import SYSTEMD, Booted, missing
+from tests.vm.systemd import Booted, missing
 
 pytestmark = [
     pytest.mark.vm,
@@ -29,60 +27,7 @@ pytestmark = [
     needs.cgroup_v2("cpu", "io", "memory", "pids"),
     pytest.mark.skipif(missing(), reason="needs systemd"),
 ]
-M = 1 << 20
-PATIENCE_S = 30.0
-SLEEP = ["/bin/sleep", "1000"]
-RESOURCES: dict[str, Any] = {
-    "memory": {"limit": 64 * M, "reservation": 32 * M},
-    "cpu": {"shares": 512, "quota": 25500, "period": 50000},
-    "pids": {"limit": 77},
-    "devices": [
-        {"allow": False, "access": "rwm"},
-        {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"},
-        {"allow": True, "type": "b", "major": 7, "access": "r"},
-    ],
-}
 FILES = {"memory.max": str(64 * M), "memory.low": str(32 * M), "cpu.max": "25500 50000", "pids.max": "77"}
-
-
-class Runtime(bundles.Runtime):
-    """An OCI runtime where *booted* runs, whose containers are units of that."""
-
-    def __init__(self, booted: Booted, path: str, root: Path, rootfs: Path) -> None:
-        super().__init__(root, rootfs)
-        self.booted = booted
-        self.path = path
-        self.scope = f"test-{self.id}.scope"
-
-    @property
-    def group(self) -> Path:
-        """The container's cgroup."""
-        return self.booted.cgroup / "test.slice" / self.scope
-
-    def command(self, *words: object) -> list[str]:
-        """The command line of a call."""
-        return self.booted.command(self.path, "--root", self.root, "--systemd-cgroup", *words)
-
-    def spec(self, args: list[str], resources: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-        """A document whose cgroupsPath is the scope in test.slice, unless *more* says so."""
-        spec = document(self.rootfs, args)
-        spec["linux"]["cgroupsPath"] = more.pop("cgroupsPath", f"test.slice:test:{self.id}")
-        spec["linux"]["resources"] = resources or RESOURCES
-        spec["linux"]["namespaces"].append({"type": "cgroup"})
-        return {**spec, **more}
-
-    def launch(self, path: Path, args: list[str] = SLEEP, **more: Any) -> None:
-        """Run a container, detached."""
-        bundle = self.write(path / self.id, self.spec(args, **more))
-        self.call("run", "--detach", "--bundle", bundle, self.id)
-
-    def value(self, name: str) -> str:
-        """What is in a file of the container's cgroup."""
-        return (self.group / name).read_text().rstrip("\n")
-
-    def end(self) -> None:
-        """Remove what a test has left."""
-        self.call("delete", "--force", self.id, code=None)
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +59,6 @@ def runc(booted: Booted, tmp_path: Path, rootfs: Path) -> Iterator[Runtime]:
     found.end()
 
 
-def until(true: Any, what: str) -> None:
-    """Wait for a function to say True."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 def test_a_container_is_a_scope_with_its_limits(booted: Booted, oci: Runtime, tmp_path: Path) -> None:
     oci.call("create", "--bundle", oci.write(tmp_path / "b", oci.spec(SLEEP)), oci.id)
     assert oci.state()["status"] == "created"
@@ -140,7 +77,7 @@ def test_a_container_is_a_scope_with_its_limits(booted: Booted, oci: Runtime, tm
     }
     assert {name: oci.value(name) for name in FILES} == FILES
     pid = oci.state()["pid"]
-    assert oci.value("cgroup.procs").split() == [str(_outer(pid))]
+    assert oci.value("cgroup.procs").split() == [str(outer(pid))]
     assert oci.saved()["pyrunc"]["systemd"]["unit"] == oci.scope
     oci.call("start", oci.id)
     oci.wait("running")
@@ -152,20 +89,6 @@ def test_a_container_is_a_scope_with_its_limits(booted: Booted, oci: Runtime, tm
     oci.call("delete", oci.id)
     assert oci.scope not in booted.units()
     assert not oci.group.exists()
-
-
-def _outer(pid: int) -> int:
-    """The number that this process has for the process *pid* of where systemd runs."""
-    for word in os.listdir("/proc"):
-        if word.isdecimal():
-            try:
-                lines = Path(f"/proc/{word}/status").read_text().splitlines()
-            except OSError:
-                continue
-            numbers = next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
-            if len(numbers) > 1 and int(numbers[1]) == pid:
-                return int(numbers[0])
-    raise AssertionError(f"no process {pid}")
 
 
 def test_run_in_the_foreground_leaves_no_unit(booted: Booted, oci: Runtime, tmp_path: Path) -> None:
@@ -415,7 +338,7 @@ def test_a_slice_that_is_a_container(booted: Booted, oci: Runtime, tmp_path: Pat
     assert (shown["ActiveState"], shown["MemoryMax"]) == ("active", str(64 * M))
     assert "test.slice" in shown["Wants"]
     assert shown["ControlGroup"] == f"/test.slice/{oci.scope}"
-    assert oci.value("cgroup.procs").split() == [str(_outer(oci.state()["pid"]))]
+    assert oci.value("cgroup.procs").split() == [str(outer(oci.state()["pid"]))]
     oci.call("delete", "--force", oci.id)
 
 
@@ -511,49 +434,6 @@ def test_podman_and_conmon_with_the_default_of_theirs(booted: Booted, rootfs: Pa
     assert scope not in booted.units()
 
 
-class User(Runtime):
-    """The front door called by a user, whose own systemd makes the units."""
-
-    def __init__(self, booted: Booted, work: Path, rootfs: Path) -> None:
-        own = shutil.copytree(rootfs, work / "rootfs", symlinks=True)
-        super().__init__(booted, str(install_for_others(work)), work / "run/pyrunc-oci", own)
-        self.before: list[str] = []
-        self.inside = True
-        self.manager = f"manager-{self.id}.service"
-        self.runtime = work / "run"
-        self.here = booted.cgroup / "system.slice" / self.manager / "commands"
-        self.environment["XDG_RUNTIME_DIR"] = str(self.runtime)
-        self.runtime.mkdir(exist_ok=True)
-        for place, directories, files in os.walk(work):
-            for name in (".", *directories, *files):
-                os.lchown(f"{place}/{name}", UID, UID)
-        group = f"/sys/fs/cgroup/system.slice/{self.manager}"
-        begin = (
-            f"chown {UID} {group} {group}/cgroup.procs {group}/cgroup.subtree_control && exec {' '.join(USER)} "
-            f"HOME={self.runtime} XDG_RUNTIME_DIR={self.runtime} {SYSTEMD} --user --unit=timers.target"
-        )
-        # Else the rest of the system would come up too, and clean /tmp.
-        plain = ["-p", "Delegate=yes", "-p", "DefaultDependencies=no"]
-        booted.call("systemd-run", "--unit", self.manager, *plain, "sh", "-c", begin)
-        until(lambda: "timers.target" in self.units(), "the user's systemd does not come up")
-        self.here.mkdir()
-        for name in ("", "cgroup.procs", "cgroup.subtree_control"):
-            os.chown(self.here / name, UID, UID)
-
-    @property
-    def group(self) -> Path:
-        return self.here.parent / "user.slice" / self.scope
-
-    def command(self, *words: object) -> list[str]:
-        line = [*USER, *self.before, self.path, "--systemd-cgroup", *map(str, words)]
-        return self.booted.command(*line, cgroup=self.here if self.inside else None)
-
-    def units(self) -> str:
-        """What its systemd lists."""
-        asked = ["systemctl", "--user", "list-units", "--all", "--plain"]
-        return self.booted.call(*USER, f"XDG_RUNTIME_DIR={self.runtime}", *asked, code=None).stdout
-
-
 @pytest.fixture
 def user(booted: Booted, rootfs: Path) -> Iterator[User]:
     """A user with a systemd of their own."""
@@ -579,7 +459,7 @@ def test_a_users_own_systemd_makes_the_scope(user: User) -> None:
     user.call("create", "--bundle", bundle, user.id)
     assert user.scope in user.units()
     assert user.value("pids.max") == "20"
-    assert user.value("cgroup.procs").split() == [str(_outer(user.state()["pid"]))]
+    assert user.value("cgroup.procs").split() == [str(outer(user.state()["pid"]))]
     user.call("start", user.id)
     assert user.call("exec", user.id, "/bin/cat", "/proc/self/cgroup").stdout == "0::/\n"
     user.call("update", "--pids-limit", "30", user.id)
