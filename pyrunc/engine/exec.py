@@ -14,6 +14,7 @@ from pyrunc.engine import (
     container_state,
     finish,
     host_config,
+    observing,
     starting,
     stopping,
     throwaway,
@@ -269,7 +270,7 @@ def _joining(parts: "Parts", record: "ContainerRecord", wanted: Wanted) -> "Iter
 
 
 def _who(record: "ContainerRecord") -> shim.Running:
-    found = shim.running(record.state_dir)
+    found = observing.who_runs(record)
     if found is None:
         raise shim_state.not_running(record.id)
     return found

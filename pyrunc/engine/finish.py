@@ -206,11 +206,11 @@ def _ending(row: "Row", late: bool) -> Ending | None:
     record = row.record
     if row.boot != observing.boot():
         return Ending(observing.REBOOT, False, record.started_ns, time.time_ns())
-    running = shim.running(record.state_dir)
+    running = observing.who_runs(record)
     alive = running is not None and shim.is_alive(running.shim, running.shim_started)
     listens = not alive and observing.listens(record.state_dir)
     if running is None:
-        running = shim.running(record.state_dir)  # it may have begun, and ended, since we looked
+        running = observing.who_runs(record)  # it may have begun, and ended, since we looked
     status = shim.status(record.state_dir)
     if status is not None:
         if observing.is_driven(record):

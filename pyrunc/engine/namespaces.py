@@ -6,6 +6,7 @@ is no other process's that has got the same pid since.
 
 import os
 
+from pyrunc.engine import observing
 from pyrunc.errors import FailedPrecondition
 from pyrunc.records import contextmanager
 from pyrunc.runtime import shim
@@ -88,7 +89,7 @@ def _shared_memory(other: "ContainerRecord") -> int:
 
 
 def _open(other: "ContainerRecord", kind: str) -> int:
-    running = shim.running(other.state_dir) if other.running else None
+    running = observing.who_runs(other) if other.running else None
     if running is not None:
         try:
             descriptor = os.open(f"/proc/{running.pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)

@@ -3,7 +3,7 @@
 state_dir has       and the shim                            then it
 (nothing)           listens on `attach`                     is being started, maybe by nobody any more
 (nothing)           does not                                never ran: its starter was killed
-running             lives                                   runs
+running             lives                                   runs, or another runtime's monitor is at its start
 running             is dead                                 was killed with its shim
 running, status     lives: the owner or the exit command    has ended; they are about to take note of it
 running, status     is dead                                 has ended; nobody has taken note of it
@@ -70,6 +70,14 @@ def is_driven(record: "ContainerRecord") -> bool:
     return record.host_config.get("Runtime") not in (None, "", "pyrunc")
 
 
+def who_runs(record: "ContainerRecord") -> "shim.Running | None":
+    """Who runs; None if it never ran, and while it is another runtime's monitor, the shim's child, that starts it."""
+    found = shim.running(record.state_dir)
+    if found is not None and is_driven(record) and shim.is_child(found.pid, found.pid_started, found.shim):
+        return None
+    return found
+
+
 def was_oom_killed(record: "ContainerRecord", status: shim.Status) -> bool:
     """Whether its limit of memory has killed a process of a container that has ended so."""
     if not is_driven(record):
@@ -92,10 +100,10 @@ def is_over(row: "Row") -> bool:
 
 def begins(row: "Row") -> bool:
     """Whether the start of a container goes on, of which its row tells already."""
-    place = row.record.state_dir
+    record = row.record
     return (
-        row.record.running and row.boot == boot()
-        and shim.running(place) is None and shim.status(place) is None and listens(place)
+        record.running and row.boot == boot() and who_runs(record) is None
+        and shim.status(record.state_dir) is None and listens(record.state_dir)
     )  # fmt: skip
 
 
@@ -111,7 +119,7 @@ def look(row: "Row") -> "tuple[ContainerRecord, bool]":
         return record, record.state != "removing" and not is_over(row)
     if row.boot != boot():
         return record._replace(state="exited", exit_code=REBOOT), False
-    running, status = shim.running(record.state_dir), shim.status(record.state_dir)
+    running, status = who_runs(record), shim.status(record.state_dir)
     alive = running is not None and shim.is_alive(running.shim, running.shim_started)
     if status is not None:
         oom = was_oom_killed(record, status)

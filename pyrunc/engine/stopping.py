@@ -95,7 +95,7 @@ def send(
             restarting.promise(parts, record)
         if ends and not record.stopped:
             parts.containers.change(record.id, stopped=True)
-        running = shim.running(record.state_dir)
+        running = observing.who_runs(record)
         if running is not None:
             try:
                 driver = registry.exec_driver(record.host_config.get("Runtime"))

@@ -19,7 +19,7 @@ from pyrunc.errors import InvalidArgument, TimedOut, Unavailable
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout
 from pyrunc.runtime.plan import Shim
-from pyrunc.runtime.shim_state import Running, Status, is_alive, numbers_of, running, signal, status
+from pyrunc.runtime.shim_state import Running, Status, is_alive, is_child, numbers_of, running, signal, status
 from pyrunc.runtime.spawner import DEFAULT_PARENT
 from pyrunc.runtime.stdio import Stdio
 from pyrunc.runtime.supervised import ATTEMPTS, Exit, NotTaken, Supervised, give_up
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from pyrunc.runtime.launcher import Launcher
 
 __all__ = [
-    "LogFile", "Running", "ShimProcess", "ShimSettings", "Shimmed", "Status", "check", "is_alive", "listening",
-    "numbers_of", "running", "signal", "start", "started", "status",
+    "LogFile", "Running", "ShimProcess", "ShimSettings", "Shimmed", "Status", "check", "is_alive", "is_child",
+    "listening", "numbers_of", "running", "signal", "start", "started", "status",
 ]  # fmt: skip
 
 FILES = ("attach", "running", "status")  # in a state directory

@@ -95,11 +95,21 @@ def _contents(path: str) -> bytes | None:
 
 def is_alive(pid: int, born: int) -> bool:
     """Whether the process *pid* that was born at *born* (clock ticks since boot) runs, and is no zombie."""
+    return _parent(pid, born) >= 0
+
+
+def is_child(pid: int, born: int, parent: int) -> bool:
+    """The same, and whether *parent* is its parent."""
+    return _parent(pid, born) == parent
+
+
+def _parent(pid: int, born: int) -> int:
+    """The number of a living process's parent, -1 if it does not live."""
     found = _contents(f"/proc/{pid}/stat")
     if not found:
-        return False
+        return -1
     fields = found.rpartition(b")")[2].split()
-    return int(fields[19]) == born and fields[0] not in b"ZX"
+    return int(fields[1]) if int(fields[19]) == born and fields[0] not in b"ZX" else -1
 
 
 def not_running(container_id: str) -> FailedPrecondition:

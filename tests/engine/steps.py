@@ -269,12 +269,14 @@ def wrong(root: Path, state: Path, gone: Collection[str] = ()) -> Iterator[str]:
         yield f"claims of volumes {claims - set(records)}"
     yield from (f"problem: {each}" for each in problems)
     for path in (root / "volumes").glob("*"):  # an empty one is swept by the next removal
-        if path.name not in volumes and any(not each.is_dir() for each in path.rglob("*")):
+        # An exit command may be removing it just now: os.walk passes over what goes.
+        if path.name not in volumes and any(files for _, _, files in os.walk(path)):
             yield f"volume without a row: {path.name}"
     for place in (root / "containers", state):
         for path in place.glob("*"):
             if len(path.name) == 64 and path.name not in (running if place == state else records):
-                yield f"left: {path} {os.listdir(path)}"
+                with suppress(FileNotFoundError):  # it has just gone
+                    yield f"left: {path} {os.listdir(path)}"
     yield from (f"lock {name}" for name in os.listdir(root / "locks") if name.endswith(".container"))
     for path in _cgroups():
         if path.name not in running and (path.name in records or path.name in gone):

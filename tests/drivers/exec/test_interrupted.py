@@ -51,6 +51,33 @@ def test_a_runtime_that_hangs_is_late(slow: Pyrunc, tmp_path: Path) -> None:
     assert slow("ps", "-aq").stdout == ""
 
 
+def killed_in_create(slow: Pyrunc, tmp_path: Path) -> None:
+    """The starter of `one` is killed while its runtime creates it, which it does for a long time."""
+    (tmp_path / "pause").write_text("600")
+    with slow.begun(
+        "run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "sleep", "600"
+    ) as command:
+        for _ in range(1000):
+            if list(slow.state.glob("*/running")):
+                break
+            time.sleep(0.02)
+        command.send_signal(signal.SIGKILL)
+
+
+def test_one_that_is_still_being_created_is_removed(slow: Pyrunc, tmp_path: Path) -> None:
+    killed_in_create(slow, tmp_path)
+    assert slow("ps", "-a", "--format", "{{.State}}").stdout == "created\n"
+    slow("rm", "-f", "one")
+    assert slow("ps", "-aq").stdout == ""
+
+
+def test_nobody_joins_the_process_that_creates_another(slow: Pyrunc, tmp_path: Path) -> None:
+    """It is in the host's namespaces."""
+    killed_in_create(slow, tmp_path)
+    refused = slow("run", "--rm", "--network", "container:one", "tools", "true", code=125)
+    assert "cannot join network of a non running container" in refused.stderr
+
+
 @pytest.mark.parametrize("after_s", [0, 0.1, 0.3, 0.5, 0.8])
 def test_its_starter_is_killed(slow: Pyrunc, tmp_path: Path, after_s: float) -> None:
     """It runs or it does not; it can be removed, and nothing of it is left."""
