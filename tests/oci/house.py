@@ -57,7 +57,7 @@ class House:
         inside = ["nsenter", "--target", str(self.first), "--mount", "--net", "--pid", f"--wdns={self.place}"]
         return [*inside, "--", *words]
 
-    def __call__(self, *words: str, code: int | None = 0, given: str = "", timeout_s: float = 120) -> Result:
+    def __call__(self, *words: str, code: int | None = 0, given: str = "", timeout_s: float = 240) -> Result:
         """Run a command inside with *given* to read; it must end with *code*, if that is not None."""
         ended = subprocess.run(
             self.command(*words), capture_output=True, text=True, timeout=timeout_s, env=self.environment,
@@ -78,7 +78,7 @@ class House:
                 env=self.environment,
             )
 
-    def until(self, *words: str, holds: str, timeout_s: float = 60) -> str:
+    def until(self, *words: str, holds: str, timeout_s: float = 120) -> str:
         """Run a command again and again until its output holds a text; the output."""
         deadline = time.monotonic() + timeout_s
         while holds not in (output := self(*words, code=None).out):

@@ -150,7 +150,7 @@ def test_the_life_of_a_container(podman: Podman) -> None:
     podman("exec", "life", "/no/such", code=127)
     podman("exec", "life", "/etc/passwd", code=126)
     assert "sleep" in podman("top", "life")
-    podman("stop", "-t", "20", "life")
+    podman("stop", "-t", "60", "life")
     assert json.loads(podman("inspect", "life"))[0]["State"]["ExitCode"] == 3
     assert podman("logs", "life").splitlines() == ["began", "ended"]
     podman("start", "life")
@@ -177,8 +177,8 @@ def test_programs_in_the_background(podman: Podman) -> None:
     podman.run("-d", "--name", "more", IMAGE, "sleep", "1000")
     podman("exec", "-d", "more", "sh", "-c", "touch /tmp/by-exec; exec sleep 500")
     podman.inside.until(*podman.words, "exec", "more", "ls", "/tmp", holds="by-exec")
-    line = podman("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "more")
-    assert line == "more 2"
+    words = ("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}", "more")
+    podman.inside.until(*podman.words, *words, holds="more 2\n")
     assert podman("top", "more", "args").splitlines()[1].rstrip() == "sleep 1000"
     podman("rm", "-f", "-t", "0", "more")
 
@@ -389,5 +389,5 @@ def test_many_at_once(podman: Podman) -> None:
         )
         for number in range(6)
     ]  # fmt: skip
-    assert [process.communicate(timeout=120)[0].strip() for process in running] == [str(n) for n in range(6)]
+    assert [process.communicate(timeout=240)[0].strip() for process in running] == [str(n) for n in range(6)]
     assert podman("ps", "-aq") == ""
