@@ -5,7 +5,6 @@ runtime is called by. Names and ids are the test's own, in a mount namespace of 
 """
 
 import contextlib
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
+from tests.oci.engines import live
 from tests.oci.house import House, house
 from tests.oci.runtime import OURS, SUBJECT, program
 from tests.oci.unprivileged import UID, delegate, install
@@ -145,30 +145,7 @@ def test_options_reach_the_program(podman: Podman) -> None:
 
 
 def test_the_life_of_a_container(podman: Podman) -> None:
-    script = "trap 'echo ended; exit 3' TERM; echo began; while :; do sleep 0.1; done"
-    podman.run("-d", "--name", "life", IMAGE, "sh", "-c", script)
-    podman.inside.until(*podman.words, "logs", "life", holds="began")
-    state = json.loads(podman("inspect", "life"))[0]["State"]
-    assert (state["Status"], state["Running"]) == ("running", True) and state["Pid"] > 0
-    assert podman("exec", "life", "echo", "inside") == "inside"
-    assert podman("exec", "-i", "life", "cat", given="piped") == "piped"
-    assert podman("exec", "-t", "life", "tty") == "/dev/pts/0"
-    flags = ("--user", "web", "--workdir", "/tmp", "--env", "X=y")
-    assert podman("exec", *flags, "life", "sh", "-c", "id -un; pwd; echo $X").split() == ["web", "/tmp", "y"]
-    podman("exec", "life", "sh", "-c", "exit 9", code=9)
-    podman("exec", "life", "/no/such", code=127)
-    podman("exec", "-d", "life", "touch", "/tmp/by-exec")
-    podman.inside.until(*podman.words, "exec", "life", "ls", "/tmp", holds="by-exec")
-    assert "sleep" in podman("top", "life")
-    podman("stop", "-t", "60", "life")
-    assert json.loads(podman("inspect", "life"))[0]["State"]["ExitCode"] == 3
-    assert podman("logs", "life").splitlines() == ["began", "ended"]
-    podman("start", "life")
-    podman.inside.until(*podman.words, "logs", "life", holds="ended\nbegan")
-    podman("kill", "--signal", "KILL", "life")
-    podman("wait", "life")
-    assert json.loads(podman("inspect", "life"))[0]["State"]["ExitCode"] == 137
-    podman("rm", "life")
+    live(podman, IMAGE)
 
 
 def test_namespaces_of_another(podman: Podman) -> None:
