@@ -165,7 +165,7 @@ def supervisor_of(init: int) -> int:
     return process_table()[init][0]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Whether *condition* becomes true before *timeout_s* seconds have passed."""
     deadline = time.monotonic() + timeout_s
     while not condition():
