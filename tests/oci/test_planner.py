@@ -191,6 +191,17 @@ def test_a_signal_ends_it_as_idleness_does(front_door: Path, directory: Path, pl
                 assert str(child.pid) not in members.read_text().split()
 
 
+def test_one_whose_socket_was_taken_away_leaves_nothing_either(
+    front_door: Path, directory: Path, plan: Path
+) -> None:
+    with planner(front_door, directory, plan) as child:
+        planned(front_door, directory)
+        socket_of(front_door, directory).unlink()
+        child.terminate()
+        assert child.wait(60) == 0
+    assert not directory.exists()
+
+
 def test_a_second_planner_leaves_the_place_to_the_first(
     front_door: Path, directory: Path, plan: Path
 ) -> None:
