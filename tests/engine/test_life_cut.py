@@ -52,7 +52,7 @@ def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
         "Container.start = lambda self: os.kill(os.getpid(), 9)\nengine.containers.get('one').restart()"
     )
     other = python(code, tmp_path / "root", "overlay2")
-    assert other.communicate(timeout=60)[1] == ""
+    assert other.communicate(timeout=300)[1] == ""
     until(lambda: loaded.containers.list(all=True) == [])
     is_gone(tmp_path, container.id)
 
@@ -190,7 +190,7 @@ def test_an_exit_command_makes_no_root_anew(tmp_path: Path) -> None:
         "overlay2",
         "f" * 64,
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     assert list(tmp_path.iterdir()) == []
 
 
