@@ -47,16 +47,16 @@ def own_cgroup(hierarchy: Hierarchy) -> Iterator[tuple[str, int]]:
 
 
 def remove_busy(directory: Path) -> None:
-    """rmdir, for up to five seconds: a cgroup is busy until the kernel has done with its last process."""
-    for _ in range(500):
+    """rmdir, for up to a minute: a cgroup is busy until the kernel has done with its last process."""
+    deadline = time.monotonic() + 60
+    while True:
         try:
             directory.rmdir()
             return
         except OSError as error:
-            if error.errno != errno.EBUSY:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
-    directory.rmdir()
 
 
 def as_member_of(
