@@ -17,9 +17,10 @@ from pyrunc import Engine
 from pyrunc.drivers.graph import trees
 from pyrunc.engine import exit_command, finish, starting
 from pyrunc.engine.container import Container
+from pyrunc.engine.owners import Owners
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from pyrunc.runtime import cgroup_control, cgroup_layout
-from tests.engine.test_life import left, state
+from tests.engine.test_life import is_gone, left, state
 from tests.engine.test_life_crash import settled_row
 from tests.engine.test_run import python, said, until
 
@@ -52,7 +53,7 @@ def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
     other = python(code, tmp_path / "root", "overlay2")
     assert other.communicate(timeout=60)[1] == ""
     until(lambda: loaded.containers.list(all=True) == [])
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_a_restart_that_fails_removes_what_goes_with_its_end(
@@ -67,7 +68,7 @@ def test_a_restart_that_fails_removes_what_goes_with_its_end(
     with pytest.raises(KeyboardInterrupt):
         container.restart()
     assert loaded._parts.containers.by_id(container.id) is None
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine,
     assert state(container) == "running" and container.record().auto_remove
     container.stop()
     assert loaded.containers.list(all=True) == []
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 # --- who was to take note of an end
@@ -112,8 +113,16 @@ def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
 
     monkeypatch.setattr("pyrunc.engine.owners.finish.settle", fails)
     if failure is KeyboardInterrupt:
-        # Later, so that it is us who sees the end, and no thread.
-        threading.Timer(0.5, os.kill, (container.pid, signal.SIGTERM)).start()
+        watched, pid = Owners._watched, container.pid
+
+        def ends(self: Owners, owned: Any, events: int) -> int:
+            """It ends when it is us who will see that, and no thread."""
+            fd = watched(self, owned, events)
+            if events == 0:
+                os.kill(pid, signal.SIGTERM)
+            return fd
+
+        monkeypatch.setattr(Owners, "_watched", ends)
         with pytest.raises(KeyboardInterrupt):
             loaded._owners.wait(container.id, None)
     else:
@@ -121,7 +130,7 @@ def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
     until(lambda: bool(called) and not Path(row.state_dir).exists())  # and nobody has looked
     assert settled_row(loaded, container) == "exited"
     container.remove()
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_the_owner_looks_after_others_when_one_end_could_not_be_noted(
@@ -207,7 +216,7 @@ def test_one_that_cannot_be_removed_does_not_hide_the_others(
             one.remove()
         assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
     assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
-    assert left(tmp_path, one.id) == []
+    is_gone(tmp_path, one.id)
 
 
 def test_a_log_that_cannot_be_removed_keeps_its_container(
@@ -227,7 +236,7 @@ def test_a_log_that_cannot_be_removed_keeps_its_container(
         with pytest.raises(OSError, match="Too many open files"):
             container.remove()
     assert loaded.containers.list(all=True) == []
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +301,7 @@ def test_a_state_directory_that_cannot_be_removed_keeps_its_row(
         with suppress(OSError):
             container.stop()
     until(lambda: loaded.containers.list(all=True) == [])
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_an_owner_that_is_interrupted_at_its_begin_owns_nothing(

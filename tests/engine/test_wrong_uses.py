@@ -11,6 +11,7 @@ import pytest
 from pyrunc import AsyncEngine, Engine
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from tests.cli import samples
+from tests.engine.conftest import clear
 
 pytestmark = [
     pytest.mark.usefixtures("host_unchanged"),
@@ -26,8 +27,7 @@ def engine(tmp_path: Path, busybox: Path) -> Iterator[Any]:
     with Engine(tmp_path / "root") as made:
         made.images.load(tmp_path / "beta.tar")
         yield made
-        for record in made.containers.list(all=True):
-            made.containers.get(record.id).remove(force=True, volumes=True)
+        clear(made)
 
 
 def refused(calls: "list[Callable[[], object]]") -> None:
