@@ -4,12 +4,14 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyrunc.oci.state import load
 from tests.oci.native import (
     FAILED,
     FREEZER,
@@ -91,6 +93,24 @@ def test_state_is_what_is_true_now_and_the_file_says_the_rest(
             assert state(front_door, root, made) == made.expected("stopped"), "a zombie is no container"
 
 
+def test_a_process_whose_first_thread_has_ended_goes_on(front_door: Path, root: Path) -> None:
+    """To proc_pid_stat(5) it is a zombie, but its other threads run on."""
+    exit_thread = 60 if os.uname().machine == "x86_64" else 93
+    threaded = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start(); "
+        f"print(flush=True); ctypes.CDLL(None).syscall({exit_thread}, 0)"
+    )
+    with program(command=f"exec {sys.executable} -c '{threaded}'") as child:
+        made = Made(root, "x", child.pid)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+        assert state(front_door, root, made) == made.expected("running")
+        assert load(str(root), "x").status() == "running"
+        assert call(front_door, "--root", root, "delete", "--force", "x").returncode == 0
+        assert child.wait(10) == -signal.SIGKILL
+
+
 def test_a_process_of_another_birth_is_not_the_containers(front_door: Path, root: Path) -> None:
     with program() as child:
         made = Made(root, "x", child.pid)
@@ -158,10 +178,10 @@ def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
         until(lambda: not (cgroups[0] / "cgroup.procs").read_text(), "not all have ended")
 
 
-def test_delete_removes_cgroups_directory_and_whoever_is_left(
+def test_delete_by_force_ends_what_is_frozen_and_removes_cgroups_and_directory(
     front_door: Path, root: Path, cgroups: list[Path]
 ) -> None:
-    with program(*cgroups, command="sleep 1001 & echo && exec sleep 1000") as child:
+    with program(*cgroups) as child:
         made = Made(
             root,
             "x",
@@ -184,19 +204,19 @@ def test_delete_removes_cgroups_directory_and_whoever_is_left(
     assert os.listdir(root) == []
 
 
-def test_delete_finds_who_joined_the_cgroup_of_a_stopped_container(
-    front_door: Path, root: Path, cgroups: list[Path]
+@pytest.mark.parametrize("own_pids", [True, False])
+def test_delete_kills_nobody_who_is_in_the_cgroup_of_a_stopped_container(
+    front_door: Path, root: Path, cgroups: list[Path], own_pids: bool
 ) -> None:
+    """It may be another container's, and who has to go without saying is Python's to find out."""
     with program(*cgroups) as other, program(*cgroups) as child:
-        Made(root, "x", child.pid, cgroups=listed(cgroups), kill=str(cgroups[0]))
+        made = Made(root, "x", child.pid, cgroups=listed(cgroups), kill=str(cgroups[0]), own_pids=own_pids)
         child.kill()
         child.wait()
-        reaper = threading.Thread(target=other.wait)
-        reaper.start()
-        assert call(front_door, "--root", root, "delete", "x").returncode == 0
-        reaper.join()
-        assert other.returncode == -signal.SIGKILL
-    assert not any(path.exists() for path in cgroups)
+        done = call(front_door, "--root", root, "delete", "--force", "x")
+        assert (done.returncode, done.stdout) == (PYTHON, f"--root {root} delete --force x\n")
+        assert other.poll() is None
+        assert made.directory.exists()
 
 
 def test_delete_by_force_of_what_is_not_there_is_no_error(front_door: Path, root: Path) -> None:

@@ -149,7 +149,7 @@ def test_ps_shows_the_processes_of_the_container_only(tmp_path: Path) -> None:
 
 @pytest.mark.vm
 def test_delete_refuses_what_runs_and_force_removes_everything(tmp_path: Path) -> None:
-    with live(tmp_path, _STUBBORN) as box:
+    with live(tmp_path, _STUBBORN, own_pids=False) as box:
         nested = Path(cgroup_directories(box.cgroup)[-1]) / "inner"
         nested.mkdir()
         assert log_of(box.run("delete")) == "cannot delete container box that is not stopped: running"

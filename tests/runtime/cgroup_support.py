@@ -48,9 +48,9 @@ def own_cgroup(hierarchy: Hierarchy) -> Iterator[tuple[str, int]]:
         remove_busy(directory)
 
 
-def remove_busy(directory: Path, patience_s: float = 30.0) -> None:
-    """rmdir, again and again: a cgroup is busy until the kernel has done with its last process."""
-    deadline = time.monotonic() + patience_s
+def remove_busy(directory: Path) -> None:
+    """rmdir, for up to a minute: a cgroup is busy until the kernel has done with its last process."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             directory.rmdir()

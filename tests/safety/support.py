@@ -175,6 +175,19 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     return True
 
 
+def in_time(run: Callable[[float], object], said: bytes) -> errors.TimedOut:
+    """How *run* is late: with a time-out of seconds, one that on a slow machine too is enough for it to say *said*."""
+    for timeout_s in (0.3, 3.0, 30.0):
+        try:
+            run(timeout_s)
+        except errors.TimedOut as late:
+            if said in late.stdout + late.stderr or timeout_s == 30:
+                return late
+        else:
+            break
+    raise AssertionError("it is not late")
+
+
 @contextmanager
 def forked(function: Callable[[], None]) -> Iterator[int]:
     """A child that runs *function* and then sleeps; killed at the end. Gives its pid once *function* is done."""
