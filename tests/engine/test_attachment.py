@@ -1,6 +1,7 @@
 """Streams of running containers from Python."""
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,32 @@ def test_a_thread_that_reads_stops_when_it_is_closed(engine: Engine) -> None:
         reader.join(60)
         assert found == [None]
         assert streams.closed and streams.fileno() == -1
+
+
+def test_who_reads_while_it_is_closed_waits_for_no_stranger(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of its descriptor may be another's as soon as it is closed."""
+    with engine.start("beta", ["sleep", "600"]) as container:
+        streams = container.attach()
+        number, poll = streams.fileno(), select.poll
+        reading, writing = os.pipe()
+
+        class Late:
+            def __init__(self) -> None:
+                self._poll = poll()
+                self.register = self._poll.register
+
+            def poll(self, _: float | None) -> list[tuple[int, int]]:
+                streams.close()
+                os.dup2(reading, number)
+                return self._poll.poll(5000)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(select, "poll", Late)
+            assert streams.read() is None
+        for fd in (reading, writing, number):
+            os.close(fd)
 
 
 def test_a_terminal(engine: Engine) -> None:

@@ -47,7 +47,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 def elsewhere(engine: Engine, options: str = "{}") -> Container:
     """A container that another process has started, which is no more."""
-    subprocess.run([sys.executable, "-c", _ELSEWHERE, engine._parts.root, options], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _ELSEWHERE, engine._parts.root, options], check=True, timeout=300)
     return engine.containers.get("one")
 
 

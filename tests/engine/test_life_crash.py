@@ -134,7 +134,7 @@ def test_a_starter_that_dies_before_the_start_leaves_a_container_that_never_ran(
             f"start('beta', ['true'], name='one', remove={remove})", "containers.get('one').start()"
         )
     other = python(code, tmp_path / "root", "overlay2")
-    assert other.communicate(timeout=60)[1] == ""
+    assert other.communicate(timeout=300)[1] == ""
     found = loaded.containers.list(all=True)
     if not again:
         assert found == []  # it was not even made
@@ -158,7 +158,7 @@ def test_a_container_whose_maker_dies_was_never_made(loaded: Engine, tmp_path: P
             f"kind.{where} = lambda *_, **__: os.kill(os.getpid(), 9)\nengine.{verb}('beta', ['true'], name='one')"
         )
         other = python(code, tmp_path / "root", "overlay2")
-        assert other.communicate(timeout=60)[1] == ""
+        assert other.communicate(timeout=300)[1] == ""
         assert loaded.containers.list(all=True) == []
         loaded.containers.create("beta", name="one").remove()
 

@@ -66,7 +66,7 @@ def race(loaded: Engine, state: Path, tmp_path: Path, driver: str) -> Iterator[R
             other.stdin.flush()
         said: Counter[Any] = Counter()
         for other in others:
-            out, err = other.communicate(timeout=120)
+            out, err = other.communicate(timeout=300)
             assert err == "" and other.returncode == 0, (out, err)
             said[json.loads(out)] += 1
         return said

@@ -274,7 +274,7 @@ def test_processes_that_need_the_same_layers_unpack_them_once(
     code = f"engine.images.load({str(archives / 'alpha.tar')!r})\nprint(engine.run('alpha:1').stdout)"
     others = [python(code, tmp_path / "root", driver) for _ in range(4)]
     for other in others:
-        out, err = other.communicate(timeout=120)
+        out, err = other.communicate(timeout=300)
         assert (out, err) == ("b'alpha\\n'\n", "")
     engine = open_engine()
     kinds = [info.kind for info in engine._parts.snapshotter.walk()]
@@ -302,7 +302,7 @@ def test_a_throw_away_run_keeps_its_image_while_another_removes_it(
     shell(loaded, "true")
     code = "for name in ('beta:old', 'example.org:5000/team/beta:v2', 'beta'): engine.images.remove(name)"
     other = python(code, tmp_path / "root", driver)
-    assert other.communicate(timeout=60) == ("", "")
+    assert other.communicate(timeout=300) == ("", "")
     ready = next(iter(loaded._throwaway._ready.values()))
     assert ready.sandbox is not None
     assert ready.sandbox.run(["/bin/sh", "-c", "cat /data/seed"]).stdout == b"seed\n"
