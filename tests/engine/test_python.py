@@ -1,6 +1,7 @@
 """What a script may rely on: names asked for by many at once, blocks that always reap, two deadlines, timings."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -8,10 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from pyrunc import Engine
+from pyrunc import Engine, Mount
 from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, TimedOut
 from pyrunc.runtime import spawner
 from pyrunc.store.files import Lock
@@ -187,6 +189,30 @@ def test_a_block_reaps_when_its_engine_is_closed(engine: Engine) -> None:
     assert names(engine) == []
     with pytest.raises(FailedPrecondition, match=r"^the engine is closed$"):
         other.start("beta", SLEEP)
+
+
+@pytest.mark.parametrize("scratch", ["memory", "disk"])
+def test_a_run_in_another_thread_ends_after_its_engine_is_closed(
+    scratch: Literal["memory", "disk"], engine: Engine, tmp_path: Path
+) -> None:
+    other, found = Engine(engine._parts.root), queue.SimpleQueue[object]()
+    script = "busybox touch /d/here; while [ ! -e /d/go ]; do busybox sleep 0.02; done; echo done"
+    shared = Mount("/d", str(tmp_path))
+
+    def run() -> None:
+        try:
+            found.put(other.run("beta", ["sh", "-c", script], scratch=scratch, mounts=[shared]).stdout)
+        except FailedPrecondition as exc:
+            found.put(str(exc))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert wait_until((tmp_path / "here").exists, 60)
+    other.close()
+    (tmp_path / "go").touch()
+    thread.join(60)
+    assert found.get(timeout=1) == b"done\n"
+    assert wait_until(lambda: not names(engine), 60)
 
 
 _KILLED = """
