@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -270,15 +271,18 @@ def test_the_creation_has_its_own_deadline(engine: Engine) -> None:
     engine.run("beta", ["true"], scratch="disk")
     engine.run("beta", ["true"])
     pid = spawner.current().pid
+    stopped = [pid]
     os.kill(pid, signal.SIGSTOP)
-    ahead = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for each in ahead:  # supervisors that wait for work
-        os.kill(int(each), signal.SIGSTOP)
     try:
+        for each in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            with suppress(ProcessLookupError):  # a shim that has just ended; the others wait for work
+                os.kill(each, signal.SIGSTOP)
+                stopped.append(each)
         _too_late(engine, "beta")
     finally:
-        for each in (*ahead, str(pid)):
-            os.kill(int(each), signal.SIGCONT)
+        for each in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
     assert engine.run("beta", ["true"], create_timeout_s=60).exit_code == 0
 
 
