@@ -170,12 +170,17 @@ cdef inline bint is_frozen(const char *freezer) noexcept nogil:
 
 
 cdef inline bint lives(int pid, uint64_t born, char *stat) noexcept nogil:
-    """Whether the process *pid* is the one that was born then, and has not ended; *stat* is what the kernel says of it."""
+    """Whether the process *pid* is the one that was born then, and has not ended; *stat* is what the kernel says of it.
+
+    A zombie with threads is a process whose first thread has ended alone.
+    """
     cdef const char *at
     if not read_stat(pid, stat):
         return False
     at = strrchr(stat, c')')
-    if at == NULL or at[1] != c' ' or at[2] == c'Z' or at[2] == c'X' or at[2] == c'x':
+    if at == NULL or at[1] != c' ' or at[2] == c'X' or at[2] == c'x':
+        return False
+    if at[2] == c'Z' and number_in_stat(stat, STAT_THREADS) <= 1:
         return False
     return number_in_stat(stat, STAT_BORN) == born
 

@@ -19,6 +19,7 @@ cdef enum:
     PYTHON = -1
     DEATH_WAIT_MS = 10000           # how long delete waits for a killed container, as runc does
     STRAGGLER_ROUNDS = 1000
+    LEAVING_ROUNDS = 100            # how often somebody may be met who only passes through, a millisecond apart
 
 
 cdef inline int verb_state(oci_words *words, const char *root) noexcept nogil:
@@ -181,29 +182,46 @@ cdef inline int verb_delete(oci_words *words, const char *root) noexcept nogil:
             rc = poll(&watch, 1, DEATH_WAIT_MS)
             if rc == 0:
                 return PYTHON
-    if not s.own_pids and not end_others(s.kill):
-        return PYTHON
-    if not remove_cgroups_of(&s):
+    # Whoever is still there may be the container's, or another's: Python finds out.
+    if (not s.own_pids and not is_vacated(s.kill)) or not remove_cgroups_of(&s):
         return PYTHON
     return 0 if remove_state(s.root, id, s.directory) else PYTHON
 
 
+cdef inline bint is_vacated(const char *path) noexcept nogil:
+    """Whether nobody is in the cgroup *path* and below, or soon nobody is any more."""
+    cdef timespec pause
+    cdef int attempt
+    cdef int found = 0
+    cdef int directory
+    if path[0] == 0:
+        return True
+    directory = openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+    if directory < 0:
+        return True
+    pause.tv_sec = 0
+    pause.tv_nsec = 1000000
+    for attempt in range(LEAVING_ROUNDS):
+        found = c_cgroup_walk(directory, WALK_LOOK)
+        if found <= 0:
+            break
+        nanosleep(&pause, NULL)
+    close(directory)
+    return found <= 0
+
+
 cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
-    """Remove the container's cgroups, and whatever is still in them; False if one stays."""
+    """Remove the container's cgroups, in which nobody of its own is any more; False if one stays."""
     cdef char path[4096]
     cdef const char *cgroup
-    cdef bint killed = False
     cdef int i
     for i in range(s.cgroup_count):
         cgroup = s.cgroups[i]
         if unlinkat(AT_FDCWD, cgroup, AT_REMOVEDIR) < 0:
             if errno == ENOENT:
                 continue
-            # Somebody came in who is not in the container's pid namespace, or the container has made some below.
-            if not killed and not end_others(s.kill):
-                return False
-            killed = True
-            if not end_others(cgroup) or c_cgroup_remove(b"", cgroup, NULL, path, sizeof(path)) < 0:
+            # The container has made some below, or the last to leave is not quite gone, or somebody came in.
+            if not is_vacated(cgroup) or c_cgroup_remove(b"", cgroup, NULL, path, sizeof(path)) < 0:
                 return False
         c_cgroup_prune(b"", cgroup, path, sizeof(path))
     return True

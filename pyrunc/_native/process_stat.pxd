@@ -8,6 +8,7 @@ cdef enum:
     PF_FORKNOEXEC = 0x40            # linux/sched.h: cleared once execve(2) cannot fail any more; no program can set it
     STAT_ROOM = 1024
     STAT_FLAGS = 9                  # the numbers of fields
+    STAT_THREADS = 20
     STAT_BORN = 22
 
 

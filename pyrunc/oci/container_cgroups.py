@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrunc.oci.log import Failure
+from pyrunc.oci.state import ids, load
 from pyrunc.runtime.cgroup_layout import detect
 
 TYPE_CHECKING = False  # see pyrunc.records
@@ -87,3 +88,35 @@ def _of(directory: str) -> list[int]:
             return [int(word) for word in file.read().split()]
     except OSError:
         return []  # gone meanwhile, or a threaded cgroup, whose processes are listed above it
+
+
+def may_keep_some(container: Container) -> bool:
+    """Whether what is in its cgroups after the end of its first process can be its own.
+
+    A pid namespace ends with its first process, and takes all along: whoever is there then came in later. Else the
+    processes are those of the container that was created there last, since nobody may be in a cgroup that a container
+    is created in; and below it, those of who was created there.
+    """
+    own = container.own
+    if own.get("own_pids") and container.pid and own["start_time"] >= 0 and not container.unfinished:
+        return False
+    paths = {entry["path"] for entry in own.get("cgroups") or ()}
+    root = os.path.dirname(container.directory)
+    for name in ids(root):
+        if name == container.id:
+            continue
+        try:
+            other = load(root, name)
+        except Failure:
+            continue
+        for entry in other.own["cgroups"]:
+            path = entry["path"]
+            if path in paths and _age(container) < _age(other):
+                return False
+            if any(path.startswith(f"{above}/") for above in paths):
+                return False
+    return True
+
+
+def _age(container: Container) -> str:
+    return str(container.document.get("created") or "").rstrip("Z")

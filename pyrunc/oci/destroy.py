@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 
-from pyrunc.oci.container_cgroups import relative_paths
+from pyrunc.oci.container_cgroups import may_keep_some, processes, relative_paths
 from pyrunc.oci.kill import signal_first
 from pyrunc.oci.log import Failure, reason
 from pyrunc.runtime.cgroup_layout import detect
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pyrunc.runtime.cgroup_layout import Layout
 
 _PATIENCE_S = 10.0
+_LEAVING_S = (
+    0.5  # how long somebody in the cgroup may take who only passes through, as the start of an exec does
+)
 _STEP_S = 0.005
 
 
@@ -25,21 +29,14 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
     """Remove a container; with *kill* its processes are killed first, and waited for.
 
     Its poststop hooks run last; what they fail with is logged as a warning. Raises Failure where a process or a
-    cgroup stays.
+    cgroup of its own stays. A cgroup in which somebody else is by now is left to them, and that is logged.
     """
-    from pyrunc.runtime import cgroup_control
-
     layout = _all_hierarchies(container)
     if kill:
         _kill(container)
     for path in relative_paths(container, layout):
         try:
-            # A container without a pid namespace of its own leaves processes behind; runc kills them here too.
-            cgroup_control.kill(layout, path)
-            if container.own.get("systemd"):
-                _stop_unit(container, log)
-            cgroup_control.remove(layout, path)
-            cgroup_control.prune(layout, path)
+            _remove_cgroups(container, layout, path, log)
         except TimeoutError as error:
             raise Failure(str(error)) from None
         except OSError as error:
@@ -48,6 +45,51 @@ def destroy(container: Container, log: Log, *, kill: bool) -> None:
             ) from None
     remove_directory(container.directory)
     _poststop(container, log)
+
+
+def _remove_cgroups(container: Container, layout: Layout, path: str, log: Log) -> None:
+    from pyrunc.runtime import cgroup_control
+
+    own = may_keep_some(container)
+    if own:
+        # A container without a pid namespace of its own leaves processes behind; runc kills them here too.
+        cgroup_control.kill(layout, path)
+    elif not _is_vacated(container):
+        _leave(container, log)
+        return
+    if container.own.get("systemd"):
+        _stop_unit(container, log)
+    try:
+        cgroup_control.remove(layout, path)
+    except OSError as error:
+        if own or error.errno != errno.EBUSY:
+            raise
+        _leave(container, log)
+        return
+    cgroup_control.prune(layout, path)
+
+
+def _leave(container: Container, log: Log) -> None:
+    """Leave its cgroups to who is in them, and mark them, so that they go with the last that is below them."""
+    from pyrunc.runtime.cgroup_control import MADE_BY_A_START
+
+    paths = [entry["path"] for entry in container.own["cgroups"]]
+    log.write("warning", f"cgroup {paths[0]} has processes of others, and is left to them")
+    for path in paths:
+        try:
+            os.setxattr(path, MADE_BY_A_START, b"1")
+        except OSError:
+            continue  # it is gone, or the mark is not ours to set
+
+
+def _is_vacated(container: Container) -> bool:
+    """Whether nobody is in its cgroups, or soon nobody is any more."""
+    deadline = time.monotonic() + _LEAVING_S
+    while processes(container):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_STEP_S)
+    return True
 
 
 def _stop_unit(container: Container, log: Log) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 
-from pyrunc.oci.container_cgroups import freezer_place, processes, relative_path
+from pyrunc.oci.container_cgroups import freezer_place, may_keep_some, processes, relative_path
 from pyrunc.oci.log import Failure, reason
 from pyrunc.oci.state import frozen, load, root_of, start_time
 from pyrunc.runtime.cgroup_layout import detect
@@ -89,6 +89,8 @@ def _send(handle: int, number: int) -> None:
 def signal_all(container: Container, number: int) -> bool:
     """Signal every process in the container's cgroups; whether there was one."""
     found = False
+    if not container.alive() and not may_keep_some(container):
+        return False
     if number == signal.SIGKILL:
         from pyrunc.runtime import cgroup_control
 

@@ -68,7 +68,10 @@ Containers:
 - the session keyring's name ends in random digits: `_ses.<id>` alone can be taken by any user of the host beforehand,
   whose keyring runc joins then;
 - `delete --force` removes a container whose `state.json` is damaged, with what that still names; runc fails for ever;
-- what a killed `create` leaves, `delete --force` finds: cgroups too, where runc says that there is no such container.
+- what a killed `create` leaves, `delete --force` finds: cgroups too, where runc says that there is no such container;
+- `delete` and `kill --all` end nobody who is not of the container: where another container has got its `cgroupsPath`
+  by now, or one below it, that is left, with a warning. runc kills all who are there if there is no pid namespace;
+- a process whose first thread has ended before others is running; runc calls it stopped.
 
 Hooks:
 

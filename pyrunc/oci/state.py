@@ -5,7 +5,7 @@ The file is written by the native front door, once as "creating" and once as "cr
 | what is found                                                     | status   |
 |-------------------------------------------------------------------|----------|
 | the file says creating, and its creator lives: it holds the lock  | creating |
-| no process of that pid and start time, or a zombie                | stopped  |
+| no process of that pid and start time, or a zombie of one         | stopped  |
 | its freezer is frozen                                             | paused   |
 | its first process never executed anything, and the socket `start` | created  |
 | none of these                                                     | running  |
@@ -185,7 +185,10 @@ def _birth(pid: int) -> tuple[int, bool] | None:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in (b"Z", b"X") else (int(fields[19]), bool(int(fields[6]) & _PF_FORKNOEXEC))
+    # A zombie with threads is a process whose first thread has ended alone.
+    if fields[0] == b"X" or (fields[0] == b"Z" and int(fields[17]) <= 1):
+        return None
+    return int(fields[19]), bool(int(fields[6]) & _PF_FORKNOEXEC)
 
 
 def frozen(directory: str) -> bool:

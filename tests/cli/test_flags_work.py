@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,9 +227,8 @@ def test_sig_proxy(made: Shell, verb: str, passes: bool) -> None:
     )  # fmt: skip
     try:
         assert process.stdout and process.stdout.readline() == b"up\n"
-        time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     running = made.run("ps --format {{.State}} -f name=made").stdout

@@ -109,6 +109,7 @@ def _plain(text: str, ids: Ids) -> str:
     text = re.sub(
         r"Error: container (\w+ is not running)", r"Error: Container \1", text
     )  # where it ends meanwhile
+    text = re.sub(r"(command: .*\ncreated_at: ).*", r"\1now", text)
     text = re.sub(r'"CreatedAt":"[^"]*"', '"CreatedAt":"now"', text)
     text = re.sub(r"Error: no such image: \S+: ", "Error: ", text)
     text = text.replace(

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import pytest
 
 from pyrunc.oci.flags import NAME
 from tests.oci.runtime import OURS, SUBJECT, Runtime
+from tests.oci.waiting import executed, until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -211,7 +211,7 @@ def test_a_detached_program_goes_on_and_its_pid_is_told(box: Box, tmp_path: Path
     code, _, _ = box("-d", "--pid-file", str(tmp_path / "pid"), "ID", "sleep", "1000")
     assert code == 0
     pid = int((tmp_path / "pid").read_text())
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\0"
+    executed(pid, "sleep", "1000")
     assert os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{box.pid()}/ns/pid")
     # Its own parent has ended, so it is not ended with it.
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -282,8 +282,7 @@ def test_signals_are_passed_on(box: Box, tmp_path: Path) -> None:
         assert child.wait(60) == 4
     command = box.runtime.command("exec", "--pid-file", str(tmp_path / "pid"), box.id, "sleep", "1000")
     with subprocess.Popen(command) as child:
-        while not (tmp_path / "pid").exists():
-            time.sleep(0.01)
+        until((tmp_path / "pid").exists, "it does not begin")
         child.terminate()
         assert child.wait(60) == 128 + signal.SIGTERM
 

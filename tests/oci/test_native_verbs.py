@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyrunc.oci.state import load
 from tests.oci.native import (
     FAILED,
     FREEZER,
@@ -24,6 +26,8 @@ from tests.oci.native import (
     program,
     progress,
 )  # fmt: skip
+from tests.oci.waiting import PATIENCE_S, until
+from tests.runtime.cgroup_support import kill_members, remove_busy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -50,14 +54,8 @@ def cgroups(tmp_path: Path) -> Iterator[list[Path]]:
     yield made
     for path in made:
         for below in [*path.glob("*/"), path] if path.exists() else []:
-            for pid in (below / "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
-            for _ in range(100):
-                try:
-                    below.rmdir()
-                    break
-                except OSError:
-                    time.sleep(0.02)
+            kill_members(below)
+            remove_busy(below)
 
 
 def listed(cgroups: list[Path]) -> list[dict[str, object]]:
@@ -96,6 +94,24 @@ def test_state_is_what_is_true_now_and_the_file_says_the_rest(
             assert state(front_door, root, made) == made.expected("stopped"), "a zombie is no container"
 
 
+def test_a_process_whose_first_thread_has_ended_goes_on(front_door: Path, root: Path) -> None:
+    """To proc_pid_stat(5) it is a zombie, but its other threads run on."""
+    exit_thread = 60 if os.uname().machine == "x86_64" else 93
+    threaded = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start(); "
+        f"print(flush=True); ctypes.CDLL(None).syscall({exit_thread}, 0)"
+    )
+    with program(command=f"exec {sys.executable} -c '{threaded}'") as child:
+        made = Made(root, "x", child.pid)
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < deadline
+        assert state(front_door, root, made) == made.expected("running")
+        assert load(str(root), "x").status() == "running"
+        assert call(front_door, "--root", root, "delete", "--force", "x").returncode == 0
+        assert child.wait(10) == -signal.SIGKILL
+
+
 def test_a_process_of_another_birth_is_not_the_containers(front_door: Path, root: Path) -> None:
     with program() as child:
         made = Made(root, "x", child.pid)
@@ -127,7 +143,7 @@ def test_kill_sends_the_signal_that_is_named(
         Made(root, "x", child.pid)
         done = call(front_door, "--root", root, "kill", "x", *words)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert child.wait(10) == -number
+        assert child.wait(PATIENCE_S) == -number
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,7 @@ def test_kill_of_a_frozen_container_ends_it(front_door: Path, root: Path, cgroup
         Made(root, "x", child.pid, freezer=str(cgroups[0]))
         (cgroups[0] / "freezer.state").write_text("FROZEN")
         assert call(front_door, "--root", root, "kill", "x", "9").returncode == 0
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
@@ -159,14 +175,14 @@ def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
         Made(root, "x", child.pid, own_pids=False, kill=str(cgroups[0]))
         assert len((cgroups[0] / "cgroup.procs").read_text().split()) == 2
         assert call(front_door, "--root", root, "kill", "--all", "x", "KILL").returncode == 0
-        assert child.wait(10) == -signal.SIGKILL
-        assert (cgroups[0] / "cgroup.procs").read_text() == ""
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
+        until(lambda: not (cgroups[0] / "cgroup.procs").read_text(), "not all have ended")
 
 
-def test_delete_removes_cgroups_directory_and_whoever_is_left(
+def test_delete_by_force_ends_what_is_frozen_and_removes_cgroups_and_directory(
     front_door: Path, root: Path, cgroups: list[Path]
 ) -> None:
-    with program(*cgroups, command="sleep 1001 & echo && exec sleep 1000") as child:
+    with program(*cgroups) as child:
         made = Made(
             root,
             "x",
@@ -183,25 +199,25 @@ def test_delete_removes_cgroups_directory_and_whoever_is_left(
         (cgroups[0] / "freezer.state").write_text("FROZEN")
         done = call(front_door, "--root", root, "delete", "--force", "x")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert child.poll() == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
     assert not made.directory.exists()
     assert not any(path.exists() for path in cgroups)
     assert os.listdir(root) == []
 
 
-def test_delete_finds_who_joined_the_cgroup_of_a_stopped_container(
-    front_door: Path, root: Path, cgroups: list[Path]
+@pytest.mark.parametrize("own_pids", [True, False])
+def test_delete_kills_nobody_who_is_in_the_cgroup_of_a_stopped_container(
+    front_door: Path, root: Path, cgroups: list[Path], own_pids: bool
 ) -> None:
+    """It may be another container's, and who has to go without saying is Python's to find out."""
     with program(*cgroups) as other, program(*cgroups) as child:
-        Made(root, "x", child.pid, cgroups=listed(cgroups), kill=str(cgroups[0]))
+        made = Made(root, "x", child.pid, cgroups=listed(cgroups), kill=str(cgroups[0]), own_pids=own_pids)
         child.kill()
         child.wait()
-        reaper = threading.Thread(target=other.wait)
-        reaper.start()
-        assert call(front_door, "--root", root, "delete", "x").returncode == 0
-        reaper.join()
-        assert other.returncode == -signal.SIGKILL
-    assert not any(path.exists() for path in cgroups)
+        done = call(front_door, "--root", root, "delete", "--force", "x")
+        assert (done.returncode, done.stdout) == (PYTHON, f"--root {root} delete --force x\n")
+        assert other.poll() is None
+        assert made.directory.exists()
 
 
 def test_delete_by_force_of_what_is_not_there_is_no_error(front_door: Path, root: Path) -> None:

@@ -100,7 +100,7 @@ def spied_on(process: SandboxProcess, template: PlanTemplate | None) -> dict[str
         launcher.joins.update(kept)
         spy.kill(signal.SIGTERM)
         found: dict[str, Any] = json.loads(said.readline())
-        spy.wait(10)
+        spy.wait(60)
     return found
 
 

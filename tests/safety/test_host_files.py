@@ -61,7 +61,7 @@ def test_a_standard_descriptor_cannot_change_the_hosts_null(sandbox: Make, descr
         with sandbox().start(
             ["/bin/sh", "-c", script], stdin=stdio[0], stdout=stdio[1], stderr=stdio[2]
         ) as process:
-            process.wait(10)
+            process.wait(60)
         os.close(into)
         with open(out) as seen:
             assert seen.read().startswith("crw-------"), "it should have changed its own"

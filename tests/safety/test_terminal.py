@@ -134,7 +134,7 @@ def inject(sandbox: Make, **options: Any) -> bytes:
                 support.python(source), stdin=slave, stdout=slave, stderr=slave, **options
             ) as program,
         ):
-            program.wait(20)
+            program.wait(60)
         return os.read(slave, 100)
     finally:
         os.close(master)
@@ -224,4 +224,4 @@ def test_who_looks_into_a_program_does_not_choose_its_terminal(sandbox: Make, tt
                     break
             assert forged > 0
             forger.kill(signal.SIGTERM)
-            forger.wait(10)
+            forger.wait(60)
