@@ -65,6 +65,10 @@ SAME: dict[str, list[str]] = {
     "nameless variable": ["-e", "=x", "ID", "env"],
     "path": ["-e", "PATH=/nowhere", "ID", "echo"],
     "not executable in path": ["-e", "PATH=/etc", "ID", "passwd"],
+    "link to itself": ["ID", "/etc/loop"],
+    "link to itself in path": ["-e", "PATH=/etc:/bin", "ID", "loop"],
+    "too long a name": ["ID", "/" + "x" * 300],
+    "too long a name in path": ["ID", "x" * 300],
     "capability": ["--cap", "CAP_SYS_ADMIN", "ID", "sh", "-c", _STATUS],
     "capability of a user": ["-u", "5", "--cap", "CAP_NET_ADMIN", "ID", "sh", "-c", _STATUS],
     "unknown capability": ["--cap", "CAP_NOPE", "ID", "true"],
@@ -128,6 +132,7 @@ def make_box(make_runtime: Make, bundle: Callable[..., Path]) -> Callable[..., B
         place = bundle(f"bundle-{runtime.name}", "sleep", "1000", **changes)
         (place / "rootfs/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/tmp:/bin/sh\n")
         (place / "rootfs/etc/group").write_text("root:x:0:\nextra:x:2000:bob\n")
+        (place / "rootfs/etc/loop").symlink_to("loop")
         name = runtime.create(place)
         runtime("start", name)
         return Box(runtime, name)
