@@ -111,7 +111,7 @@ def run(rootfs: Path) -> Run:
 
     def call(script: str, *, code: int = 0, stdin: bytes = b"", **options: Any) -> str:
         with Sandbox(rootfs, **options) as box:
-            result = box.run(["/bin/sh", "-c", script], stdin=stdin, timeout_s=30)
+            result = box.run(["/bin/sh", "-c", script], stdin=stdin, timeout_s=60)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
         return result.stdout.decode()
 
