@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.leftovers"]
 _PR_SET_CHILD_SUBREAPER = 36
@@ -25,6 +26,10 @@ for _number, _handler in (
 ):  # fmt: skip
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# How long an example takes, or the making of ten, is the machine's matter: 0.2 s and 1 s pass on a busy one.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # A planner outlives whoever has started it; a test that wants one says where it is to be.
 os.environ.setdefault("PYRUNC_OCI_PLANNER", "0")
