@@ -135,7 +135,7 @@ def own_mounts() -> None:
 def host_unchanged(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[None]:
     """After the test the host has the same mounts, processes, descriptors, devices, cgroups and shared root.
 
-    Five seconds are allowed, in which what others make on the same host goes away too.
+    Half a minute is allowed, in which what others make on the same host goes away too.
     """
     from pyrunc import Sandbox
     from pyrunc.runtime import spawner
@@ -146,7 +146,7 @@ def host_unchanged(request: pytest.FixtureRequest, rootfs: Path) -> Iterator[Non
             box.run(["/bin/true"])
     before, tree = look(), listing(rootfs)
     yield
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     left = difference(before, look())
     while left and time.monotonic() < deadline:
         time.sleep(0.05)

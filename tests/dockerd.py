@@ -7,12 +7,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-CGROUP = "/pyrunc-test-dockerd"
+CGROUP = f"/pyrunc-test-dockerd-{os.getpid()}"  # of this process's daemons only
 # Namespaces of its own: what dockerd would leave in /etc and /opt lands in file systems that end with it, and its
 # shims, which nobody would reap, end with the pid namespace.
 _SCRIPT = """
@@ -51,19 +51,36 @@ def daemon(root: Path, driver: str = "overlay2") -> Iterator[dict[str, str]]:
         _ready(process, root, environment)
         yield environment
     finally:
-        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGTERM)  # unshare itself passes nothing on
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended by itself
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                os.kill(int(child), signal.SIGTERM)  # unshare itself passes nothing on
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         for directory in sorted(_cgroups() - before, key=len, reverse=True):
-            os.rmdir(directory)
+            _remove(directory)
+
+
+def _remove(cgroup: str) -> None:
+    """Remove a cgroup, whose last processes may be on their way out."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            os.rmdir(cgroup)
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _ready(process: subprocess.Popen[bytes], root: Path, environment: dict[str, str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while subprocess.run(["docker", "version"], env=environment, capture_output=True, check=False).returncode:
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.skip(f"dockerd does not run here: {(root / 'log').read_text()[-500:]}")

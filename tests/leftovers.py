@@ -207,7 +207,7 @@ def _ours_to_keep(entry: str) -> bool:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long what a killed container leaves may take to go."""
     parser.addoption(
-        "--leftovers-wait-s", type=float, default=5.0, help="seconds until what is left is a failure"
+        "--leftovers-wait-s", type=float, default=30.0, help="seconds until what is left is a failure"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrunc.cli import units
 from pyrunc.cli.flags import Flag
-from pyrunc.cli.session import CommandError, ellipsis, engine, say, short
+from pyrunc.cli.session import CommandError, complain, ellipsis, engine, say, short
 from pyrunc.cli.table import align
 from pyrunc.cli.verb import verb
 from pyrunc.engine import one_command
@@ -46,16 +46,19 @@ def ps(
 ) -> None:  # fmt: skip
     """One line for each container, the latest first."""
     del arguments
+    if quiet and format:
+        complain("WARNING: Ignoring custom format, because both --format and --quiet are set.")
+    template = _raw(quiet, size) if format == "raw" else "" if quiet else format
     limit = max(last, 0) or (1 if latest and last == -1 else 0)
     found = engine().containers.list(all=all, filters=filter, limit=limit)
-    plain = format in ("", "table")
+    plain = template in ("", "table")
     if plain and quiet:
         say("".join(f"{short(each.id) if not no_trunc else each.id}\n" for each in found))
         return
     names: dict[str, set[str]] = {}
-    if found and (plain or ".Image" in format or "json" in format):
+    if found and (plain or ".Image" in template or "json" in template):
         names = one_command.image_names(engine())
-    sized = size or (".Size" in format and not quiet)
+    sized = size or ".Size" in template
     lines = [_Line(each, names.get(each.image_id), not no_trunc, sized) for each in found]
     if plain:
         columns = (*_TABLE, "Size") if size else _TABLE
@@ -65,7 +68,18 @@ def ps(
         ]
         say(align("".join("\t".join(row) + "\n" for row in rows)))
     else:
-        _say_formatted(format, lines)
+        _say_formatted(template, lines)
+
+
+def _raw(quiet: bool, size: bool) -> str:
+    """The template that "raw" stands for."""
+    if quiet:
+        return "container_id: {{.ID}}"
+    return (
+        "container_id: {{.ID}}\nimage: {{.Image}}\ncommand: {{.Command}}\ncreated_at: {{.CreatedAt}}\n"
+        "state:{{pad .State 1 0}}\nstatus:{{pad .Status 1 0}}\nnames: {{.Names}}\nlabels:{{pad .Labels 1 0}}\n"
+        "ports:{{pad .Ports 1 0}}\n"
+    ) + ("size: {{.Size}}\n" if size else "")
 
 
 class _Line(NamedTuple):

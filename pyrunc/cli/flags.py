@@ -149,6 +149,8 @@ def _short(
 
 
 def _set(flag: Flag, text: str, values: dict[str, Any], used: set[str]) -> None:
+    if flag.kind == "filter" and not text:
+        return  # as with docker, for scripts that may have none
     value = flag.read(text)
     if flag.refused and value is not False:
         raise Refused(f"{flag.long}: {flag.refused}")

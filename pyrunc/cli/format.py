@@ -39,7 +39,7 @@ def rows(template: str, lines: Sequence[Row], headers: Mapping[str, Any], type_n
     out = [compiled.execute(_typed(kind, line)) for line in lines]
     if not table:
         return "".join(f"{line}\n" for line in out)
-    header = Template(text, _PLAIN).execute(dict(headers), strict=False)
+    header = Template(text, _PLAIN).execute(dict(headers))
     return align("".join(f"{line}\n" for line in [header, *out]))
 
 

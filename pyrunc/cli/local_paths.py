@@ -42,7 +42,7 @@ def split(path: str) -> tuple[str, str]:
     clean = normpath(path)
     if basename(path) == ".":
         clean = join(clean, ".")
-    return dirname(clean), basename(clean)
+    return dirname(clean) or ".", basename(clean)
 
 
 def absolute(path: str) -> str:

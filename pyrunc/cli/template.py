@@ -54,12 +54,12 @@ class Template:
         except RecursionError:
             raise TemplateError("template: :1: nested too deeply") from None
 
-    def execute(self, value: Any, *, strict: bool = True) -> str:
-        """The text for *value*; a map's missing key is an error if *strict*, else prints as <no value>.
+    def execute(self, value: Any) -> str:
+        """The text for *value*. A Struct's missing field is an error, another dict's key prints as <no value>.
 
         Raises TemplateError.
         """
-        run = _Run(self._text, self._functions, value, strict)
+        run = _Run(self._text, self._functions, value)
         try:
             run.walk(self._tree, value)
         except RecursionError:
@@ -68,12 +68,9 @@ class Template:
 
 
 class _Run:
-    def __init__(
-        self, text: str, functions: Mapping[str, Callable[..., Any]], root: Any, strict: bool
-    ) -> None:
+    def __init__(self, text: str, functions: Mapping[str, Callable[..., Any]], root: Any) -> None:
         self.text = text
         self.functions = functions
-        self.strict = strict
         self.out: list[str] = []
         self.left = _MOST_CHARACTERS
         self.variables: list[tuple[str, Any]] = [("$", root)]
@@ -228,9 +225,8 @@ class _Run:
                     return value.missing[name]
                 if value.type_name:
                     raise self.fail(node, f"can't evaluate field {name} in type {value.type_name}")
-            if self.strict:
                 raise self.fail(node, f'map has no entry for key "{name}"')
-            return None
+            return None  # of what Go has as a map: prints as <no value>
         if value is None or value is NIL:
             raise self.fail(node, f"nil pointer evaluating interface {{}}.{name}")
         raise self.fail(node, f"can't evaluate field {name} in type interface {{}}")

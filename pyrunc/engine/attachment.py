@@ -175,11 +175,17 @@ class Attachment(Streams):
 
     def _wait(self, deadline: float | None, timeout_s: float | None, *, writes: bool = False) -> None:
         poller = select.poll()
-        fd = self._client.fileno()
-        if fd < 0:
-            return
-        poller.register(fd, select.POLLIN | (select.POLLOUT if writes or self._client.pending else 0))
-        if not poller.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000):
+        with self._lock:
+            if self._client.closed:
+                return
+            # Another thread may close it meanwhile, and its number be another's then.
+            ours = os.dup(self._client.fileno())
+        try:
+            poller.register(ours, select.POLLIN | (select.POLLOUT if writes or self._client.pending else 0))
+            ready = poller.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000)
+        finally:
+            os.close(ours)
+        if not ready:
             raise TimedOut(f"the container still runs after {timeout_s} s")
         if self._client.pending:
             with self._lock:

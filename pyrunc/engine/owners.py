@@ -128,7 +128,9 @@ class Owners:
                 with lock:
                     container_id = self._by_fd.get(fd, "")
                     owned = self._owned.get(container_id)
-                if owned is not None:
+                    # Of what was told, another may have taken note since, and the number be the next container's.
+                    ended = owned is not None and _has_come(fd)
+                if owned is not None and ended:
                     self._end(container_id, owned)
 
     def _end(self, container_id: str, owned: _Owned) -> int:
@@ -179,3 +181,9 @@ class Owners:
             fd = owned.process.fileno()
             if fd >= 0 and self._by_fd.pop(fd, None) is not None and self._epoll is not None:
                 self._epoll.unregister(fd)
+
+
+def _has_come(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))

@@ -77,12 +77,15 @@ def configured(
 ) -> "dict[str, Any]":  # fmt: skip
     """The Config of a container of an image: *given* is added to the image's, as `merge` has it.
 
-    An entry of Env without ``=`` takes a variable away; what is mounted at the paths *covered* is no volume.
-    Raises InvalidArgument in Docker's words.
+    An entry of Env without ``=`` takes a variable away, and of several for one the last counts; what is mounted at
+    the paths *covered* is no volume. Raises InvalidArgument in Docker's words.
     """
     added = {key: value for key, value in given.items() if value not in (None, "", [], {})}
     variables: list[str] = added.pop("Env", [])
-    options: SandboxOptions = {"env": dict(each.split("=", 1) for each in variables if "=" in each)}
+    named = {
+        name: value if equals else None for name, equals, value in (each.partition("=") for each in variables)
+    }
+    options: SandboxOptions = {"env": {name: value for name, value in named.items() if value is not None}}
     for key, option in (("User", "user"), ("WorkingDir", "cwd")):
         if key in added:
             options[option] = added.pop(key)  # type: ignore[literal-required]
@@ -92,8 +95,7 @@ def configured(
         entrypoint = begin or []
     process = merge(image_config, argv or command, entrypoint, options, added)
     config = dict(process.config)
-    without = {each for each in variables if "=" not in each}
-    config["Env"] = [each for each in config["Env"] if each.partition("=")[0] not in without]
+    config["Env"] = [each for each in config["Env"] if named.get(each.partition("=")[0], "") is not None]
     if config.get("Volumes"):
         config["Volumes"] = {path: {} for path in process.volumes}
     return config

@@ -79,10 +79,11 @@ class _OutOfMemory:
     Source: kernel Documentation/admin-guide/cgroup-v1/memory.rst, section 10; cgroup-v2.rst, "memory.events".
     """
 
-    __slots__ = ("_control", "_known", "descriptor", "mask", "version")
+    __slots__ = ("_control", "_known", "_place", "descriptor", "mask", "version")
 
     def __init__(self, container: Container) -> None:
         self.descriptor = self._control = -1
+        self._place = ""
         self.mask = select.POLLIN
         self.version = 0
         self._known = 0
@@ -99,7 +100,8 @@ class _OutOfMemory:
     def _open_v1(self, directory: str) -> None:
         self._control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        with open(f"{directory}/cgroup.event_control", "w", encoding="ascii") as file:
+        self._place = f"{directory}/cgroup.event_control"
+        with open(self._place, "w", encoding="ascii") as file:
             file.write(f"{self.descriptor} {self._control}")
         self.version = 1
 
@@ -121,7 +123,9 @@ class _OutOfMemory:
         """How many kills there were since it was last asked."""
         try:
             if self.version == 1:
-                return os.eventfd_read(self.descriptor)
+                count = os.eventfd_read(self.descriptor)
+                # The end of the cgroup is notified by the same descriptor, once.
+                return count if os.path.exists(self._place) else count - 1
             if self.version == 2:
                 count = self._count()
                 new, self._known = count - self._known, count

@@ -53,20 +53,6 @@ def _alive(told: "Told") -> bool:
         return False
 
 
-def _of_program(command: str, error: int) -> str:
-    """Why a program that is called *command* cannot be executed, as Go's search for one says it."""
-    reason = reason_of(error)
-    if error in (errno.ENOENT, errno.ENOTDIR):
-        if "/" in command:
-            return f"exec: {quote(command)}: stat {command}: {reason}"
-        return f"exec: {quote(command)}: executable file not found in $PATH"
-    if error in (errno.EACCES, errno.EPERM, errno.EISDIR):
-        if "/" not in command:
-            return f"exec: {quote(command)}: executable file not found in $PATH"
-        return f"exec: {quote(command)}: permission denied"
-    return f"exec {command}: {reason}"
-
-
 def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
     if where == "died":
         killed = f"{START}the process that joins the container was killed{process_words.of_agent(told)}"
@@ -78,7 +64,7 @@ def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
 def _at_step(step: "Step", error: int, command: str) -> str:
     reason, path = reason_of(error), step.s0 or ""
     if step.op in ("execve", "lookup"):
-        return _of_program(command, error)
+        return process_words.of_program(command, error)
     if step.op == "chdir":
         if error == errno.EXDEV:
             return (

@@ -103,7 +103,7 @@ def _ending(status: int) -> str:
 def _step_words(reader: Reader, index: int, step: Step, number: int) -> str:
     why = reason_of(number)
     if step.op == "lookup":
-        return START + _missing(reader.argument(), number)
+        return START + process_words.of_program(reader.argument(), number)
     if step.op == "cgroup_mkdir" and number == errno.ENOTEMPTY:
         return f"container's cgroup is not empty: {step.s0}{step.s1} has processes of others"
     if step.op in ("cgroup_mkdir", "open_at", "join_tasks") or (
@@ -147,14 +147,6 @@ def _unit_words(step: Step, number: int, text: str) -> str:
     from pyrunc.oci import systemd
 
     return f'{head}unable to start unit "{step.s1}" (properties [{step.s2}]): {systemd.why(-number, text)}'
-
-
-def _missing(name: str, number: int) -> str:
-    if "/" not in name:
-        if number == errno.ENOENT:
-            return f'exec: "{name}": executable file not found in $PATH'
-        return f'exec: "{name}": {reason_of(number)}'
-    return f'exec: "{name}": {f"stat {name}: " if number in (errno.ENOENT, errno.ENOTDIR) else ""}{reason_of(number)}'
 
 
 def _mount_words(reader: Reader, index: int, step: Step, number: int) -> str:

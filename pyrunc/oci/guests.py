@@ -32,12 +32,14 @@ class Guests:
 
     def wait(self, patience_ms: int) -> Iterator[_socket.socket]:
         """Those of whom there is something to hear, which the caller has to close; none after *patience_ms*."""
-        for fd, _ in self._poller.poll(patience_ms):
-            if fd == self._listener.fileno():
-                self._let_in()
-            elif fd in self._waiting:
+        ready = [fd for fd, _ in self._poller.poll(patience_ms)]
+        # Before others are let in, for whom one that has spoken would have to go.
+        for fd in ready:
+            if fd in self._waiting:
                 self._poller.unregister(fd)
                 yield self._waiting.pop(fd)
+        if self._listener.fileno() in ready:
+            self._let_in()
 
     def _let_in(self) -> None:
         for _ in range(_AT_ONCE):

@@ -5,6 +5,11 @@ Source: recorded from runc 1.1.5; what it does not have is in the words of its l
 
 from __future__ import annotations
 
+import errno
+
+from pyrunc.oci.flags import quote
+from pyrunc.oci.log import reason_of
+
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from pyrunc.runtime.plan import Step
@@ -20,6 +25,22 @@ _WHAT = {
 }  # fmt: skip
 _NEW_LISTENER = 1 << 3
 START = "unable to start container process: "
+_UNREACHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EISDIR)
+
+
+def of_program(command: str, error: int) -> str:
+    """Why a program that is called *command* cannot be executed, as Go's search for one says it.
+
+    What is wrong in one directory of PATH does not matter to a search in all of them.
+    """
+    if error not in _UNREACHED and error not in _FORBIDDEN:
+        return f"exec {command}: {reason_of(error)}"
+    if "/" not in command:
+        return f"exec: {quote(command)}: executable file not found in $PATH"
+    if error in _FORBIDDEN:
+        return f"exec: {quote(command)}: permission denied"
+    return f"exec: {quote(command)}: stat {command}: {reason_of(error)}"
 
 
 def at_place(told: Told, where: str, why: str, status: int) -> str:

@@ -154,9 +154,9 @@ class Planner:
                         caller.close()
         finally:
             # In this order: nobody is to find a socket that nobody serves, or a lock that somebody holds.
-            os.unlink(self._name)
+            _unlink(self._name)
             listener.close()
-            os.unlink(f"{self._name}.lock")
+            _unlink(f"{self._name}.lock")
             os.close(lock)
             _remove(self._directory)
             leave_cgroups(self._own_cgroups)

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from pyrunc.cli import reference
 from pyrunc.cli.verb import Verb
 from tests.cli.flag_rows import CREATE, OTHERS
-from tests.cli.shell import Answer, Shell
+from tests.cli.shell import Answer, Shell, begins
 from tests.cli.test_interactive import Person
 
 pytestmark = [
@@ -125,7 +124,11 @@ def test_a_flag_of_create_and_run(made: Shell, verb: str, flag: str) -> None:
 @pytest.mark.parametrize("command", OTHERS, ids=" ".join)
 def test_a_flag_of_another_command(made: Shell, command: tuple[str, str]) -> None:
     lines, pattern = OTHERS[command]
-    answers = [_joined(made, line) if line.startswith("joined ") else made.run(line) for line in lines]
+    answers = []
+    for line in lines:
+        answers.append(_joined(made, line) if line.startswith("joined ") else made.run(line))
+        if begins(line):
+            made.settle()
     if any(" prune" in line for line in lines):
         made.run("rm -f other")
         _furnish(made)  # what may have been pruned
@@ -228,9 +231,8 @@ def test_sig_proxy(made: Shell, verb: str, passes: bool) -> None:
     )  # fmt: skip
     try:
         assert process.stdout and process.stdout.readline() == b"up\n"
-        time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     finally:
         process.kill()
     running = made.run("ps --format {{.State}} -f name=made").stdout

@@ -63,7 +63,7 @@ class Person:
             if select.select([], [self.terminal], [], 0.5)[1]:
                 left = left[os.write(self.terminal, left[:2048]) :]
 
-    def sees(self, what: bytes, timeout_s: float = 30) -> bytes:
+    def sees(self, what: bytes, timeout_s: float = 60) -> bytes:
         """Wait for *what*; all that was there up to it is taken."""
         deadline = time.monotonic() + timeout_s
         while what not in self.seen:
@@ -79,8 +79,28 @@ class Person:
             except OSError as exc:
                 assert exc.errno == errno.EIO
 
-    def resizes(self, rows: int, columns: int) -> None:
+    def shows(self, what: bytes, timeout_s: float) -> bool:
+        """Whether *what* can be read soon; what was there up to it is taken."""
+        deadline = time.monotonic() + timeout_s
+        while what not in self.seen and time.monotonic() < deadline:
+            self._read(0.1)
+        return what in self.seen and self.sees(what) is not None
+
+    def resizes(self, rows: int, columns: int, stty: bytes = b"stty") -> None:
+        """Another size of the terminal, which a shell on it is asked for until it has it."""
         termios.tcsetwinsize(self.terminal, (rows, columns))
+
+        def size() -> bytes:
+            self.type(stty + b" size; echo as''ked\n")
+            return self.sees(b"\nasked\r\n")
+
+        assert wait_until(lambda: b"%d %d\r" % (rows, columns) in size())
+
+    def runs_and_interrupts(self) -> None:
+        """Start a program that lasts, in a shell, and press Ctrl-C when it runs."""
+        self.type(b"sh -c 'echo beg\"\"un; exec sleep 600'\n")
+        self.sees(b"\nbegun\r\n")
+        self.type(b"\x03")
 
     def is_raw(self) -> bool:
         return not termios.tcgetattr(self.own_side)[3] & (termios.ICANON | termios.ECHO)
@@ -88,7 +108,7 @@ class Person:
     def is_as_before(self) -> bool:
         return termios.tcgetattr(self.own_side) == self.before
 
-    def waits(self, timeout_s: float = 30) -> int:
+    def waits(self, timeout_s: float = 60) -> int:
         """How the command ended."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -141,15 +161,9 @@ def test_a_shell(sit: Callable[..., Person], tmp_path: Path) -> None:
     assert person.is_raw()
     person.type(b"stty size; tty\n")
     person.sees(b"30 100\r\n/dev/pts/0\r\n")
-    person.type(b"sleep 600\n")
-    person.sees(b"sleep 600\r\n")
-    time.sleep(0.2)
-    person.type(b"\x03")  # Ctrl-C is the program's
+    person.runs_and_interrupts()  # Ctrl-C is the program's
     person.sees(b"$ ")
     person.resizes(40, 120)
-    time.sleep(0.2)
-    person.type(b"stty size\n")
-    person.sees(b"40 120")
     person.type(b"exit 9\n")
     assert person.waits() == 0
     assert person.is_as_before()
@@ -169,7 +183,7 @@ def test_keys_that_detach(sit: Callable[..., Person], tmp_path: Path) -> None:
     person = sit("stty -echo raw; echo ready; exec cat")
     person.sees(b"ready")
     person.type(b"\x10")
-    time.sleep(0.2)
+    time.sleep(0.2)  # a key of its own, or the beginning of a paste
     person.type(b"a\x10\x10b")
     person.sees(b"\x10a\x10\x10b")
     person.type(b"\x10")
@@ -213,12 +227,10 @@ def test_a_command_that_is_stopped_gives_the_terminal_back_and_goes_on(sit: Call
             assert person.is_as_before()
         else:
             termios.tcsetattr(person.own_side, termios.TCSANOW, person.before)  # as a shell does
-        person.resizes(50, number)
+        termios.tcsetwinsize(person.terminal, (50, number))
         os.kill(job, signal.SIGCONT)
         assert wait_until(person.is_raw)
-        time.sleep(0.2)
-        person.type(b"stty size\n")
-        person.sees(b"50 %d" % number)
+        person.resizes(50, number)
     person.type(b"exit\n")
     assert person.waits() == 0
 

@@ -37,13 +37,13 @@ def test_following_goes_on_until_it_is_interrupted(shell: Shell) -> None:
     process = _process(shell, "logs", "-f", "one")
     assert _line(process) == b"begun\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == (b"", b"") and process.returncode == 130
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
 
 
 def test_following_ends_with_the_container(shell: Shell) -> None:
     assert shell.run("run -d --name one beta sh -c 'echo begun; sleep 1; echo over >&2; exit 4'").code == 0
     process = _process(shell, "logs", "--follow", "one")
-    assert process.communicate(timeout=20) == (b"begun\n", b"over\n") and process.returncode == 0
+    assert process.communicate(timeout=60) == (b"begun\n", b"over\n") and process.returncode == 0
 
 
 def test_nobody_reads_any_more(shell: Shell) -> None:
@@ -53,7 +53,7 @@ def test_nobody_reads_any_more(shell: Shell) -> None:
     assert _line(process) == b"words\n"
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert process.wait(20) == 128 + signal.SIGPIPE and process.stderr.read() == b""
+    assert process.wait(60) == 128 + signal.SIGPIPE and process.stderr.read() == b""
     process.stderr.close()
 
 
@@ -65,7 +65,7 @@ def test_events_come_as_they_happen(shell: Shell) -> None:
     assert shell.run("rmi other:1").code == 0
     assert _line(process) == b"untag\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=20) == (b"", b"") and process.returncode == 130
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
 
 
 def test_a_damaged_log_is_shown_but_for_the_damage(shell: Shell) -> None:

@@ -50,7 +50,7 @@ class Command:
         return done.stdout.decode()
 
     def until(self, name: str, state: str) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self("ps", "-a", "-f", f"name={name}", "--format", "{{.State}}").strip() != state:
             assert time.monotonic() < deadline, f"{name} is never {state}"
             time.sleep(0.05)
@@ -90,19 +90,19 @@ def test_exit_codes(pyrunc: Command, words: str, code: int) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 7), (signal.SIGINT, 8), (signal.SIGUSR1, 9)])
 def test_signals_are_passed_on(pyrunc: Command, number: signal.Signals, code: int) -> None:
-    script = f"trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' USR1; {_LOOP}"
-    with pyrunc.begin("run", "--name", "one", "beta", "sh", "-c", script) as process:
-        pyrunc.until("one", "running")
-        time.sleep(0.2)  # for the traps
+    script = f"trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' USR1; echo up; {_LOOP}"
+    with pyrunc.begin("run", "--name", "one", "beta", "sh", "-c", script, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        assert process.wait(30) == code
+        assert process.wait(60) == code
 
 
 def test_without_sig_proxy_a_signal_ends_the_command_alone(pyrunc: Command) -> None:
     with pyrunc.begin("run", "--sig-proxy=false", "--name", "one", "beta", "sh", "-c", _LOOP) as process:
         pyrunc.until("one", "running")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(60) == -signal.SIGTERM
     assert pyrunc("ps", "--format", "{{.Names}}") == "one\n"
 
 
@@ -118,16 +118,22 @@ def test_a_killed_command_leaves_its_container_running(pyrunc: Command) -> None:
 
 
 def test_detached(pyrunc: Command) -> None:
-    found = pyrunc("run", "-d", "--name", "one", "beta", "sh", "-c", "sleep 3; exit 4").strip()
+    script = "while [ ! -e /go ]; do sleep 0.05; done; exit 4"
+    found = pyrunc("run", "-d", "--name", "one", "beta", "sh", "-c", script).strip()
     assert len(found) == 64 and pyrunc("ps", "-q", "--no-trunc").strip() == found
-    assert pyrunc("wait", "one") == "4\n"
+    with pyrunc.begin("wait", "one", stdout=subprocess.PIPE) as waits:
+        pyrunc("exec", "one", "sh", "-c", ": > /go")
+        assert waits.communicate(timeout=60)[0] == b"4\n"
     assert pyrunc("ps", "-a", "--format", "{{.Status}}").startswith("Exited (4)")
 
 
 def test_detached_and_removed_at_its_end(pyrunc: Command) -> None:
-    pyrunc("run", "-d", "--rm", "--name", "one", "beta", "sleep", "0.5")
-    pyrunc("wait", "one")
-    deadline = time.monotonic() + 30
+    pyrunc("run", "-d", "--rm", "--name", "one", "beta", "sh", "-c", _LOOP)
+    with pyrunc.begin("wait", "one", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waits:
+        pyrunc("kill", "one")
+        out, err = waits.communicate(timeout=60)
+    assert out == b"137\n" or b"No such container: one" in err  # it may have come too late
+    deadline = time.monotonic() + 60
     while pyrunc("ps", "-aq"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -139,7 +145,7 @@ def test_a_reader_that_goes_away_ends_the_command_and_not_the_container(pyrunc: 
         assert process.stdout is not None
         assert process.stdout.readline() == b"x\n"
         process.stdout.close()
-        assert process.wait(30) == 128 + signal.SIGPIPE
+        assert process.wait(60) == 128 + signal.SIGPIPE
     assert pyrunc("ps", "--format", "{{.Names}}") == "one\n"
 
 

@@ -108,6 +108,9 @@ def test_inspect_prints_what_docker_prints(template: str, step: dict[str, Any]) 
         ("{{eq .Name 1}}",
          'template: :1:2: executing "" at <eq .Name 1>: error calling eq: incompatible types for comparison'),
         ("a\nb {{.Wrong}}", 'template: :2:4: executing "" at <.Wrong>: map has no entry for key "Wrong"'),
+        ("{{.Map.none}}{{if .Map.none}}x{{end}} {{eq .Map.none `v`}} {{.Dict.none}}", "<no value> false <no value>"),
+        ("{{.Map.none.more}}",
+         'template: :1:6: executing "" at <.Map.none.more>: nil pointer evaluating interface {}.more'),
         ("{{.Name 1}}", None),
         ("{{range .Name}}{{end}}", 'template: :1:8: executing "" at <.Name>: range can\'t iterate over it'),
         ("{{$y}}", 'template: :1: undefined variable "$y"'),
@@ -121,10 +124,10 @@ def test_inspect_prints_what_docker_prints(template: str, step: dict[str, Any]) 
     ],
 )  # fmt: skip
 def test_a_template_gives_what_go_gives(template: str, text: str | None) -> None:
-    value = {
-        "Name": "it", "Empty": "", "Items": ["a", "b"], "Map": {"k": "v"}, "Nil": None, "Nothing": None,
-        "Slice": NilSlice(), "Dict": NilMap(),
-    }  # fmt: skip
+    value = Struct(
+        {"Name": "it", "Empty": "", "Items": ["a", "b"], "Map": {"k": "v"}, "Nil": None, "Nothing": None,
+         "Slice": NilSlice(), "Dict": NilMap()}
+    )  # fmt: skip
     try:
         found = Template(template).execute(value)
     except TemplateError as exc:

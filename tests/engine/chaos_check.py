@@ -166,6 +166,8 @@ def invariants(place: Path, before: Host, kills: bool) -> list[str]:
         wrong = _running(document, files.get(key), shims) if alive else _ended(place, document)
         if wrong and alive and _restarts(place, document, files.get(key)):
             continue  # its program ends as soon as it begins: it was another run that was looked at
+        if wrong and alive and (ended := _ended_meanwhile(key)):
+            wrong = _ended(place, ended)
         wrong += _log(place, document)
         if key not in snapshots:
             wrong.append("has no snapshot")
@@ -189,6 +191,16 @@ def _restarts(place: Path, document: Document, file: Document | None) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def _ended_meanwhile(key: str) -> Document | None:
+    """What is said of a container by now, if it does not run any more: its program may end at any moment."""
+    from pyrunc import Engine
+
+    with Engine() as opened:
+        engine: Any = opened
+        document: Document = engine.containers.get(key).inspect()
+    return None if document["State"]["Status"] in ("running", "paused") else document
 
 
 def _running(document: Document, file: Document | None, shims: set[int]) -> list[str]:
@@ -241,7 +253,8 @@ def _without_a_row(
     for name in ("root/containers", "state"):
         for path in (place / name).glob("*"):
             if len(path.name) == 64 and path.name not in documents:
-                yield f"{name}/{path.name} without a row, with {os.listdir(path)}"
+                with contextlib.suppress(FileNotFoundError):  # it has just gone
+                    yield f"{name}/{path.name} without a row, with {os.listdir(path)}"
     for path in (place / "root/volumes").glob("*/_data"):
         if path.parent.name not in volumes:
             yield f"volume {path.parent.name} that is not listed"
@@ -274,6 +287,18 @@ def _log_files(place: Path, key: str) -> list[Path]:
 
 
 def _log(place: Path, document: Document) -> list[str]:
+    """What is wrong with the log of a container, three times in turn: it may be written to, and rotated, meanwhile."""
+    wrong: list[str] = []
+    for _ in range(3):
+        with contextlib.suppress(FileNotFoundError):  # renamed before it was opened
+            wrong = _log_now(place, document)
+            if not wrong:
+                break
+        time.sleep(0.2)
+    return wrong
+
+
+def _log_now(place: Path, document: Document) -> list[str]:
     log = document["HostConfig"]["LogConfig"]
     paths = _log_files(place, document["Id"])
     if log["Type"] != "json-file":

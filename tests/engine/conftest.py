@@ -3,15 +3,25 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from pyrunc import AsyncEngine, Engine
+from pyrunc.errors import NotFound
 from tests.cli import samples
 
 AsyncTest = Callable[[AsyncEngine], Awaitable[None]]
+# For who looks at what a program has said when its time was over: how long it may take to say so, on slower hosts too.
+PATIENCE_S = (0.4, 3.0, 30.0)
+
+
+def clear(engine: Engine) -> None:
+    """Remove all containers; one that goes with its end may be gone by itself."""
+    for record in engine.containers.list(all=True):
+        with suppress(NotFound):
+            engine.containers.get(record.id).remove(force=True, volumes=True)
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +58,7 @@ def open_engine(tmp_path: Path, driver: str) -> Iterator[Callable[[], Engine]]:
     for each in opened:
         each.close()
     with Engine(tmp_path / "root", graph=driver) as last:
-        for record in last.containers.list(all=True):
-            last.containers.get(record.id).remove(force=True, volumes=True)
+        clear(last)
 
 
 @pytest.fixture
@@ -81,7 +90,7 @@ def run(tmp_path: Path, archives: Path) -> Callable[[AsyncTest], None]:
             assert not left
 
     async def main(test: AsyncTest) -> None:
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(300):
             async with opened() as engine:
                 await test(engine)
 

@@ -33,7 +33,7 @@ _MODES = ("kill", "interrupt", "full")
 _FILLS = frozenset(
     ("open", "mkdir", "write", "rename", "link", "symlink", "posix_fallocate", "execute", "fsync")
 )
-_GIVEN_S = 60
+_GIVEN_S = 120
 
 Act = Callable[[Engine], object]
 
@@ -300,7 +300,7 @@ def _frozen(container_id: str) -> bool:
 
 def settled(root: Path, state: Path, gone: Collection[str] = ()) -> list[str]:
     """What is `wrong` and stays so while exit commands have their time."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         found = list(wrong(root, state, gone))
         if not found or time.monotonic() > deadline:

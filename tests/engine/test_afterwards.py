@@ -36,7 +36,7 @@ def left(root: Path) -> list[str]:
 
 
 def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=300)
     assert errors == ""
     return process.returncode, out
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pyrunc.errors import (
     NotFound,
     TimedOut,
 )
-from tests.engine.conftest import AsyncTest
+from tests.engine.conftest import PATIENCE_S, AsyncTest
 
 pytestmark = [
     pytest.mark.usefixtures("host_unchanged"),
@@ -35,11 +36,17 @@ _BETWEEN_MODULES |= {"release", "users", "close"}
 
 
 async def eventually(true: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if true():
-            return True
+    deadline = time.monotonic() + 60
+    while not true():
+        if time.monotonic() > deadline:
+            return False
         await asyncio.sleep(0.02)
-    return False
+    return True
+
+
+async def shows(container: AsyncContainer, word: str) -> bool:
+    """Whether a program with that *word* runs in it."""
+    return any(word in " ".join(row) for row in (await container.top()).rows)
 
 
 def test_the_twins_have_the_same_names(tmp_path: Path) -> None:
@@ -63,13 +70,17 @@ def test_a_run_on_disk(more: dict[str, Any], run: Callable[[AsyncTest], None]) -
         assert list(done.timings_ns)[:3] == ["image", "create", "request"]
         if not more.get("remove", True):
             await (await engine.containers.get("one")).remove()
-        with pytest.raises(TimedOut) as late:
-            await engine.run(
-                "beta", ["sh", "-c", "echo one; sleep 60"], timeout_s=0.4, create_timeout_s=30, scratch="disk"
-            )
+        for timeout_s in PATIENCE_S:
+            with pytest.raises(TimedOut) as late:
+                await engine.run(
+                    "beta", ["sh", "-c", "echo one; sleep 600"], timeout_s=timeout_s, create_timeout_s=60,
+                    scratch="disk",
+                )  # fmt: skip
+            if late.value.stdout:
+                break
         assert (late.value.stage, late.value.stdout) == ("run", b"one\n")
         with pytest.raises(TimedOut) as late:
-            await engine.run("beta", ["sleep", "60"], timeout_s=0.2, create_timeout_s=30)
+            await engine.run("beta", ["sleep", "600"], timeout_s=0.2, create_timeout_s=60)
         assert late.value.stage == "run"
         with pytest.raises(CommandNotFound):
             await engine.run("beta", ["nothing"], scratch="disk")
@@ -81,9 +92,12 @@ def test_a_run_on_disk(more: dict[str, Any], run: Callable[[AsyncTest], None]) -
 def test_a_run_that_is_cancelled_ends_at_once(more: dict[str, Any], run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
         task = asyncio.create_task(engine.run("beta", SLEEP, **more))
-        await asyncio.sleep(0.5)
         if more:
-            assert len(await engine.containers.list()) == 1
+            while len(await engine.containers.list()) != 1:
+                assert not task.done()
+                await asyncio.sleep(0.02)
+        else:
+            await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -122,12 +136,13 @@ def test_exec(run: Callable[[AsyncTest], None]) -> None:
             with pytest.raises(CommandNotFound):
                 await container.exec(["nothing"])
             task = asyncio.create_task(container.exec(["sleep", "577"]))
-            await asyncio.sleep(0.3)
-            assert any("577" in " ".join(row) for row in (await container.top()).rows)
+            while not await shows(container, "577"):
+                assert not task.done()
+                await asyncio.sleep(0.02)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert not any("577" in " ".join(row) for row in (await container.top()).rows)
+            assert not await shows(container, "577")
             async with await container.exec_start(SLEEP) as program:
                 with pytest.raises(TimedOut):
                     await program.wait(0.05)
@@ -148,7 +163,7 @@ def test_conditions(run: Callable[[AsyncTest], None]) -> None:
         with pytest.raises(TimedOut):
             await container.wait(0.1, "next-exit")
         await container.start()
-        assert await container.wait(20) == 6
+        assert await container.wait(60) == 6
         assert await next_exit == 6
         with pytest.raises(TimedOut):
             await container.wait(0.2, "removed")
@@ -156,7 +171,7 @@ def test_conditions(run: Callable[[AsyncTest], None]) -> None:
         assert await removed == 6
         assert await container.wait() == 6  # which is remembered
         gone = await engine.start("beta", ["sh", "-c", "exit 7"], remove=True)
-        assert await gone.wait(20, "removed") == 7
+        assert await gone.wait(60, "removed") == 7
         with pytest.raises(NotFound):
             await (await engine.containers.get(gone.id)).wait()
         with pytest.raises(InvalidArgument, match="invalid condition"):
@@ -176,9 +191,9 @@ def test_streams(run: Callable[[AsyncTest], None]) -> None:
         async with await engine.start("beta", ["sh", "-c", script], stdin_open=True) as container:
             first, second = await container.attach(stdin=True), await container.attach()
             assert isinstance(first, AsyncAttachment)
-            reader = asyncio.create_task(second.read(20))
+            reader = asyncio.create_task(second.read(60))
             await first.write(b"one\n")
-            assert await reader == await first.read(10) == ("stdout", b"got one\n")
+            assert await reader == await first.read(60) == ("stdout", b"got one\n")
             with pytest.raises(TimedOut):
                 await second.read(0.05)
             stuck = asyncio.create_task(second.read())

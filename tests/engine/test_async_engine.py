@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import AsyncEngine
+from pyrunc import AsyncEngine, Mount
 from pyrunc.errors import CommandNotFound, FailedPrecondition, InvalidArgument, NotFound, TimedOut
 from tests.engine.conftest import AsyncTest
 
@@ -56,7 +56,7 @@ def test_a_container_has_a_life(run: Callable[[AsyncTest], None]) -> None:
         )
         actions = asyncio.create_task(_actions(following))
         await asyncio.sleep(0)
-        script = "echo out; echo err >&2; sleep 1; echo late; exit 5"
+        script = "echo out; echo err >&2; while [ ! -e /go ]; do sleep 0.05; done; echo late; exit 5"
         async with await engine.start("beta", ["sh", "-c", script], name="one") as container:
             assert (container.name, (await container.record()).state) == ("one", "running")
             assert (await container.exec(["sh", "-c", "echo in"])).stdout == b"in\n"
@@ -64,6 +64,7 @@ def test_a_container_has_a_life(run: Callable[[AsyncTest], None]) -> None:
                 await container.wait(0.05)
             with pytest.raises(FailedPrecondition):
                 await container.remove()
+            assert (await container.exec(["touch", "/go"])).exit_code == 0
             entries = [(entry.stream, entry.data) async for entry in container.logs(follow=True)]
             assert sorted(entries) == [("stderr", b"err\n"), ("stdout", b"late\n"), ("stdout", b"out\n")]
             assert await container.wait() == 5
@@ -87,11 +88,13 @@ def test_a_container_has_a_life(run: Callable[[AsyncTest], None]) -> None:
 
 def test_waiting_takes_no_threads(run: Callable[[AsyncTest], None]) -> None:
     async def test(engine: AsyncEngine) -> None:
-        made = [await engine.start("beta", ["sleep", "2"]) for _ in range(10)]
+        made = [await engine.start("beta", ["sleep", "600"]) for _ in range(10)]
         codes = asyncio.gather(*(each.wait() for each in made))
         await asyncio.sleep(0.1)
         assert len(await engine.containers.list()) == 10  # there are 8 threads
-        assert await codes == [0] * 10
+        for each in made:
+            await each.kill()
+        assert await codes == [137] * 10
         for each in made:
             await each.remove()
 
@@ -128,6 +131,36 @@ def test_what_is_left_of_a_block_goes_with_it(run: Callable[[AsyncTest], None]) 
             async with await engine.start("beta", ["sleep", "100"]):
                 raise ZeroDivisionError
         assert await engine.containers.list(all=True) == []
+
+    run(test)
+
+
+def test_a_run_that_is_not_awaited_before_the_engine_closes(
+    run: Callable[[AsyncTest], None], tmp_path: Path
+) -> None:
+    shared = Mount("/d", str(tmp_path))
+    script = "busybox touch /d/$NAME; while [ ! -e /d/go ]; do busybox sleep 0.02; done; echo done"
+
+    async def test(engine: AsyncEngine) -> None:
+        async with AsyncEngine(engine.engine._parts.root) as other:
+            runs = [
+                asyncio.create_task(
+                    other.run(
+                        "beta", ["sh", "-c", script], name=name, env={"NAME": name or "none"}, mounts=[shared]
+                    )
+                )
+                for name in (None, "named")
+            ]
+            while not ((tmp_path / "none").exists() and (tmp_path / "named").exists()):
+                await asyncio.sleep(0.02)
+        (tmp_path / "go").touch()
+        assert (await runs[0]).stdout == b"done\n"
+        with pytest.raises(FailedPrecondition, match=r"^the engine is closed$"):
+            await runs[1]
+        with pytest.raises(FailedPrecondition, match=r"^the engine is closed$"):
+            await other.containers.list()
+        while await engine.containers.list(all=True):
+            await asyncio.sleep(0.02)
 
     run(test)
 

@@ -1,6 +1,7 @@
 """Streams of running containers from Python."""
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from pyrunc import Attachment, Container, Engine
 from pyrunc.errors import FailedPrecondition, InvalidArgument, TimedOut
 from tests.cli import samples
+from tests.engine.conftest import PATIENCE_S, clear
 
 pytestmark = [
     pytest.mark.usefixtures("host_unchanged"),
@@ -23,8 +25,7 @@ def engine(tmp_path: Path, busybox: Path) -> Iterator[Engine]:
     with Engine(tmp_path / "root") as made:
         made.images.load(tmp_path / "beta.tar")
         yield made
-        for record in made.containers.list(all=True):
-            made.containers.get(record.id).remove(force=True, volumes=True)
+        clear(made)
 
 
 def created(engine: Engine, script: str, **more: object) -> Container:
@@ -46,10 +47,10 @@ def test_a_conversation(engine: Engine) -> None:
     with engine.start("beta", ["sh", "-c", script], stdin_open=True) as container:
         with container.attach(stdin=True) as first:
             first.write(b"one\n")
-            assert first.read(10) == ("stdout", b"got one\n")
+            assert first.read(60) == ("stdout", b"got one\n")
             with container.attach() as second:
                 first.write(b"two\n")
-                assert second.read(10) == first.read(10) == ("stdout", b"got two\n")
+                assert second.read(60) == first.read(60) == ("stdout", b"got two\n")
                 with pytest.raises(TimedOut):
                     second.read(0.05)
                 with pytest.raises(FailedPrecondition, match="without stdin=True"):
@@ -57,7 +58,7 @@ def test_a_conversation(engine: Engine) -> None:
             first.detach()
         with container.attach(stdin=True) as third:  # nobody has ended the input
             third.write(b"three\n")
-            assert third.read(10) == ("stdout", b"got three\n")
+            assert third.read(60) == ("stdout", b"got three\n")
             third.close_stdin()
             assert b"".join(data for _, data in third) == b"over\n"
             assert third.exit_code == 0
@@ -70,7 +71,7 @@ def test_leaving_the_block_ends_the_input_and_not_the_container(engine: Engine) 
         with container.attach(stdin=True) as streams:
             assert container.record().state == "running"
             streams.write(b"x")
-        assert container.wait(10) == 5
+        assert container.wait(60) == 5
 
 
 def test_much_both_ways_from_one_thread(engine: Engine) -> None:
@@ -95,21 +96,26 @@ def test_a_slow_reader_misses_nothing_and_stops_nobody(engine: Engine) -> None:
         c.attach() as fast,
     ):
         much = sum(len(data) for _, data in fast)
-        assert c.wait(30) == 0
+        assert c.wait(60) == 0
         assert sum(len(data) for _, data in slow) == 20_000_000
         assert much <= 20_000_000
 
 
 def test_communicate_in_time(engine: Engine) -> None:
-    with created(engine, "echo one; sleep 60") as container, container.start_attached() as streams:
-        with pytest.raises(TimedOut) as late:
-            streams.communicate(timeout_s=0.3)
-        assert late.value.stdout == b"one\n"
+    with created(engine, "echo one; sleep 600") as container, container.start_attached() as streams:
+        told = b""
+        for timeout_s in PATIENCE_S:
+            with pytest.raises(TimedOut) as late:
+                streams.communicate(timeout_s=timeout_s)
+            told += late.value.stdout
+            if told:
+                break
+        assert told == b"one\n"
         assert container.record().state == "running"
 
 
 def test_a_thread_that_reads_stops_when_it_is_closed(engine: Engine) -> None:
-    with engine.start("beta", ["sleep", "60"]) as container:
+    with engine.start("beta", ["sleep", "600"]) as container:
         streams = container.attach()
         found: list[object] = []
         reader = threading.Thread(target=lambda: found.append(streams.read()))
@@ -117,9 +123,35 @@ def test_a_thread_that_reads_stops_when_it_is_closed(engine: Engine) -> None:
         while not reader.is_alive():
             pass
         streams.close()
-        reader.join(10)
+        reader.join(60)
         assert found == [None]
         assert streams.closed and streams.fileno() == -1
+
+
+def test_who_reads_while_it_is_closed_waits_for_no_stranger(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of its descriptor may be another's as soon as it is closed."""
+    with engine.start("beta", ["sleep", "600"]) as container:
+        streams = container.attach()
+        number, poll = streams.fileno(), select.poll
+        reading, writing = os.pipe()
+
+        class Late:
+            def __init__(self) -> None:
+                self._poll = poll()
+                self.register = self._poll.register
+
+            def poll(self, _: float | None) -> list[tuple[int, int]]:
+                streams.close()
+                os.dup2(reading, number)
+                return self._poll.poll(5000)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(select, "poll", Late)
+            assert streams.read() is None
+        for fd in (reading, writing, number):
+            os.close(fd)
 
 
 def test_a_terminal(engine: Engine) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pyrunc import Engine
 from pyrunc.errors import NotFound, Unsupported
+from tests.engine.conftest import clear
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -20,15 +21,14 @@ def engine(tmp_path: Path, archives: Path) -> Iterator[Engine]:
     with Engine(tmp_path / "root") as made:
         made.images.load(archives / "beta.tar")
         yield made
-        for record in made.containers.list(all=True):
-            made.containers.get(record.id).remove(force=True)
+        clear(made)
 
 
 def test_a_follower_misses_nothing_while_the_shim_rotates(engine: Engine) -> None:
     rotated = {"LogConfig": {"Type": "json-file", "Config": {"max-size": "4k", "max-file": "90"}}}
     container = engine.start("beta", ["sh", "-c", _COUNT], host_config=rotated)
     entries = list(container.logs(follow=True))
-    assert container.wait(10) == 0
+    assert container.wait(60) == 0
     text = b"".join(entry.data for entry in entries if entry.stream == "stdout")
     assert text == b"".join(b"line %d\n" % number for number in range(2000))
     assert [entry.data for entry in entries if entry.stream == "stderr"] == [b"end\n"]
@@ -56,7 +56,7 @@ def test_a_container_without_a_log_has_none_to_read(engine: Engine) -> None:
     container = engine.start("beta", ["true"], host_config={"LogConfig": {"Type": "none", "Config": {}}})
     with pytest.raises(Unsupported, match="configured logging driver does not support reading"):
         container.logs()
-    container.wait(10)
+    container.wait(60)
     container.remove()
     with pytest.raises(NotFound):
         container.logs()
@@ -65,10 +65,11 @@ def test_a_container_without_a_log_has_none_to_read(engine: Engine) -> None:
 def test_a_follower_ends_when_the_container_is_removed(engine: Engine) -> None:
     container = engine.start("beta", ["sleep", "100"])
     found: list[object] = []
-    thread = threading.Thread(target=lambda: found.extend(container.logs(follow=True)))
+    following = container.logs(follow=True)
+    thread = threading.Thread(target=lambda: found.extend(following))
     thread.start()
     container.remove(force=True)
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive() and found == []
 
 
@@ -87,9 +88,9 @@ def test_the_life_of_a_container_is_told_in_order(engine: Engine) -> None:
     container = engine.start(
         "beta", ["sh", "-c", "exit 3"], name="told", config={"Labels": {"tier": "front"}}
     )
-    assert container.wait(10) == 3
+    assert container.wait(60) == 3
     container.remove()
-    thread.join(20)
+    thread.join(60)
     assert [each for each in found if each[0] in ("create", "start", "die", "destroy")] == [
         ("create", ""), ("start", ""), ("die", "3"), ("destroy", ""),
     ]  # fmt: skip

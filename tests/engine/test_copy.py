@@ -21,6 +21,7 @@ from pyrunc.engine import archive_write
 from pyrunc.engine.archive_extract import Extractor, Refused
 from pyrunc.engine.container import Container
 from pyrunc.errors import FailedPrecondition, InvalidArgument, NotFound
+from tests.engine.test_run import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -377,9 +378,13 @@ def test_top_shows_the_programs_of_the_container_and_no_other(loaded: Engine) ->
     with running(loaded, "sleep 500 & true") as container, running(loaded, "true"):
         found = container.top(["-eo", "pid,args"])
         assert found.titles == ("PID", "COMMAND")
-        shown = {fields[1].split()[-1] for fields in found.rows}
         assert str(container.pid) in {fields[0] for fields in found.rows}
-        assert shown == {"500", "600"}
+
+        def shown() -> set[str]:
+            """What each program was started with at last; the shell's children are not yet that at once."""
+            return {fields[1].split()[-1] for fields in container.top(["-eo", "pid,args"]).rows}
+
+        until(lambda: shown() == {"500", "600"})
         assert "UID" in container.top().titles
         with pytest.raises(FailedPrecondition, match="Couldn't find PID field in ps output"):
             container.top(["-o", "args"])

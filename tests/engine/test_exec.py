@@ -18,6 +18,7 @@ from pyrunc.engine import exec as execs
 from pyrunc.engine.container import Container
 from pyrunc.runtime import joining, shim
 from tests.cli import samples
+from tests.engine.conftest import clear
 from tests.safety.support import wait_until
 
 pytestmark = [
@@ -41,18 +42,17 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     with Engine(tmp_path / "root") as made:
         made.images.load(str(tmp_path / "beta.tar"))
         yield made
-        for record in made.containers.list(all=True):
-            made.containers.get(record.id).remove(force=True, volumes=True)
+        clear(made)
 
 
 def elsewhere(engine: Engine, options: str = "{}") -> Container:
     """A container that another process has started, which is no more."""
-    subprocess.run([sys.executable, "-c", _ELSEWHERE, engine._parts.root, options], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _ELSEWHERE, engine._parts.root, options], check=True, timeout=300)
     return engine.containers.get("one")
 
 
 def shell(container: Container, script: str, **options: object) -> str:
-    result = container.exec(["sh", "-c", script], timeout_s=30, **options)  # type: ignore[arg-type]
+    result = container.exec(["sh", "-c", script], timeout_s=60, **options)  # type: ignore[arg-type]
     assert result.exit_code == 0, result
     return result.stdout.decode()
 
@@ -63,7 +63,7 @@ def test_one_whose_supervisor_is_killed_has_an_end(engine: Engine) -> None:
     supervisor = int(Path(f"/proc/{program.pid}/stat").read_text().rpartition(") ")[2].split()[1])
     os.kill(supervisor, signal.SIGKILL)
     with pytest.raises(errors.PyruncError):
-        program.wait(30)
+        program.wait(60)
     program.close()
     told = [event for event in events.read(engine._parts.root) if event.action == "exec_die"]
     assert [event.attributes["exitCode"] for event in told] == ["137"]
@@ -79,6 +79,8 @@ def test_it_is_what_the_container_of_another_process_is(engine: Engine) -> None:
     with container.exec_start(SLEEP) as program:
         for name in ("mnt", "pid", "net", "ipc", "uts", "cgroup"):
             assert os.stat(f"/proc/{program.pid}/ns/{name}") == os.stat(f"/proc/{own}/ns/{name}"), name
+        # As soon as it is executed, and so has started, and for a moment before, it shows none.
+        assert wait_until(lambda: Path(f"/proc/{program.pid}/environ").read_bytes() != b"")
         for name in ("cgroup", "limits", "oom_score_adj", "environ"):
             ours, theirs = (Path(f"/proc/{pid}/{name}").read_bytes() for pid in (program.pid, own))
             assert ours == theirs, name
@@ -163,7 +165,7 @@ def test_many_at_once_end_with_the_container(engine: Engine) -> None:
         thread.join()
     assert len(programs) == 30
     container.kill()
-    assert [program.wait(20) for program in programs] == [137] * 30
+    assert [program.wait(60) for program in programs] == [137] * 30
     for program in programs:
         program.close()
 
@@ -188,7 +190,7 @@ def test_one_whose_container_is_over_before_it_is_heard_of(
     def late(place: str) -> Any:
         if "/exec/" in place:
             container.kill()
-            container.wait(20)
+            container.wait(60)
             assert wait_until(lambda: not os.path.isdir(place))
         return look(place)
 

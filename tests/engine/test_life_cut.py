@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from pyrunc import Engine
 from pyrunc.drivers.graph import trees
 from pyrunc.engine import exit_command, finish, starting
 from pyrunc.engine.container import Container
-from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
+from pyrunc.engine.owners import Owners
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, TimedOut
 from pyrunc.runtime import cgroup_control, cgroup_layout
-from tests.engine.test_life import left, state
+from tests.engine.test_life import is_gone, left, state
 from tests.engine.test_life_crash import settled_row
 from tests.engine.test_run import python, said, until
 
@@ -50,9 +52,9 @@ def test_a_restart_that_is_killed_leaves_nothing_of_what_goes_with_its_end(
         "Container.start = lambda self: os.kill(os.getpid(), 9)\nengine.containers.get('one').restart()"
     )
     other = python(code, tmp_path / "root", "overlay2")
-    assert other.communicate(timeout=60)[1] == ""
+    assert other.communicate(timeout=300)[1] == ""
     until(lambda: loaded.containers.list(all=True) == [])
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_a_restart_that_fails_removes_what_goes_with_its_end(
@@ -67,7 +69,7 @@ def test_a_restart_that_fails_removes_what_goes_with_its_end(
     with pytest.raises(KeyboardInterrupt):
         container.restart()
     assert loaded._parts.containers.by_id(container.id) is None
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine,
     assert state(container) == "running" and container.record().auto_remove
     container.stop()
     assert loaded.containers.list(all=True) == []
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 # --- who was to take note of an end
@@ -112,8 +114,16 @@ def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
 
     monkeypatch.setattr("pyrunc.engine.owners.finish.settle", fails)
     if failure is KeyboardInterrupt:
-        # Later, so that it is us who sees the end, and no thread.
-        threading.Timer(0.5, os.kill, (container.pid, signal.SIGTERM)).start()
+        watched, pid = Owners._watched, container.pid
+
+        def ends(self: Owners, owned: Any, events: int) -> int:
+            """It ends when it is us who will see that, and no thread."""
+            fd = watched(self, owned, events)
+            if events == 0:
+                os.kill(pid, signal.SIGTERM)
+            return fd
+
+        monkeypatch.setattr(Owners, "_watched", ends)
         with pytest.raises(KeyboardInterrupt):
             loaded._owners.wait(container.id, None)
     else:
@@ -121,7 +131,7 @@ def test_an_owner_that_is_interrupted_leaves_the_end_to_the_exit_command(
     until(lambda: bool(called) and not Path(row.state_dir).exists())  # and nobody has looked
     assert settled_row(loaded, container) == "exited"
     container.remove()
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_the_owner_looks_after_others_when_one_end_could_not_be_noted(
@@ -144,6 +154,31 @@ def test_the_owner_looks_after_others_when_one_end_could_not_be_noted(
     until(lambda: settled_row(loaded, two) == "exited")
 
 
+def test_an_owner_takes_the_end_of_another_for_none(loaded: Engine) -> None:
+    """What it was told of may be over, and the number of its descriptor another container's, before it comes to it."""
+    container = ready(loaded, remove=True)
+    over = os.eventfd(0, os.EFD_CLOEXEC)
+    loaded._owners._watch(Stale(loaded._owners._owned[container.id].process.fileno(), over), over)  # type: ignore[arg-type]
+    with pytest.raises(TimedOut):
+        container.wait(0.1)
+    os.kill(container.pid, signal.SIGTERM)
+    until(lambda: settled_row(loaded, container) == "gone")
+    assert container.wait(60) == 5  # and not that of a shim that was killed
+
+
+class Stale:
+    """An epoll that tells of *fd*, where nothing is to be read, and then that it is *over*."""
+
+    def __init__(self, fd: int, over: int) -> None:
+        self._told = [[(fd, select.EPOLLIN)], [(over, select.EPOLLIN)]]
+
+    def poll(self) -> list[tuple[int, int]]:
+        return self._told.pop(0)
+
+    def close(self) -> None:
+        """It has nothing."""
+
+
 def test_an_exit_command_makes_no_root_anew(tmp_path: Path) -> None:
     script = exit_command.__file__
     command = [
@@ -155,7 +190,7 @@ def test_an_exit_command_makes_no_root_anew(tmp_path: Path) -> None:
         "overlay2",
         "f" * 64,
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +242,7 @@ def test_one_that_cannot_be_removed_does_not_hide_the_others(
             one.remove()
         assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
     assert [each.id for each in loaded.containers.list(all=True)] == [two.id]
-    assert left(tmp_path, one.id) == []
+    is_gone(tmp_path, one.id)
 
 
 def test_a_log_that_cannot_be_removed_keeps_its_container(
@@ -227,7 +262,7 @@ def test_a_log_that_cannot_be_removed_keeps_its_container(
         with pytest.raises(OSError, match="Too many open files"):
             container.remove()
     assert loaded.containers.list(all=True) == []
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_a_pause_that_fails_leaves_nothing_frozen(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +327,7 @@ def test_a_state_directory_that_cannot_be_removed_keeps_its_row(
         with suppress(OSError):
             container.stop()
     until(lambda: loaded.containers.list(all=True) == [])
-    assert left(tmp_path, container.id) == []
+    is_gone(tmp_path, container.id)
 
 
 def test_an_owner_that_is_interrupted_at_its_begin_owns_nothing(

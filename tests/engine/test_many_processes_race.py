@@ -13,6 +13,9 @@ import pytest
 
 from pyrunc import Engine
 from tests.engine.chaos_worker import CHECKOUT
+from tests.engine.conftest import clear
+from tests.engine.test_run import said as written
+from tests.engine.test_run import until
 
 _COUNT = 8
 _BEGIN = """
@@ -63,15 +66,14 @@ def race(loaded: Engine, state: Path, tmp_path: Path, driver: str) -> Iterator[R
             other.stdin.flush()
         said: Counter[Any] = Counter()
         for other in others:
-            out, err = other.communicate(timeout=120)
+            out, err = other.communicate(timeout=300)
             assert err == "" and other.returncode == 0, (out, err)
             said[json.loads(out)] += 1
         return said
 
     yield start
     with Engine(tmp_path / "root", graph=driver) as engine:
-        for record in engine.containers.list(all=True):
-            engine.containers.get(record.id).remove(force=True)
+        clear(engine)
 
 
 def test_one_gets_the_name(race: Race, loaded: Engine) -> None:
@@ -90,6 +92,7 @@ def test_started_by_all_it_runs_once(race: Race, loaded: Engine) -> None:
     said = race("engine.containers.get('one').start()")
     assert said == {None: _COUNT}
     container = loaded.containers.get("one")
+    until(lambda: written(container) != "")
     container.stop(timeout_s=0)
     assert b"".join(entry.data for entry in container.logs()) == b"started\n"
 

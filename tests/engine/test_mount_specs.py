@@ -163,7 +163,7 @@ print(json.dumps(answers))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "place", made.parts.root, made.parts.snapshotter.name],
-        env={**os.environ, "PYTHONPATH": _CHECKOUT}, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": _CHECKOUT}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"plain": [2, 2], "writable": [1, 2], "disabled": [2, 1]}
@@ -215,7 +215,7 @@ for mode, seen in (("rslave", True), ("rprivate", False), ("", False)):
 """
     done = subprocess.run(
         [sys.executable, "-c", script, tmp_path / "place", made.parts.root, made.parts.snapshotter.name],
-        env={**os.environ, "PYTHONPATH": _CHECKOUT}, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": _CHECKOUT}, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

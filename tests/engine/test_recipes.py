@@ -26,9 +26,9 @@ def test_a_container_that_starts_again_has_what_it_wrote(loaded: Engine) -> None
     first = loaded.start("beta", argv, entrypoint=[])
     second = loaded.start("beta", argv, entrypoint=[])
     for container in (first, second):
-        assert container.wait(30) == 0
+        assert container.wait(60) == 0
     first.start()
-    assert first.wait(30) == 0
+    assert first.wait(60) == 0
     said = [b"".join(entry.data for entry in each.logs()).decode().split() for each in (first, second)]
     assert said[1] == ["0", "/elsewhere"]
     assert said[0] == ["0", "/elsewhere", "mine", "0", "/elsewhere"]

@@ -184,7 +184,7 @@ assert (inside / "file").read_text() == "kept" and volumes.get("one")
 """
     subprocess.run(
         [sys.executable, "-c", script, tmp_path / "root"],
-        check=True, env={**os.environ, "PYTHONPATH": _CHECKOUT}, timeout=60,
+        check=True, env={**os.environ, "PYTHONPATH": _CHECKOUT}, timeout=300,
     )  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def test_processes_that_make_claim_and_remove_the_same_volumes_never_lose_a_clai
     root = tmp_path / "root"
     workers = [_start(root, seed, 40) for seed in range(3)]
     for worker in workers:
-        out, err = worker.communicate(timeout=120)
+        out, err = worker.communicate(timeout=300)
         assert (out, err) == ("done\n", "")
     _check(Volumes(str(root), lambda _: False))
 
@@ -275,7 +275,7 @@ def test_two_processes_that_make_one_volume_get_the_same(tmp_path: Path) -> None
         )
         for number in range(4)
     ]  # fmt: skip
-    answers = {worker.communicate(timeout=60)[0] for worker in workers}
+    answers = {worker.communicate(timeout=300)[0] for worker in workers}
     assert len(answers) == 1 and "" not in answers
 
 

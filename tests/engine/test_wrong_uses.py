@@ -11,6 +11,7 @@ import pytest
 from pyrunc import AsyncEngine, Engine
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from tests.cli import samples
+from tests.engine.conftest import clear
 
 pytestmark = [
     pytest.mark.usefixtures("host_unchanged"),
@@ -26,8 +27,7 @@ def engine(tmp_path: Path, busybox: Path) -> Iterator[Any]:
     with Engine(tmp_path / "root") as made:
         made.images.load(tmp_path / "beta.tar")
         yield made
-        for record in made.containers.list(all=True):
-            made.containers.get(record.id).remove(force=True, volumes=True)
+        clear(made)
 
 
 def refused(calls: "list[Callable[[], object]]") -> None:
@@ -112,6 +112,7 @@ def test_verbs(engine: Any) -> None:
 def test_objects(engine: Any, tmp_path: Path) -> None:
     closed = Engine(tmp_path / "root")
     closed.close()
+    absent = f"{tmp_path}/absent"
     get, listed, volumes, images = (
         engine.containers.get,
         engine.containers.list,
@@ -132,9 +133,9 @@ def test_objects(engine: Any, tmp_path: Path) -> None:
         lambda: volumes.create("x", options=5),
         lambda: volumes.get("\ud800"), lambda: volumes.remove("\ud800"), lambda: images.load(5),
         lambda: images.load(""),
-        lambda: images.load("x\0y"), lambda: images.load("/nothing"),
+        lambda: images.load("x\0y"), lambda: images.load(absent),
         lambda: images.load(tmp_path / "beta.tar", platform=5),
-        lambda: images.import_(5), lambda: images.import_("/nothing"), lambda: images.import_("/nothing", 5),
+        lambda: images.import_(5), lambda: images.import_(absent), lambda: images.import_(absent, 5),
         lambda: images.import_("/etc/passwd", changes=5), lambda: images.import_("/etc/passwd", message=b"x"),
         lambda: images.save(5, print), lambda: images.save([1], print), lambda: images.tag("beta", 5),
         lambda: images.shipped(5), lambda: images.bootstrap(5),
@@ -147,8 +148,8 @@ def test_objects(engine: Any, tmp_path: Path) -> None:
     ])  # fmt: skip
     with pytest.raises(FailedPrecondition, match=r"^cannot use /etc/passwd: Not a directory$"):
         Engine("/etc/passwd").images.list()
-    with pytest.raises(FileNotFoundError, match=r"^open /nothing: no such file or directory$") as told:
-        images.load("/nothing")
-    assert (told.value.filename, told.value.errno) == ("/nothing", 2)
+    with pytest.raises(FileNotFoundError, match=f"^open {absent}: no such file or directory$") as told:
+        images.load(absent)
+    assert (told.value.filename, told.value.errno) == (absent, 2)
     with pytest.raises(InvalidArgument, match=r"^'memory' is no key of Docker's HostConfig$"):
         engine.start("beta", SLEEP, host_config={"memory": 1})

@@ -1,5 +1,6 @@
 """Bundles, and the front door with a root directory of its own, for the tests of pyrunc-oci."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrunc.spec import defaults
+from tests.oci.waiting import until
 
 REPOSITORY = Path(__file__).parent.parent.parent
 FRONT_DOOR = REPOSITORY / "bin/pyrunc-oci"
@@ -77,7 +79,7 @@ class Runtime:
                 self.command(*words),
                 check=False,
                 text=True,
-                timeout=60,
+                timeout=120,
                 **{"stdout": out, "stderr": err, **more},
             )
             for file in (out, err):
@@ -99,19 +101,22 @@ class Runtime:
 
     def wait(self, status: str) -> dict[str, Any]:
         """Its state, once that is *status*."""
-        for _ in range(1000):
-            found = self.state()
-            if found["status"] == status:
-                return found
-            time.sleep(0.01)
-        raise AssertionError(f"{found['status']} and not {status}")
+        found: dict[str, Any] = {}
+
+        def reached() -> bool:
+            found.update(self.state())
+            return bool(found["status"] == status)
+
+        until(reached, lambda: f"{found['status']} and not {status}")
+        return found
 
     def end(self) -> None:
         """Kill and delete what a test has left."""
         if (self.directory / "state.json").exists():
             pid = self.saved()["pid"]
             if pid and self.state()["status"] != "stopped":
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
                 self.wait("stopped")
             self.call("delete", self.id)
 

@@ -11,6 +11,7 @@ import pytest
 
 from pyrunc.oci.planner import PLACE
 from tests.oci import bundles, planning
+from tests.oci.native import install
 from tests.oci.orphans import orphans_go_home
 from tests.oci.planning import end_planner
 from tests.oci.runtime import OURS, SUBJECT, Runtime, program, remove_cgroups
@@ -84,6 +85,21 @@ def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory.mkdir(mode=0o700)
     yield directory
     end_planner(OURS, directory)
+
+
+@pytest.fixture
+def front_door(tmp_path: Path) -> Path:
+    """A front door without a Python, beside an empty directory for a bundle."""
+    (tmp_path / "bundle").mkdir()
+    return install(tmp_path / "installed")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """The file of what a made-up planner answers."""
+    path = tmp_path / "plan"
+    path.write_bytes(planning.PLAN)
+    return path
 
 
 @pytest.fixture

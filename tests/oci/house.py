@@ -1,5 +1,6 @@
 """Namespaces of their own for an engine that would leave things in /run, /dev/shm and elsewhere on the host."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -7,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
+from tests.oci.planning import await_end
 from tests.oci.runtime import Result, thaw
 from tests.runtime.cgroup_support import remove_busy
 
@@ -57,7 +58,7 @@ class House:
         inside = ["nsenter", "--target", str(self.first), "--mount", "--net", "--pid", f"--wdns={self.place}"]
         return [*inside, "--", *words]
 
-    def __call__(self, *words: str, code: int | None = 0, given: str = "", timeout_s: float = 120) -> Result:
+    def __call__(self, *words: str, code: int | None = 0, given: str = "", timeout_s: float = 240) -> Result:
         """Run a command inside with *given* to read; it must end with *code*, if that is not None."""
         ended = subprocess.run(
             self.command(*words), capture_output=True, text=True, timeout=timeout_s, env=self.environment,
@@ -78,7 +79,7 @@ class House:
                 env=self.environment,
             )
 
-    def until(self, *words: str, holds: str, timeout_s: float = 60) -> str:
+    def until(self, *words: str, holds: str, timeout_s: float = 120) -> str:
         """Run a command again and again until its output holds a text; the output."""
         deadline = time.monotonic() + timeout_s
         while holds not in (output := self(*words, code=None).out):
@@ -87,7 +88,7 @@ class House:
         return output
 
 
-@contextmanager
+@contextlib.contextmanager
 def house(place: Path, runtime: str, parents: tuple[str, ...]) -> Iterator[House]:
     """A house for an engine that calls *runtime* and makes its cgroups below *parents*; nothing of it stays."""
     if os.geteuid() != 0:
@@ -106,6 +107,7 @@ def house(place: Path, runtime: str, parents: tuple[str, ...]) -> Iterator[House
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
     )  # fmt: skip
     before = _cgroups(parents)
+    first = 0
     assert process.stdout is not None
     try:
         assert process.stdout.readline() == b"ready\n"
@@ -118,9 +120,21 @@ def house(place: Path, runtime: str, parents: tuple[str, ...]) -> Iterator[House
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
+        if first:
+            await_end(first)  # and with it all that were in there
         for directory in sorted(_cgroups(parents) - before, key=len, reverse=True):
-            remove_busy(Path(directory))
+            if not _is_anothers(directory):
+                remove_busy(Path(directory))
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_anothers(directory: str) -> bool:
+    """Whether somebody is in a cgroup or below: podman calls the one of its conmons alike everywhere."""
+    for place, _, _ in os.walk(directory):
+        with contextlib.suppress(OSError):
+            if Path(place, "cgroup.procs").read_text():
+                return True
+    return False
 
 
 def _cgroups(parents: tuple[str, ...]) -> set[str]:

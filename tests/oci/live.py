@@ -1,8 +1,6 @@
 """Containers that consist of a process in cgroups of its own and a state.json, for the verbs in Python."""
 
 import os
-import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.native import Made, forked, program
 from tests.oci.play import Player, python_player
+from tests.runtime.cgroup_support import kill_members, remove_busy
 
 
 class Live(NamedTuple):
@@ -93,19 +92,8 @@ def live(
 
 def remove_cgroups(name: str) -> None:
     """Kill what is left in the cgroup *name* and below, and remove it, in every hierarchy."""
-    deadline = time.monotonic() + 5
     layout = detect()
     for top in [f"{hierarchy.mountpoint}/{name}" for hierarchy in (*layout.hierarchies, *layout.named)]:
         for directory, _, _ in os.walk(top, topdown=False):
-            for pid in Path(directory, "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
-            while True:
-                try:
-                    os.rmdir(directory)
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.02)
+            kill_members(Path(directory))
+            remove_busy(Path(directory))

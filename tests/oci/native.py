@@ -50,7 +50,7 @@ def call(
         capture_output=True,
         text=True,
         env=environment,
-        timeout=30,
+        timeout=120,
         cwd=cwd,
     )
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pyrunc.runtime.cgroup_layout import Layout, detect
-from tests.oci.runtime import PATIENCE_S, Runtime, unique_id
+from tests.oci.runtime import Runtime, unique_id
+from tests.oci.waiting import PATIENCE_S
 from tests.runtime.cgroup_support import values
 
 Spec = dict[str, Any]

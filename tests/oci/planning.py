@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pyrunc.oci import resident
 from tests.fuzz.seeds import DIRECTORY
+from tests.oci.waiting import until
 
 # It fails with the first thing that it does, in the same length.
 PLAN = (DIRECTORY / "oci-docker.plan").read_bytes().replace(b"/run/pyrunc-oci/y", b"/proc/nonexistent")
@@ -30,6 +31,7 @@ def prepare(arguments, cwd_fd, bundle_fd, env):
     with open(plan, "rb") as file:
         return file.read()
 resident._prepare = prepare
+resident._PATIENCE_MS = 60_000
 for change in changes.split():
     name, _, value = change.partition("=")
     setattr(resident, name, int(value))
@@ -63,15 +65,35 @@ def planner(
     ]
     child = subprocess.Popen(command)
     place = socket_of(front_door, directory)
-    while not place.exists():
-        assert child.poll() is None
-        time.sleep(0.01)
     try:
+        # One that ends by itself may have done so already.
+        until(lambda: place.exists() or child.poll() == 0, "no planner comes")
         yield child
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
         forget_cgroups()
+
+
+def served(call: Callable[[], str]) -> str:
+    """What a *call* that gets a plan says. On a busy machine a planner is late, and then it is not waited for."""
+    said: list[str] = []
+
+    def in_time() -> bool:
+        said.append(call())
+        return said[-1].startswith(":failed ")
+
+    until(in_time, lambda: said[-1])
+    return said[-1]
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, where another may be closing it."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry))
+    return sorted(found)
 
 
 def end_planner(front_door: Path, directory: Path) -> None:
@@ -88,10 +110,7 @@ def end_planner(front_door: Path, directory: Path) -> None:
             pid = resident._peer(probe)[0]
         if pid:
             os.kill(pid, signal.SIGTERM)
-            for _ in range(1000):
-                if not place.exists():
-                    break
-                time.sleep(0.01)
+            until(lambda: not place.exists(), "the planner does not end")
     except OSError:
         pass
     finally:
@@ -105,16 +124,16 @@ def end_planner(front_door: Path, directory: Path) -> None:
 
 def await_end(pid: int) -> None:
     """Wait until a process that is no child of ours, or an orphan that has become one, has ended."""
-    while True:
+
+    def ended() -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
         except OSError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.01)
+            return True
+
+    until(ended, f"{pid} does not end")
 
 
 def forget_cgroups() -> None:

@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.oci.waiting import PATIENCE_S
+
 FIXTURES = Path(__file__).parents[1] / "fixtures/runc"
 SCENARIOS = tuple(sorted(path.stem for path in FIXTURES.glob("*.txt")))
 _BUSYBOX = Path("/bin/busybox")
 _APPLETS = ("sh", "true", "sleep", "cat", "echo")
 _HEADINGS = ("NAME:", "USAGE:", "OPTIONS:", "COMMANDS:", "GLOBAL OPTIONS:")
-_PATIENCE_S = 20.0
 
 Answer = dict[str, Any]
 
@@ -72,7 +73,7 @@ class Player:
         with self.input.open() as stdin, out.open("wb") as stdout, err.open("wb") as stderr:
             ended = subprocess.run(
                 [*self.program, *root, *words], stdin=stdin, stdout=stdout, stderr=stderr, cwd=self.work,
-                timeout=60, check=False,
+                timeout=120, check=False,
                 env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYRUNC_OCI_PLANNER": self.planner},
             )  # fmt: skip
         return ended.returncode, out.read_text(errors="replace"), err.read_text(errors="replace")
@@ -113,7 +114,7 @@ class Player:
         (self.work / name / "config.json").write_text(json.dumps(document))
 
     def _do_wait(self, container: str, status: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while f'"status": "{status}"' not in (found := self.run("state", container)[1]):
             assert time.monotonic() < deadline, (container, status, found)
             time.sleep(0.02)

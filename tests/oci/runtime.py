@@ -1,10 +1,10 @@
 """An OCI runtime by its command line, as clients use one: ours, Debian's runc or Debian's crun."""
 
+import contextlib
 import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
-from tests.runtime.cgroup_support import remove_busy
+from tests.oci.waiting import PATIENCE_S
+from tests.runtime.cgroup_support import kill_members, remove_busy
 
 _counter = itertools.count()
 _CRUN_SHY = 'mount --bind /dev/null "$0/cgroup.controllers" && exec "$@"'
 OURS = Path(__file__).parents[2] / "bin/pyrunc-oci"
 # What is tried: our own program, unless the tests themselves are tried on a peer.
 SUBJECT = os.environ.get("TEST_OCI_RUNTIME") or (str(OURS) if OURS.exists() else "runc")
-PATIENCE_S = 30.0
 
 
 class Result(NamedTuple):
@@ -153,11 +153,7 @@ def remove_cgroups() -> None:
     ]
     for place in found:
         thaw(place)
-        for pid in (place / "cgroup.procs").read_text().split():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue  # it was in another hierarchy's too
+        kill_members(place)
     for place in found:
         remove_busy(place)
 
@@ -166,4 +162,5 @@ def thaw(directory: Path) -> None:
     """Let the processes of a cgroup run on."""
     for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
         if (directory / name).exists():
-            (directory / name).write_text(word)
+            with contextlib.suppress(OSError):  # it has gone by now
+                (directory / name).write_text(word)

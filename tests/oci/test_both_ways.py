@@ -1,11 +1,9 @@
 """With a planner and without one: the same container, the same words, and in the first case no Python."""
 
-import json
 import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.oci import bundles
-from tests.oci.native import install
+from tests.oci.native import PYTHON, install
 from tests.oci.planning import await_end, forget_cgroups
 from tests.oci.starting import start_planner
+from tests.oci.waiting import until
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not bundles.FRONT_DOOR.exists(),
@@ -52,18 +51,22 @@ def planned(tmp_path: Path) -> Iterator[Planned]:
 def warm(
     oci: bundles.Runtime, planned: Planned, *words: object, **more: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Call the front door that has a planner and no Python, on *oci*'s root."""
+    """Call the front door that has a planner and no Python, on *oci*'s root, until its planner is in time."""
     line = [str(planned.front_door), "--root", str(oci.root), *map(str, words)]
     environment = {**os.environ, "PYRUNC_OCI_PLANNER": str(planned.directory)}
-    return subprocess.run(
-        line,
-        check=False,
-        text=True,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
-    )
+    done: list[subprocess.CompletedProcess[str]] = []
+
+    def in_time() -> bool:
+        done.append(
+            subprocess.run(
+                line, check=False, text=True, env=environment, stdin=subprocess.DEVNULL, timeout=120,
+                **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
+            )
+        )  # fmt: skip
+        return done[-1].returncode != PYTHON
+
+    until(in_time, lambda: done[-1])
+    return done[-1]
 
 
 def test_a_program_finds_the_same_and_its_end_is_the_same(
@@ -94,8 +97,7 @@ def test_the_states_of_a_container_are_the_same(
         assert warm(oci, planned, "start", oci.id).returncode == 0
         found.append(state())
         assert warm(oci, planned, "kill", oci.id, "KILL").returncode == 0
-        while json.loads(warm(oci, planned, "state", oci.id).stdout)["status"] != "stopped":
-            time.sleep(0.01)
+        oci.wait("stopped")
         found.append(state())
         assert warm(oci, planned, "delete", oci.id).returncode == 0
         return found
@@ -132,6 +134,7 @@ def test_what_is_wrong_with_a_bundle_is_told_in_the_same_words(
     finally:
         oci.environment["PYRUNC_OCI_PLANNER"] = "0"
         os.kill(pid, signal.SIGKILL)
+        await_end(pid)
         forget_cgroups()
     when = re.compile(r'time="[^"]*"')
     assert when.sub("", done.stderr) == when.sub("", cold.stderr) != ""
@@ -149,6 +152,7 @@ def test_a_warning_is_told_with_a_planner_too(oci: bundles.Runtime, tmp_path: Pa
     finally:
         oci.environment["PYRUNC_OCI_PLANNER"] = "0"
         os.kill(pid, signal.SIGKILL)
+        await_end(pid)
         forget_cgroups()
     assert "CAP_NOPE" in cold.stderr
     when = re.compile(r'time="[^"]*"')

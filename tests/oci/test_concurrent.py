@@ -3,12 +3,12 @@
 import os
 import random
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.oci.observe import places
 from tests.oci.runtime import Result, Runtime, unique_id
+from tests.oci.waiting import until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -31,7 +31,7 @@ def all_at_once(runtime: Runtime, commands: Sequence[Sequence[str]]) -> list[Res
     results = []
     for process, _ in started:
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -108,11 +108,9 @@ def test_many_starts_start_once(runtime: Runtime, bundle: Bundle) -> None:
     results = all_at_once(runtime, [["start", name]] * MANY)
     assert sorted(result.code for result in results) == [0, *[1] * (MANY - 1)], results
     runtime.wait(name, "running")
-    deadline = time.monotonic() + 10
-    while not (path / "rootfs/tmp/began").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert (path / "rootfs/tmp/began").read_text() == "began\n"
+    began = path / "rootfs/tmp/began"
+    until(lambda: began.exists() and began.read_text(), "it does not begin")
+    assert began.read_text() == "began\n"
     runtime.end(name)
 
 

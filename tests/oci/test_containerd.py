@@ -2,8 +2,8 @@
 
 import json
 import os
+import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.house import House, house
 from tests.oci.runtime import SUBJECT, program
+from tests.oci.waiting import until
 
 SPACE = f"pyrunc-test-{os.getpid()}-ctr"
 CONFIG = """
@@ -61,7 +62,7 @@ def ctr(make_rootfs: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFa
             yield client
         finally:
             inside("sh", "-c", f"kill -TERM {inner(daemon)}", code=None)
-            daemon.wait(30)
+            daemon.wait(60)
 
 
 def inner(daemon: "subprocess.Popen[bytes]") -> str:
@@ -180,18 +181,22 @@ def test_programs_of_a_task(ctr: Ctr) -> None:
 
 
 def test_being_out_of_memory_is_an_event(ctr: Ctr) -> None:
-    events = ctr.inside.start(*ctr.words, "events", log=ctr.inside.place / "events")
+    told = ctr.inside.place / "events"
+    events = ctr.inside.start(*ctr.words, "events", log=told)
     try:
-        flags = ("--memory-limit", str(16 << 20), "--rm")
-        script = "x=a; while :; do x=$x$x; done"
-        time.sleep(0.5)
-        ctr.run("oom", "sh", "-c", script, flags=flags, code=137)
-        ctr.inside.until("cat", f"{ctr.inside.place}/events", holds="/tasks/oom")
-        seen = (ctr.inside.place / "events").read_text()
-        assert '/tasks/exit {"container_id":"oom","id":"oom","pid":' in seen and '"exit_status":137' in seen
+        # What was there before it has subscribed it is not told.
+        until(lambda: ctr("namespaces", "label", SPACE, "heard=yes") or told.read_text(), "it hears nothing")
+        # In the background: whoever waited for it would remove its cgroup, and containerd might look there too late.
+        flags = ("--memory-limit", str(16 << 20), "-d")
+        ctr.run("oom", "sh", "-c", "x=a; while :; do x=$x$x; done", flags=flags)
+        exited = r'/tasks/exit {"container_id":"oom","id":"oom","pid":\d+,"exit_status":137'
+        until(
+            lambda: "/tasks/oom" in told.read_text() and re.search(exited, told.read_text()), told.read_text
+        )
+        end(ctr, "oom")
     finally:
         ctr.inside("sh", "-c", f"kill {inner(events)}", code=None)
-        events.wait(30)
+        events.wait(60)
 
 
 def test_a_terminal(ctr: Ctr) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.oci.bundles import Runtime, cgroups, document
+from tests.oci.waiting import PATIENCE_S, executed, until
 
 
 def test_a_container_is_created_started_killed_and_deleted(oci: Runtime, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_container_is_created_started_killed_and_deleted(oci: Runtime, tmp_pat
     assert cgroups(oci.id)
     oci.call("start", oci.id)
     assert oci.wait("running")["pid"] == state["pid"]
-    assert Path(f"/proc/{state['pid']}/cmdline").read_bytes() == b"sleep\0" + b"100\0"
+    executed(state["pid"], "sleep", "100")
     oci.call("kill", oci.id, "KILL")
     assert oci.wait("stopped")["pid"] == 0
     oci.call("delete", oci.id)
@@ -70,11 +71,10 @@ def test_run_gives_the_exit_code_and_leaves_nothing(oci: Runtime, tmp_path: Path
 def test_run_of_a_program_that_is_killed_gives_128_and_the_signal(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.bundle(tmp_path / "b", ["sleep", "100"])
     with subprocess.Popen(oci.command("run", "-b", bundle, oci.id), cwd="/", env=oci.environment) as run:
-        while not (oci.directory / "state.json").exists() or oci.saved()["status"] != "created":
-            time.sleep(0.01)
+        until((oci.directory / "state.json").exists, "it does not begin")
         oci.wait("running")
         os.kill(oci.state()["pid"], signal.SIGKILL)
-        assert run.wait(10) == 128 + 9
+        assert run.wait(PATIENCE_S) == 128 + 9
 
 
 def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_run_passes_signals_on(oci: Runtime, tmp_path: Path) -> None:
         assert run.stdout.readline() == "ready\n"
         run.send_signal(signal.SIGTERM)
         assert run.stdout.readline() == "got TERM\n"
-        assert run.wait(10) == 5
+        assert run.wait(PATIENCE_S) == 5
     assert not oci.directory.exists()
 
 
@@ -280,7 +280,7 @@ def test_a_thousand_mounts(oci: Runtime, tmp_path: Path) -> None:
     bundle = oci.write(tmp_path / "b", spec)
     command = shlex.join(oci.command("run", "-b", bundle, oci.id))
     done = subprocess.run(
-        ["sh", "-c", f"ulimit -Hn 4096; ulimit -Sn 200; exec {command}"], env=oci.environment, check=True, timeout=60,
+        ["sh", "-c", f"ulimit -Hn 4096; ulimit -Sn 200; exec {command}"], env=oci.environment, check=True, timeout=120,
         capture_output=True, text=True,
     )  # fmt: skip
     shown = done.stdout.split("\n")
@@ -296,7 +296,7 @@ def test_streams_that_the_caller_has_closed_are_empty(oci: Runtime, tmp_path: Pa
     )
     bundle = oci.bundle(tmp_path / "b", ["sh", "-c", script + "exit 7"])
     command = shlex.join(oci.command("run", "-b", bundle, oci.id))
-    done = subprocess.run(["sh", "-c", f"{command} {closed}"], env=oci.environment, check=False, timeout=60)
+    done = subprocess.run(["sh", "-c", f"{command} {closed}"], env=oci.environment, check=False, timeout=120)
     assert done.returncode == 7
 
 
@@ -315,7 +315,7 @@ def test_a_working_directory_that_is_gone_is_named_as_runc_does(oci: Runtime, tm
     script = 'cd "$0" && rmdir "$0" && exec "$@"'
     done = subprocess.run(
         ["sh", "-c", script, tmp_path / "gone", *oci.command("create", oci.id)],
-        env=oci.environment, capture_output=True, text=True, check=False, timeout=60,
+        env=oci.environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.endswith('no such file or directory"\n') and "Errno" not in done.stderr

@@ -10,7 +10,8 @@ import pytest
 
 from pyrunc.runtime.plan import HOOK_KINDS as KINDS
 from tests.oci.bundles import Runtime, cgroups, document
-from tests.oci.test_rivals import background, until
+from tests.oci.test_rivals import background
+from tests.oci.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def hooked(oci: Runtime, tmp_path: Path, make_rootfs: Callable[[Path], Path]) ->
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -55,6 +56,7 @@ def test_each_runs_once_in_its_place_and_is_told_the_state(oci: Runtime, hooked:
     assert [kind for kind, _ in lines(oci)] == ["prestart", "createRuntime", "createContainer"]
     oci.call("start", oci.id)
     oci.wait("running")
+    until(lambda: "program\n" in (oci.rootfs / "log").read_text(), "it has said nothing")
     oci.end()
     found = lines(oci)
     assert {kind for kind, _ in found} == {*KINDS, "program"}
@@ -120,7 +122,7 @@ def test_a_signal_ends_a_run_that_waits_for_a_hook(
         until(lambda: (oci.rootfs / "begun").exists() and (oci.rootfs / "begun").read_text(), "no hook")
         pid = int((oci.rootfs / "begun").read_text())
         creator.send_signal(number)
-        assert creator.wait(20) == 1
+        assert creator.wait(PATIENCE_S) == 1
     assert "interrupted by a signal" in said.read_text()
     if kind in KINDS[:2]:
         until(lambda: not alive(pid), "it goes on")
@@ -152,7 +154,7 @@ def test_one_of_a_creation_does_not_outlive_a_killed_creator(
         creator.kill()
         creator.wait()
     until(lambda: not any(alive(pid) for pid in of_hook), "it goes on")
-    assert oci.state()["status"] == "stopped"
+    oci.wait("stopped")
     oci.call("delete", "--force", oci.id)
     assert not oci.directory.exists()
     assert not cgroups(oci.id)

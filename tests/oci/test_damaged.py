@@ -1,6 +1,7 @@
 """What is no document under a document's name: nobody hangs, and a damaged state can be deleted by force."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.oci.bundles import Runtime, cgroups, document
-from tests.oci.test_rivals import removed, until
+from tests.oci.test_rivals import removed
+from tests.oci.waiting import until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -75,7 +77,7 @@ def test_a_document_may_come_through_a_pipe_but_not_never(oci: Runtime, tmp_path
     oci.call("start", oci.id)
     done = subprocess.run(
         [*line, *oci.command("exec")], env={**oci.environment, "DOCUMENT": process, "ID": oci.id},
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "from a pipe\n", "")
     os.mkfifo(tmp_path / "nobody")
@@ -88,7 +90,7 @@ def clear(pid: int, groups: list[Path]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     for group in groups:
-        until(lambda group=group: removed(group), "busy")
+        until(functools.partial(removed, group), "busy")
 
 
 def without(*names: str) -> Callable[[str], str]:

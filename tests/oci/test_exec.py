@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import pytest
 
 from pyrunc.oci.flags import NAME
 from tests.oci.runtime import OURS, SUBJECT, Runtime
+from tests.oci.waiting import executed, until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -65,6 +65,10 @@ SAME: dict[str, list[str]] = {
     "nameless variable": ["-e", "=x", "ID", "env"],
     "path": ["-e", "PATH=/nowhere", "ID", "echo"],
     "not executable in path": ["-e", "PATH=/etc", "ID", "passwd"],
+    "link to itself": ["ID", "/etc/loop"],
+    "link to itself in path": ["-e", "PATH=/etc:/bin", "ID", "loop"],
+    "too long a name": ["ID", "/" + "x" * 300],
+    "too long a name in path": ["ID", "x" * 300],
     "capability": ["--cap", "CAP_SYS_ADMIN", "ID", "sh", "-c", _STATUS],
     "capability of a user": ["-u", "5", "--cap", "CAP_NET_ADMIN", "ID", "sh", "-c", _STATUS],
     "unknown capability": ["--cap", "CAP_NOPE", "ID", "true"],
@@ -128,6 +132,7 @@ def make_box(make_runtime: Make, bundle: Callable[..., Path]) -> Callable[..., B
         place = bundle(f"bundle-{runtime.name}", "sleep", "1000", **changes)
         (place / "rootfs/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:1000:1000::/tmp:/bin/sh\n")
         (place / "rootfs/etc/group").write_text("root:x:0:\nextra:x:2000:bob\n")
+        (place / "rootfs/etc/loop").symlink_to("loop")
         name = runtime.create(place)
         runtime("start", name)
         return Box(runtime, name)
@@ -206,7 +211,7 @@ def test_a_detached_program_goes_on_and_its_pid_is_told(box: Box, tmp_path: Path
     code, _, _ = box("-d", "--pid-file", str(tmp_path / "pid"), "ID", "sleep", "1000")
     assert code == 0
     pid = int((tmp_path / "pid").read_text())
-    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x001000\0"
+    executed(pid, "sleep", "1000")
     assert os.readlink(f"/proc/{pid}/ns/pid") == os.readlink(f"/proc/{box.pid()}/ns/pid")
     # Its own parent has ended, so it is not ended with it.
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -277,8 +282,7 @@ def test_signals_are_passed_on(box: Box, tmp_path: Path) -> None:
         assert child.wait(60) == 4
     command = box.runtime.command("exec", "--pid-file", str(tmp_path / "pid"), box.id, "sleep", "1000")
     with subprocess.Popen(command) as child:
-        while not (tmp_path / "pid").exists():
-            time.sleep(0.01)
+        until((tmp_path / "pid").exists, "it does not begin")
         child.terminate()
         assert child.wait(60) == 128 + signal.SIGTERM
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.oci.runtime import SUBJECT, Runtime, unique_id
+from tests.oci.waiting import PATIENCE_S
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
-PATIENCE_S = 60
 
 
 class Seat:

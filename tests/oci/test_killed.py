@@ -12,6 +12,7 @@ import pytest
 
 from tests.oci.observe import places
 from tests.oci.runtime import Runtime, unique_id
+from tests.oci.waiting import until
 from tests.runtime.cgroup_support import needs_root
 from tests.safety import stepper
 
@@ -40,7 +41,7 @@ def close(process: "subprocess.Popen[bytes]") -> None:
     assert process.stdin is not None
     process.stdin.close()
     try:
-        process.wait(30)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -163,10 +164,8 @@ def test_a_supervisor_that_is_killed_takes_its_program_along(runtime: Runtime, b
     runtime.root.mkdir(parents=True)
     process = waiting(runtime, "run", "--bundle", str(path), name)
     begin(process)
-    deadline = time.monotonic() + 20
-    while runtime("state", name, code=None).code or runtime.state(name)["status"] != "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: not runtime("state", name, code=None).code, "it does not begin")
+    runtime.wait(name, "running")
     process.send_signal(signal.SIGKILL)
     close(process)
     assert runtime.state(name)["status"] in ("running", "stopped")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from tests.oci.native import (
     program,
     progress,
 )  # fmt: skip
+from tests.oci.waiting import PATIENCE_S, until
+from tests.runtime.cgroup_support import kill_members, remove_busy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers need root")
 
@@ -52,14 +53,8 @@ def cgroups(tmp_path: Path) -> Iterator[list[Path]]:
     yield made
     for path in made:
         for below in [*path.glob("*/"), path] if path.exists() else []:
-            for pid in (below / "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
-            for _ in range(100):
-                try:
-                    below.rmdir()
-                    break
-                except OSError:
-                    time.sleep(0.02)
+            kill_members(below)
+            remove_busy(below)
 
 
 def listed(cgroups: list[Path]) -> list[dict[str, object]]:
@@ -107,9 +102,8 @@ def test_a_process_whose_first_thread_has_ended_goes_on(front_door: Path, root: 
     )
     with program(command=f"exec {sys.executable} -c '{threaded}'") as child:
         made = Made(root, "x", child.pid)
-        deadline = time.monotonic() + 30
-        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-            assert time.monotonic() < deadline
+        stat = Path(f"/proc/{child.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "its first thread does not end")
         assert state(front_door, root, made) == made.expected("running")
         assert load(str(root), "x").status() == "running"
         assert call(front_door, "--root", root, "delete", "--force", "x").returncode == 0
@@ -147,7 +141,7 @@ def test_kill_sends_the_signal_that_is_named(
         Made(root, "x", child.pid)
         done = call(front_door, "--root", root, "kill", "x", *words)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert child.wait(10) == -number
+        assert child.wait(PATIENCE_S) == -number
 
 
 @pytest.mark.parametrize(
@@ -169,7 +163,7 @@ def test_kill_of_a_frozen_container_ends_it(front_door: Path, root: Path, cgroup
         Made(root, "x", child.pid, freezer=str(cgroups[0]))
         (cgroups[0] / "freezer.state").write_text("FROZEN")
         assert call(front_door, "--root", root, "kill", "x", "9").returncode == 0
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
@@ -179,8 +173,8 @@ def test_kill_of_a_container_without_pids_of_its_own_ends_all_of_its_cgroup(
         Made(root, "x", child.pid, own_pids=False, kill=str(cgroups[0]))
         assert len((cgroups[0] / "cgroup.procs").read_text().split()) == 2
         assert call(front_door, "--root", root, "kill", "--all", "x", "KILL").returncode == 0
-        assert child.wait(10) == -signal.SIGKILL
-        assert (cgroups[0] / "cgroup.procs").read_text() == ""
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
+        until(lambda: not (cgroups[0] / "cgroup.procs").read_text(), "not all have ended")
 
 
 def test_delete_by_force_ends_what_is_frozen_and_removes_cgroups_and_directory(
@@ -203,7 +197,7 @@ def test_delete_by_force_ends_what_is_frozen_and_removes_cgroups_and_directory(
         (cgroups[0] / "freezer.state").write_text("FROZEN")
         done = call(front_door, "--root", root, "delete", "--force", "x")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert child.poll() == -signal.SIGKILL
+        assert child.wait(PATIENCE_S) == -signal.SIGKILL
     assert not made.directory.exists()
     assert not any(path.exists() for path in cgroups)
     assert os.listdir(root) == []

@@ -11,41 +11,36 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pyrunc.oci import resident
 from pyrunc.oci.create import prepare
 from pyrunc.oci.log import Failure
 from pyrunc.runtime import caller
 from pyrunc.runtime.spawner import sealed_memfd
 from tests.oci.bundles import Runtime, document
-from tests.oci.native import PYTHON, call, install
+from tests.oci.native import PYTHON, call
 from tests.oci.planning import (
     MAGIC,
     PLAN,
     PLANNED,
     await_end,
+    descriptors,
     forget_cgroups,
     planner,
+    served,
     socket_of,
     stranger,
 )
+from tests.oci.starting import pid_of_planner
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 COLD = "create --bundle bundle x\n"
 """What the Python of the test prints when it is asked instead of a planner."""
-
-
-@pytest.fixture
-def front_door(tmp_path: Path) -> Path:
-    (tmp_path / "bundle").mkdir()
-    return install(tmp_path / "installed")
 
 
 @pytest.fixture
@@ -55,19 +50,17 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    path = tmp_path / "plan"
-    path.write_bytes(PLAN)
-    return path
-
-
 def create(front_door: Path, planner: Path | str, **options: Any) -> str:
     """What `create` came to: the words of the Python that it became."""
     bundle = front_door.parents[2]
     done = call(front_door, "create", "--bundle", "bundle", "x", planner=planner, cwd=bundle, **options)
     assert (done.returncode, done.stderr) == (PYTHON, "")
     return done.stdout
+
+
+def planned(front_door: Path, planner: Path, **options: Any) -> None:
+    """See that `create` gets a plan. It names a directory that cannot be made: that failure is Python's to tell."""
+    served(lambda: create(front_door, planner, **options))
 
 
 def asked(directory: Path) -> list[Any]:
@@ -81,11 +74,10 @@ def test_a_plan_of_the_planner_is_carried_out_without_python(
 ) -> None:
     environment = {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/n s", "SECRET": "x", "XDG_RUNTIME_DIR": ""}
     with planner(front_door, directory, plan):
-        # The plan names a directory that cannot be made, and only that failure is Python's to tell.
-        assert create(front_door, directory, env=environment).startswith(":failed ")
-        done = call(front_door, "--root", "/r", "exec", "-t", "x", "sh", planner=directory)
-        assert done.stdout.startswith(":failed ")
-    first, second = asked(directory)
+        planned(front_door, directory, env=environment)
+        words = ("--root", "/r", "exec", "-t", "x", "sh")
+        served(lambda: call(front_door, *words, planner=directory).stdout)
+    first, *_, second = asked(directory)
     del environment["SECRET"]
     environment |= {"PYRUNC_OCI_PLANNER": str(directory), "PATH": "/usr/bin"}
     assert first == [
@@ -124,7 +116,7 @@ def test_it_declines_whatever_goes_wrong_in_it(front_door: Path, directory: Path
         plan.write_bytes(b"no plan")
         assert create(front_door, directory) == COLD
         plan.write_bytes(PLAN)
-        assert create(front_door, directory).startswith(":failed ")
+        planned(front_door, directory)
         assert child.poll() is None
 
 
@@ -169,34 +161,45 @@ def test_it_declines_another_version(front_door: Path, directory: Path, plan: Pa
         assert create(front_door, directory) == COLD
     shutil.rmtree(directory)
     with planner(front_door, directory, plan):
-        assert create(front_door, directory).startswith(":failed ")
+        planned(front_door, directory)
 
 
 def test_it_ends_when_what_it_was_made_of_has_changed(front_door: Path, directory: Path, plan: Path) -> None:
     with planner(front_door, directory, plan, changes="_LOOK_AGAIN_NS=0") as child:
-        assert create(front_door, directory).startswith(":failed ")
+        planned(front_door, directory)
         os.utime(front_door)
         assert create(front_door, directory) == COLD
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
     assert not directory.exists()
 
 
 def test_it_ends_when_nobody_asks_and_leaves_nothing(front_door: Path, directory: Path, plan: Path) -> None:
     with planner(front_door, directory, plan, idle_ms=300) as child:
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
     assert not directory.exists()
     assert create(front_door, directory) == COLD
 
 
 def test_a_signal_ends_it_as_idleness_does(front_door: Path, directory: Path, plan: Path) -> None:
     with planner(front_door, directory, plan) as child:
-        assert create(front_door, directory).startswith(":failed ")
+        planned(front_door, directory)
         child.terminate()
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
         assert not directory.exists()
-        assert str(child.pid) not in "".join(
-            path.read_text() for path in Path("/sys/fs/cgroup").glob("*/pyrunc-planner/cgroup.procs")
-        )
+        for members in Path("/sys/fs/cgroup").glob("*/pyrunc-planner/cgroup.procs"):
+            with contextlib.suppress(OSError):  # of another planner's, which has ended
+                assert str(child.pid) not in members.read_text().split()
+
+
+def test_one_whose_socket_was_taken_away_leaves_nothing_either(
+    front_door: Path, directory: Path, plan: Path
+) -> None:
+    with planner(front_door, directory, plan) as child:
+        planned(front_door, directory)
+        socket_of(front_door, directory).unlink()
+        child.terminate()
+        assert child.wait(60) == 0
+    assert not directory.exists()
 
 
 def test_a_second_planner_leaves_the_place_to_the_first(
@@ -204,8 +207,8 @@ def test_a_second_planner_leaves_the_place_to_the_first(
 ) -> None:
     with planner(front_door, directory, plan):
         with planner(front_door, directory, plan) as second:
-            assert second.wait(30) == 0
-        assert create(front_door, directory).startswith(":failed ")
+            assert second.wait(60) == 0
+        planned(front_door, directory)
 
 
 def test_a_killed_planner_is_followed_by_another(front_door: Path, directory: Path, plan: Path) -> None:
@@ -215,7 +218,7 @@ def test_a_killed_planner_is_followed_by_another(front_door: Path, directory: Pa
     assert create(front_door, directory) == COLD
     socket_of(front_door, directory).unlink()
     with planner(front_door, directory, plan):
-        assert create(front_door, directory).startswith(":failed ")
+        planned(front_door, directory)
 
 
 # Strangers
@@ -285,7 +288,8 @@ def test_an_answer_that_is_none_costs_time_only(front_door: Path, directory: Pat
         with connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             connection.recv(1 << 17)
-            ANSWERS[answer](connection)
+            with contextlib.suppress(ConnectionError):  # it has not waited for so long
+                ANSWERS[answer](connection)
 
     with stranger(socket_of(front_door, directory)) as listener:
         peer = threading.Thread(target=serve)
@@ -301,13 +305,18 @@ def test_the_same_answer_with_a_plan_is_taken(front_door: Path, directory: Path)
         connection, _ = listener.accept()
         with connection:
             connection.recv(1 << 17)
-            connection.sendmsg([GOOD], fds(SEALED()))
+            with contextlib.suppress(ConnectionError):  # it has not waited for so long
+                connection.sendmsg([GOOD], fds(SEALED()))
 
-    with stranger(socket_of(front_door, directory)) as listener:
+    def ask() -> str:
         peer = threading.Thread(target=serve)
         peer.start()
-        assert create(front_door, directory).startswith(":failed ")
+        said = create(front_door, directory)
         peer.join()
+        return said
+
+    with stranger(socket_of(front_door, directory)) as listener:
+        served(ask)
 
 
 def test_nobody_waits_in_its_queue(front_door: Path, directory: Path) -> None:
@@ -336,20 +345,16 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYRUNC_OCI_PLANNER": str(directory)},
-        timeout=30,  # the end of its pipe
+        timeout=120,  # the end of its pipe
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"")
     place = socket_of(front_door, directory)
-    for _ in range(1000):
-        if place.exists():
-            break
-        time.sleep(0.01)
+    pid = pid_of_planner(front_door, directory)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         here = os.open(directory, os.O_PATH)
         probe.connect(f"/proc/self/fd/{here}/{place.name}")
         os.close(here)
-        pid = resident._peer(probe)[0]
         probe.send(b"no request")
         probe.recv(100)  # it has declined, and so is where it will be
     try:
@@ -359,9 +364,10 @@ def test_whoever_started_it_neither_waits_for_it_nor_shares_anything_with_it(
         assert {os.readlink(process / f"fd/{number}") for number in (0, 1, 2)} == {"/dev/null"}
         cgroups = (process / "cgroup").read_text().splitlines()
         assert [line for line in cgroups if not line.endswith(":/pyrunc-planner")] == []
-        kept = [os.readlink(entry) for entry in (process / "fd").iterdir()]
         assert [
-            name for name in kept if not name.startswith(("/dev/null", "socket:", str(place), "/proc/"))
+            name
+            for name in descriptors(pid)
+            if not name.startswith(("/dev/null", "socket:", str(place), "/proc/"))
         ] == []
     finally:
         os.kill(pid, 9)

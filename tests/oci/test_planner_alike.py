@@ -18,9 +18,10 @@ from pyrunc._native import standing
 from pyrunc.oci import resident
 from pyrunc.runtime import caller, compile_rootless
 from tests.oci import bundles
-from tests.oci.native import PYTHON, call, install
-from tests.oci.planning import PLAN, await_end, forget_cgroups, planner
-from tests.oci.starting import start_planner
+from tests.oci.native import PYTHON, call
+from tests.oci.planning import await_end, forget_cgroups, planner, served
+from tests.oci.starting import CODE, start_planner
+from tests.oci.waiting import until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -62,21 +63,8 @@ ALIKE: dict[str, tuple[str, ...]] = {
 
 
 @pytest.fixture
-def front_door(tmp_path: Path) -> Path:
-    (tmp_path / "bundle").mkdir()
-    return install(tmp_path / "installed")
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "planners"
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    path = tmp_path / "plan"
-    path.write_bytes(PLAN)
-    return path
 
 
 def resolved(before: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,18 +77,18 @@ def resolved(before: tuple[str, ...]) -> tuple[str, ...]:
 @pytest.mark.parametrize("which", [*OTHERS, *ALIKE])
 def test_who_is_served(front_door: Path, directory: Path, plan: Path, which: str) -> None:
     before = resolved(OTHERS.get(which) or ALIKE[which])
+    words = ("create", "-b", str(front_door.parents[2] / "bundle"), "x")
+
+    def create() -> str:
+        done = call(front_door, *words, planner=directory, before=before)
+        assert done.returncode == PYTHON, done
+        return done.stdout
+
     with planner(front_door, directory, plan):
-        done = call(
-            front_door,
-            "create",
-            "-b",
-            str(front_door.parents[2] / "bundle"),
-            "x",
-            planner=directory,
-            before=before,
-        )
-    assert done.returncode == PYTHON, done
-    assert done.stdout.startswith("create " if which in OTHERS else ":failed "), done
+        if which in OTHERS:
+            assert create().startswith("create ")
+        else:
+            served(create)
 
 
 @pytest.mark.parametrize("kind", ["--cgroup", "--user"])
@@ -129,7 +117,7 @@ def test_the_same_directory_by_another_mount_is_another_root(
         assert os.path.samestat(root.stat(), os.stat("/"))
         with planner(front_door, directory, plan):
             words = ("create", "-b", str(front_door.parents[2] / "bundle"), "x")
-            assert call(front_door, *words, planner=directory).stdout.startswith(":failed ")
+            served(lambda: call(front_door, *words, planner=directory).stdout)
             done = call(front_door, *words, planner=directory, before=("/usr/sbin/chroot", str(root)))
             assert (done.returncode, done.stdout.split()[0]) == (PYTHON, "create")
     finally:
@@ -187,30 +175,22 @@ def test_root_without_its_rights_is_told_no_more_than_it_may_read(
     (path / "config.json").chmod(0o600)
     for safe in (True, False):
         directory = tmp_path / f"planner{safe}"
-        code = "import sys; from pyrunc.oci import planner, resident;"
-        if not safe:
-            code += "resident.Planner._is_alike = lambda *_: True;"
+        code = CODE if safe else f"{CODE} resident.Planner._is_alike = lambda *_: True;"
+        words = ("--root", str(oci.root), "run", "-b", str(path), oci.id)
         pid = start_planner(front_door, directory, code)
+
+        def run(directory: Path = directory, words: tuple[str, ...] = words) -> str:
+            return call(front_door, *words, planner=directory, before=ATTACK).stdout
+
         try:
-            done = call(
-                front_door,
-                "--root",
-                str(oci.root),
-                "run",
-                "-b",
-                str(path),
-                oci.id,
-                planner=directory,
-                before=ATTACK,
-            )
+            if safe:
+                assert run() == " ".join(words) + "\n"
+            else:
+                until(lambda: not run().startswith("--root"), "it has no plan")
         finally:
             os.kill(pid, 9)
             await_end(pid)
             forget_cgroups()
-        if safe:
-            assert done.returncode == PYTHON and "run" in done.stdout and "secret" not in done.stdout
-        else:
-            assert not done.stdout.startswith("--root")  # it had a plan
 
 
 def test_a_caller_is_what_the_kernel_says() -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from pyrunc.oci import guests
 from tests.oci import bundles
 from tests.oci.native import PYTHON, call, install
-from tests.oci.planning import MAGIC, await_end, forget_cgroups, socket_of
+from tests.oci.planning import MAGIC, await_end, descriptors, forget_cgroups, planner, socket_of
 from tests.oci.starting import pid_of_planner, start_planner
+from tests.oci.waiting import until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -41,11 +43,16 @@ class Real:
     def call(self, *words: object) -> "subprocess.CompletedProcess[str]":
         return call(self.front_door, "--root", str(self.oci.root), *map(str, words), planner=self.directory)
 
-    def serves(self) -> bool:
-        """Whether a command gets a plan, and has it at once."""
-        done = self.call("run", "-b", self.bundle, self.oci.id)
-        assert done.returncode in (0, PYTHON), done
-        return done.stdout == "served\n"
+    def serve(self) -> None:
+        """See that a command gets a plan; one that is late on a busy machine is not waited for."""
+        done: list[subprocess.CompletedProcess[str]] = []
+
+        def in_time() -> bool:
+            done.append(self.call("run", "-b", self.bundle, self.oci.id))
+            assert done[-1].returncode in (0, PYTHON), done[-1]
+            return done[-1].stdout == "served\n"
+
+        until(in_time, lambda: done[-1])
 
     def declines(self, *words: object) -> bool:
         """Whether a command is left to Python."""
@@ -60,13 +67,17 @@ class Real:
             found.connect(f"/proc/self/fd/{here}/{place.name}")
         finally:
             os.close(here)
-        found.settimeout(10)
+        found.settimeout(60)
         return found
 
+    def guests(self) -> int:
+        """How many are connected to the planner, which itself has one socket."""
+        return sum(name.startswith("socket:") for name in descriptors(self.pid)) - 1
+
     def descriptors(self) -> list[str]:
-        """What the planner has open."""
-        time.sleep(0.05)
-        return sorted(os.readlink(entry) for entry in Path(f"/proc/{self.pid}/fd").iterdir())
+        """What the planner has open when nobody is there any more."""
+        until(lambda: self.guests() == 0, lambda: descriptors(self.pid))
+        return descriptors(self.pid)
 
 
 @pytest.fixture
@@ -118,13 +129,12 @@ def test_an_odd_file_holds_nobody_up(
     else:
         real.oci.call("run", "-d", "-b", real.oci.bundle(tmp_path / "b", ["/bin/sleep", "1000"]), real.oci.id)
         words = ("exec", "--process", place / file, real.oci.id)
-    begin = time.monotonic()
     assert real.declines(*words)
     if file == "process.json":
         real.oci.call("kill", real.oci.id, "KILL")
         real.oci.wait("stopped")
         real.oci.call("delete", real.oci.id)
-    assert real.serves(), time.monotonic() - begin
+    real.serve()
     assert real.descriptors() == before
 
 
@@ -144,7 +154,7 @@ def test_who_waits_to_write_to_a_fifo_is_not_woken_by_the_planner(real: Real, tm
             assert real.declines(*words)
             assert writer.poll() is None
             assert real.oci.call(*words).stdout == "read\n"
-            assert writer.communicate(timeout=30)[0] == b"written\n"
+            assert writer.communicate(timeout=60)[0] == b"written\n"
         finally:
             writer.kill()
 
@@ -158,7 +168,7 @@ def test_a_state_that_never_ends_holds_nobody_up_for_long(real: Real, tmp_path: 
         call(real.front_door, "--root", str(root), "exec", "x", "true", planner=real.directory).returncode
         == PYTHON
     )
-    assert real.serves()
+    real.serve()
 
 
 def test_a_document_of_many_megabytes_is_refused(real: Real, tmp_path: Path) -> None:
@@ -167,7 +177,7 @@ def test_a_document_of_many_megabytes_is_refused(real: Real, tmp_path: Path) -> 
     with (place / "config.json").open("wb") as file:
         file.truncate(1 << 40)
     assert real.declines("run", "-b", place, "x")
-    assert real.serves()
+    real.serve()
     pages = int(Path(f"/proc/{real.pid}/statm").read_text().split()[1])
     assert pages * os.sysconf("SC_PAGE_SIZE") < 200 << 20
 
@@ -177,14 +187,43 @@ def test_a_document_of_many_megabytes_is_refused(real: Real, tmp_path: Path) -> 
 
 def test_hundreds_who_say_nothing_hold_nobody_up(real: Real) -> None:
     with contextlib.ExitStack() as stack:
-        guests = [stack.enter_context(real.guest()) for _ in range(300)]
+        silent = [stack.enter_context(real.guest()) for _ in range(300)]
         for _ in range(3):
-            assert real.serves()
+            real.serve()
         # Of those who wait a bounded number is kept; the first had to go.
-        assert guests[0].recv(1) == b""
-        assert len(real.descriptors()) < 200
-    assert real.serves()
+        assert silent[0].recv(1) == b""
+        assert real.guests() < 200
+    real.serve()
     assert len(real.descriptors()) < 20
+
+
+def test_who_has_spoken_does_not_have_to_go_for_another() -> None:
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        listener.bind("")
+        listener.listen(256)
+        inside = guests.Guests(listener)
+
+        @stack.callback
+        def leave() -> None:
+            for guest in inside._waiting.values():
+                guest.close()
+
+        def come() -> socket.socket:
+            found = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            found.connect(listener.getsockname())
+            return found
+
+        first, *_ = [come() for _ in range(guests._MOST)]
+        while len(inside._waiting) < guests._MOST:
+            assert list(inside.wait(1000)) == []
+        first.send(b"I was here")
+        come()
+        heard = []
+        for guest in inside.wait(1000):
+            heard.append(guests.receive(guest, 100))
+            guest.close()
+        assert heard == [(b"I was here", [])]
 
 
 def fds(*numbers: int) -> list[tuple[int, int, bytes]]:
@@ -196,7 +235,7 @@ def head(argc: int = 1, envc: int = 0, bundle: int = 1, magic: int = MAGIC) -> b
 
 
 def send_many(guest: socket.socket) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(ConnectionError):  # it was declined by then
         for _ in range(10):
             guest.send(b"x")
 
@@ -234,7 +273,7 @@ GARBAGE: dict[str, Callable[[socket.socket], object]] = {
 
 @pytest.mark.parametrize("what", GARBAGE)
 def test_garbage_is_declined(real: Real, what: str) -> None:
-    assert real.serves()
+    real.serve()
     before = real.descriptors()
     for _ in range(20):
         with real.guest() as guest:
@@ -242,7 +281,7 @@ def test_garbage_is_declined(real: Real, what: str) -> None:
             if what not in ("hanging up", "an empty message"):
                 with contextlib.suppress(ConnectionResetError):  # what it did not read
                     assert guest.recv(100) in (struct.pack("=II", MAGIC, 2), b"")
-    assert real.serves()
+    real.serve()
     assert real.descriptors() == before
 
 
@@ -251,25 +290,27 @@ def test_a_command_line_of_a_megabyte_goes_the_other_way(real: Real) -> None:
     words = ["x" * 100_000] * 10
     done = real.call("exec", "x", *words)
     assert done.returncode == PYTHON and len(done.stdout) > 1_000_000
-    assert real.serves()
+    real.serve()
 
 
-def test_a_caller_that_does_not_hear_its_answer_holds_nobody_up(real: Real) -> None:
+def test_a_caller_that_does_not_hear_its_answer_holds_nobody_up(real: Real, tmp_path: Path) -> None:
     """It is stopped, or is killed, behind its request."""
+    other = bundles.Runtime(
+        real.oci.root, real.oci.rootfs
+    )  # how far it comes is not known, nor what it leaves
+    other.id = f"{real.oci.id}x"
+    bundle = other.bundle(tmp_path / "other", ["/bin/true"])
+    line = [str(word) for word in (real.front_door, "--root", other.root, "run", "-b", bundle, other.id)]
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for _ in range(10):
-            line = [
-                str(word) for word in (real.front_door, "--root", real.oci.root, "run", "-b", real.bundle)
-            ]
-            line.append(f"{real.oci.id}x")
             child = subprocess.Popen(
                 line, env={"PYRUNC_OCI_PLANNER": str(real.directory)}, stdout=subprocess.DEVNULL
             )
             child.send_signal(number)
-            assert real.serves()
+            real.serve()
             child.kill()
             child.wait()
-    real.oci.call("delete", "--force", real.oci.id + "x", code=None)
+            other.call("delete", "--force", other.id)
 
 
 def test_64_at_once_are_served_or_go_the_other_way(real: Real, tmp_path: Path) -> None:
@@ -282,18 +323,25 @@ def test_64_at_once_are_served_or_go_the_other_way(real: Real, tmp_path: Path) -
         bundle = real.oci.write(tmp_path / f"b{number}", spec)
         done.append(real.call("run", "-b", bundle, f"{real.oci.id}-{number}"))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(64)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    served = [int(one.stdout) for one in done if one.returncode == 0]
-    assert len(set(served)) == len(served)
-    assert all(one.returncode in (0, PYTHON) for one in done), [
-        one for one in done if one.returncode not in (0, PYTHON)
-    ]
-    assert len(served) > 10
-    assert alive(real.pid) and real.serves()
+    def served() -> int:
+        """How many were; a busy machine serves few in time."""
+        done.clear()
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(done) == 64
+        assert all(one.returncode in (0, PYTHON) for one in done), [
+            one for one in done if one.returncode not in (0, PYTHON)
+        ]
+        words = [int(one.stdout) for one in done if one.returncode == 0]
+        assert len(set(words)) == len(words)
+        return len(words)
+
+    until(lambda: served() > 10, "hardly anybody is served")
+    assert alive(real.pid)
+    real.serve()
 
 
 def test_a_planner_that_is_killed_while_it_answers(real: Real, tmp_path: Path) -> None:
@@ -310,14 +358,13 @@ def test_a_planner_that_is_killed_while_it_answers(real: Real, tmp_path: Path) -
         thread.start()
     time.sleep(0.1)
     os.kill(real.pid, signal.SIGKILL)
-    begin = time.monotonic()
     for thread in threads:
         thread.join()
-    assert done == [PYTHON] * 5 and time.monotonic() - begin < 20
+    assert done == [PYTHON] * 5
     await_end(real.pid)
     assert real.declines("run", "-b", real.bundle, real.oci.id)
     real.pid = start_planner(real.front_door, real.directory)
-    assert real.serves()
+    real.serve()
     assert tmp_path.exists()
 
 
@@ -366,23 +413,14 @@ def test_one_whose_files_were_replaced_ends_and_is_followed(tmp_path: Path, oci:
         forget_cgroups()
 
 
-def test_declined_callers_do_not_keep_it(front_door_and_plan: tuple[Path, Path, Path]) -> None:
+def test_declined_callers_do_not_keep_it(front_door: Path, plan: Path, tmp_path: Path) -> None:
     """It is there for those whom it can serve: with none of them it ends, and leaves its place to another's."""
-    from tests.oci.planning import planner
+    directory = tmp_path / "planners"
 
-    front_door, directory, plan = front_door_and_plan
+    def ended() -> bool:
+        call(front_door, "create", "x", planner=directory, before=("setpriv", "--no-new-privs"))
+        return child.poll() is not None
+
     with planner(front_door, directory, plan, idle_ms=1500) as child:
-        deadline = time.monotonic() + 30
-        while child.poll() is None:
-            assert time.monotonic() < deadline
-            call(front_door, "create", "x", planner=directory, before=("setpriv", "--no-new-privs"))
-            time.sleep(0.1)
+        until(ended, "it stays")
     assert not directory.exists()
-
-
-@pytest.fixture
-def front_door_and_plan(tmp_path: Path) -> tuple[Path, Path, Path]:
-    from tests.oci.planning import PLAN
-
-    (tmp_path / "plan").write_bytes(PLAN)
-    return install(tmp_path / "installed"), tmp_path / "planners", tmp_path / "plan"

@@ -68,6 +68,32 @@ def test_a_capability_that_the_caller_lacks(oci: Runtime, tmp_path: Path) -> Non
     assert words == runcs(oci, tmp_path)
 
 
+# A name that is looked for in PATH is not there, whatever was wrong on the way.
+PROGRAMS: dict[str, tuple[str, str]] = {
+    "a link to itself": ("/tmp/loop", "/bin"),
+    "one in PATH": ("loop", "/tmp:/bin"),
+    "a name that is too long": ("/" + "x" * 300, "/bin"),
+    "one that is looked for": ("x" * 300, "/bin"),
+    "a directory of PATH that the user may not enter": ("nothing", "/tmp/closed:/bin"),
+    "a program that the user may not execute, in PATH": ("closed", "/tmp:/bin"),
+}
+
+
+@pytest.mark.parametrize(("program", "path"), PROGRAMS.values(), ids=PROGRAMS)
+def test_a_program_that_is_not_found_is_not_found_as_with_runc(
+    oci: Runtime, tmp_path: Path, program: str, path: str
+) -> None:
+    place = tmp_path / "place"
+    (place / "closed").mkdir(parents=True, mode=0o700)
+    (place / "loop").symlink_to("loop")
+    spec = document(oci.rootfs, [program])
+    bound = {"destination": "/tmp", "type": "bind", "source": str(place), "options": ["bind"]}
+    mounts = [*spec["mounts"], bound]
+    process = {"args": [program], "env": [f"PATH={path}"], "user": {"uid": 1000, "gid": 1000}}
+    words = failing(oci, tmp_path, process=process, mounts=mounts)
+    assert words == runcs(oci, tmp_path)
+
+
 AGENT = (
     "failed to connect with seccomp agent specified in the seccomp profile: dial unix /nobody/here: connect"
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.oci.runtime import OURS, SUBJECT, Runtime, unique_id
+from tests.oci.waiting import PATIENCE_S, until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
@@ -54,7 +55,7 @@ class Service:
 
     def until(self, *statuses: str) -> int:
         """Wait until there is a container with one of the *statuses*; its pid."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             done = self.runtime("state", self.name, code=None)
             found = re.search(r'"status": "(\w+)"', done.out)
@@ -82,7 +83,7 @@ class Service:
         except BlockingIOError:
             return True
         finally:
-            self.host.settimeout(30)
+            self.host.settimeout(PATIENCE_S)
         return False
 
 
@@ -103,7 +104,7 @@ def service(
             runtime.root = Path(short) / "root"  # runc's socket has no more room than an address has
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
             host.bind(address.replace("@", "\0"))
-            host.settimeout(30)
+            host.settimeout(PATIENCE_S)
             yield Service(runtime, host, address)
             runtime.clean()
 
@@ -114,14 +115,15 @@ def ours(service: Service) -> bool:
 
 def test_a_run_tells_that_its_program_is_ready(service: Service, bundle: Bundle) -> None:
     """Whom systemd is to watch is the command: it passes signals on and ends as the program does."""
-    path = bundle("b", "/bin/sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done")
+    path = bundle("b", "/bin/sh", "-c", "trap 'exit 5' TERM; : >/dev/shm/set; while :; do sleep 0.05; done")
     command = service.start("run", "--bundle", str(path))
     pid = service.until("running")
+    until(Path(f"/proc/{pid}/root/dev/shm/set").exists, "it does not begin")
     service.say(pid, b"STATUS=getting there", b"READY=1\nSTATUS=here\n")
     assert service.heard() == [b"READY=1\n", b"MAINPID=%d\n" % command.pid]
     service.say(pid, b"WATCHDOG=1", b"STOPPING=1")
     command.send_signal(signal.SIGTERM)
-    assert command.wait(30) == 5
+    assert command.wait(PATIENCE_S) == 5
     assert service.silent()
     assert not (service.runtime.root / service.name).exists()
 
@@ -134,7 +136,7 @@ def test_a_detached_run_waits_until_its_program_is_ready(service: Service, bundl
     assert command.poll() is None
     service.say(pid, b"READY=1")
     assert service.heard() == [b"READY=1\n", b"MAINPID=%d\n" % pid]
-    assert command.wait(30) == 0
+    assert command.wait(PATIENCE_S) == 0
     service.until("running")
     with pytest.raises(ConnectionRefusedError):  # nobody hears any more
         service.say(pid, b"STATUS=alone")
@@ -144,12 +146,12 @@ def test_a_detached_run_waits_until_its_program_is_ready(service: Service, bundl
 
 def test_a_created_container_is_told_of_by_its_start(service: Service, bundle: Bundle) -> None:
     path = bundle("b", "/bin/sleep", "1000")
-    assert service.start("create", "--bundle", str(path)).wait(30) == 0
+    assert service.start("create", "--bundle", str(path)).wait(PATIENCE_S) == 0
     command = service.start("start")
     pid = service.until("running")
     service.say(pid, b"READY=1")
     assert service.heard() == [b"READY=1\n", b"MAINPID=%d\n" % pid]
-    assert command.wait(30) == 0
+    assert command.wait(PATIENCE_S) == 0
 
 
 def test_what_the_program_finds(service: Service, bundle: Bundle) -> None:
@@ -164,9 +166,9 @@ def test_what_the_program_finds(service: Service, bundle: Bundle) -> None:
         command = subprocess.Popen(words, env=service.environment, stdin=subprocess.DEVNULL, stdout=file)
     service.runtime.made.append(service.name)
     if not ours(service):
-        time.sleep(2)  # it waits for readiness
-        command.kill()
-    assert command.wait(30) == (0 if ours(service) else -signal.SIGKILL)
+        until(lambda: out.read_text().endswith("no\n"), out.read_text)
+        command.kill()  # it waits for readiness
+    assert command.wait(PATIENCE_S) == (0 if ours(service) else -signal.SIGKILL)
     assert out.read_text().splitlines() == [
         "/run/notify/notify.sock", "755,directory", "777,socket",
         "/run/notify ro,nosuid,nodev,noexec,relatime", "no",
@@ -180,7 +182,7 @@ def test_who_ends_without_a_word_is_not_waited_for(
 ) -> None:
     """runc waits for ever: in the foreground for its own end, else for that of a child which it does not reap."""
     command = service.start("run", *flags, "--bundle", str(bundle("b", "/bin/sh", "-c", "sleep 0.2; exit 4")))
-    assert command.wait(30) == (0 if flags else 4)
+    assert command.wait(PATIENCE_S) == (0 if flags else 4)
     assert service.silent()
 
 
@@ -200,7 +202,7 @@ def test_last_words_are_passed_on(service: Service, bundle: Bundle) -> None:
     Path(f"/proc/{pid}/root/dev/shm/go").touch()
     service.until("stopped")
     command.send_signal(signal.SIGCONT)
-    assert command.wait(30) == 0
+    assert command.wait(PATIENCE_S) == 0
     assert service.heard() == [b"READY=3\n", main]
 
 
@@ -211,7 +213,7 @@ def test_a_container_is_to_be_had_while_its_readiness_is_waited_for(service: Ser
     if not ours(service):
         command.kill()  # else for ever
     service.runtime("delete", "--force", service.name)
-    assert command.wait(30) == (0 if ours(service) else -signal.SIGKILL)
+    assert command.wait(PATIENCE_S) == (0 if ours(service) else -signal.SIGKILL)
     assert not (service.runtime.root / service.name).exists()
 
 
@@ -225,7 +227,7 @@ def test_a_caller_that_cannot_be_told_is_no_failure(make_runtime: Make, bundle: 
         pid = service.until("running")
         service.say(pid, b"READY=1")
         Path(f"/proc/{pid}/root/dev/shm/go").touch()
-        assert command.wait(30) == 3
+        assert command.wait(PATIENCE_S) == 3
 
 
 def test_the_socket_is_reached_by_a_user_of_the_container(
@@ -234,7 +236,7 @@ def test_the_socket_is_reached_by_a_user_of_the_container(
     """Root's state directory is nobody's business; its socket is anybody's who is inside."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
         host.bind(str(tmp_path / "h"))
-        host.settimeout(30)
+        host.settimeout(PATIENCE_S)
         service = Service(make_runtime(SUBJECT), host, str(tmp_path / "h"))
         path = bundle("b", "/bin/sleep", "1000", process__user={"uid": 1000, "gid": 1000})
         command = service.start("run", "--detach", "--bundle", str(path))
@@ -245,7 +247,7 @@ def test_the_socket_is_reached_by_a_user_of_the_container(
         )
         subprocess.run(["python3", "-c", code, str(pid)], check=True)
         assert service.heard() == [b"READY=1\n", b"MAINPID=%d\n" % pid]
-        assert command.wait(30) == 0
+        assert command.wait(PATIENCE_S) == 0
         mode = (service.runtime.root / service.name / "notify").stat().st_mode
         assert stat.S_IMODE(mode) == 0o755
 

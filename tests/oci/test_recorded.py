@@ -11,7 +11,7 @@ import pytest
 from pyrunc.runtime.cgroup_layout import detect
 from tests.oci.differences import DIFFERENCES, NEWER
 from tests.oci.live import remove_cgroups
-from tests.oci.planning import forget_cgroups
+from tests.oci.planning import await_end, forget_cgroups
 from tests.oci.play import FIXTURES, SCENARIOS, Answer, Player, lines, python_player
 from tests.oci.runtime import OURS
 from tests.oci.starting import start_planner
@@ -72,6 +72,7 @@ def test_with_a_planner_it_answers_alike(scenario: str, tmp_path: Path) -> None:
         played(scenario, tmp_path, str(directory))
     finally:
         os.kill(pid, signal.SIGKILL)
+        await_end(pid)
         forget_cgroups()
 
 

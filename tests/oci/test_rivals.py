@@ -5,16 +5,15 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.oci.bundles import Runtime, cgroups, document
+from tests.oci.waiting import PATIENCE_S, until
 from tests.runtime.cgroup_support import needs_root
 
 pytestmark = needs_root
-PATIENCE_S = 60
 
 
 def removed(cgroup: Path) -> bool:
@@ -24,15 +23,6 @@ def removed(cgroup: Path) -> bool:
     except OSError:
         return not cgroup.exists()
     return True
-
-
-def until(found: object, what: str) -> None:
-    assert callable(found)
-    for _ in range(2000):
-        if found():
-            return
-        time.sleep(0.01)
-    raise AssertionError(what)
 
 
 def background(oci: Runtime, *words: object) -> "subprocess.Popen[bytes]":

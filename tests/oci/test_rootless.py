@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.oci.bundles import TOP
 from tests.oci.unprivileged import UID, USER, Caller, delegate
+from tests.oci.waiting import executed, until
 from tests.runtime.cgroup_support import remove_busy
 from tests.vm import needs
 
@@ -56,6 +56,7 @@ def test_every_verb_of_a_life(caller: Caller) -> None:
     pid = json.loads(caller("state", "box").stdout)["pid"]
     assert os.stat(f"/proc/{pid}").st_uid == UID
     assert caller("exec", "box", "/bin/sh", "-c", "id -u; ls -d /proc/1").stdout.split() == ["0", "/proc/1"]
+    executed(pid, "/bin/sleep", "1000")
     assert caller("exec", "--user", "0:0", "box", "/bin/cat", "/proc/1/comm").stdout == "sleep\n"
     assert caller("list", "--quiet").stdout == "box\n"
     caller("kill", "box", "KILL")
@@ -68,10 +69,7 @@ def test_it_is_sealed_by_a_copy_in_memory_where_it_may_not_mount(caller: Caller)
     caller.write("/bin/sleep", "1000")
     with subprocess.Popen(caller.command("run", "box"), env=caller.environment, cwd=caller.bundle) as door:
         try:
-            deadline = time.monotonic() + 30
-            while not (caller.work / "run/pyrunc-oci/box/state.json").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until((caller.work / "run/pyrunc-oci/box/state.json").exists, "it does not begin")
             executable = f"/proc/{door.pid}/exe"
             assert os.readlink(executable).startswith("/memfd:pyrunc-oci")
             with pytest.raises(OSError):

@@ -82,7 +82,7 @@ def test_readiness_is_told_to_systemd_with_the_pid_to_watch(tmp_path: Path) -> N
     host_path = tmp_path / "host.sock"
     with live(tmp_path, waits=True) as box, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as host:
         host.bind(str(host_path))
-        host.settimeout(30)
+        host.settimeout(60)
         (box.made.directory / "notify").mkdir()
         with box.made.waiting() as listener:
             thread = answering(listener, progress(READY))
@@ -95,7 +95,7 @@ def test_readiness_is_told_to_systemd_with_the_pid_to_watch(tmp_path: Path) -> N
             inside.send(b"READY=1\nSTATUS=here\n")
         assert host.recv(100) == b"READY=1\n"
         assert host.recv(100) == b"MAINPID=%d\n" % box.pid
-        assert start.wait(timeout=30) == 0
+        assert start.wait(timeout=60) == 0
 
 
 def test_start_waits_for_readiness_no_longer_than_the_container_lives(tmp_path: Path) -> None:
@@ -107,4 +107,4 @@ def test_start_waits_for_readiness_no_longer_than_the_container_lives(tmp_path: 
             start = subprocess.Popen(words, env={**os.environ, "NOTIFY_SOCKET": "/nonexistent"})
             thread.join()
         assert box.player.run("kill", "box", "KILL")[0] == 0
-        assert start.wait(timeout=30) == 0
+        assert start.wait(timeout=60) == 0

@@ -3,19 +3,18 @@
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.oci.bundles import TOP, Runtime, document
+from tests.oci.waiting import until
 from tests.vm import needs
 from tests.vm.guest import SPARE_DISK
 
 pytestmark = [pytest.mark.vm, needs.root(), needs.cgroup_v2("cpu", "io", "memory", "pids")]
 M = 1 << 20
-PATIENCE_S = 60.0
 SLEEP = ["/bin/sleep", "1000"]
 
 
@@ -52,14 +51,6 @@ def launched(oci: Runtime, path: Path, args: list[str] = SLEEP, **resources: Any
     oci.write(path / "b", spec_of(oci, args, resources))
     oci.call("run", "--detach", "--bundle", path / "b", oci.id)
     return int(oci.state()["pid"])
-
-
-def until(true: Any, what: str) -> None:
-    """Wait for a function to say True."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_the_limits_of_a_document_are_in_the_files(oci: Runtime, tmp_path: Path) -> None:
@@ -247,12 +238,12 @@ def test_events_tell_of_an_out_of_memory_kill_once(oci: Runtime, tmp_path: Path)
     )
     oci.write(tmp_path / "b", spec)
     oci.call("run", "--detach", "--bundle", tmp_path / "b", oci.id)
-    command = oci.command("events", "--interval", "600s", oci.id)
+    command = oci.command("events", "--interval", "100ms", oci.id)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout is not None
         try:
-            # The first statistics or, without any, a moment: then it is listening.
-            time.sleep(1)
+            # It watches when its first statistics are there.
+            assert json.loads(watcher.stdout.readline())["type"] == "stats"
             (group(oci) / "go").mkdir()
             line = next(found for found in map(json.loads, watcher.stdout) if found["type"] == "oom")
             assert line == {"type": "oom", "id": oci.id}
@@ -267,19 +258,19 @@ def test_statistics_are_those_of_the_files(oci: Runtime, tmp_path: Path) -> None
     found: dict[str, Any] = {}
 
     def settled() -> bool:
-        """What processors have charged in advance comes back one by one, though nothing runs."""
-        before = value(oci, "memory.current")
+        """What processors count in advance comes to the files one by one, though nothing runs."""
         found.update(json.loads(oci.call("events", "--stats", oci.id).stdout))
-        return value(oci, "memory.current") == before
+        data = found["data"]
+        return bool(
+            data["memory"]["usage"]["usage"] == int(value(oci, "memory.current"))
+            and data["cpu"]["usage"]["total"] == keyed(oci, "cpu.stat")["usage_usec"] * 1000
+            and data["memory"]["raw"]["anon"] == keyed(oci, "memory.stat")["anon"]
+        )
 
-    until(settled, "its memory does not come to rest")
+    until(settled, lambda: f"other than in the files: {found}")
     assert (found["type"], found["id"]) == ("stats", oci.id)
-    data = found["data"]
-    assert data["pids"] == {"current": 1, "limit": 12}
-    assert data["memory"]["usage"]["limit"] == 64 * M
-    assert data["memory"]["usage"]["usage"] == int(value(oci, "memory.current"))
-    assert data["cpu"]["usage"]["total"] == keyed(oci, "cpu.stat")["usage_usec"] * 1000
-    assert data["memory"]["raw"]["anon"] == keyed(oci, "memory.stat")["anon"]
+    assert found["data"]["pids"] == {"current": 1, "limit": 12}
+    assert found["data"]["memory"]["usage"]["limit"] == 64 * M
 
 
 def test_update_changes_each_file_and_no_other(oci: Runtime, tmp_path: Path) -> None:

@@ -2,17 +2,16 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from tests.oci import bundles
 from tests.oci.bundles import document
 from tests.oci.unprivileged import UID, USER, install
+from tests.oci.waiting import until
 from tests.vm.systemd import SYSTEMD, Booted
 
 M = 1 << 20
-PATIENCE_S = 30.0
 SLEEP = ["/bin/sleep", "1000"]
 RESOURCES: dict[str, Any] = {
     "memory": {"limit": 64 * M, "reservation": 32 * M},
@@ -26,14 +25,6 @@ RESOURCES: dict[str, Any] = {
 }
 
 
-def until(true: Any, what: str) -> None:
-    """Wait for a function to say True."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 def outer(pid: int) -> int:
     """The number that this process has for the process *pid* of where systemd runs."""
     for word in os.listdir("/proc"):
@@ -42,7 +33,7 @@ def outer(pid: int) -> int:
                 lines = Path(f"/proc/{word}/status").read_text().splitlines()
             except OSError:
                 continue
-            numbers = next(line.split()[1:] for line in lines if line.startswith("NSpid:"))
+            numbers = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
             if len(numbers) > 1 and int(numbers[1]) == pid:
                 return int(numbers[0])
     raise AssertionError(f"no process {pid}")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.oci.bundles import FRONT_DOOR, REPOSITORY
+from tests.oci.waiting import PATIENCE_S
 
 UID = 12345
 # setpriv itself keeps what root may until it has executed another program.
@@ -105,7 +106,7 @@ class Caller:
             for file in (out, err):
                 os.fchown(file.fileno(), UID, UID)
             done = subprocess.run(
-                self.command(*words), check=False, text=True, timeout=60, stdin=subprocess.DEVNULL,
+                self.command(*words), check=False, text=True, timeout=120, stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err, env=self.environment, cwd=self.bundle,
             )  # fmt: skip
             for file in (out, err):
@@ -122,7 +123,7 @@ class Caller:
 
     def wait(self, container_id: str, status: str) -> None:
         """Wait until a container is *status*."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while json.loads(self("state", container_id).stdout)["status"] != status:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -1,9 +1,11 @@
 """What the cgroup tests share: own cgroups, a child inside them, and a plan carried out in Python."""
 
+import contextlib
 import errno
 import itertools
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,16 +49,26 @@ def own_cgroup(hierarchy: Hierarchy) -> Iterator[tuple[str, int]]:
 
 
 def remove_busy(directory: Path) -> None:
-    """rmdir, for up to five seconds: a cgroup is busy until the kernel has done with its last process."""
-    for _ in range(500):
+    """rmdir, for up to a minute: a cgroup is busy until the kernel has done with its last process."""
+    deadline = time.monotonic() + 60
+    while True:
         try:
             directory.rmdir()
             return
+        except FileNotFoundError:
+            return
         except OSError as error:
-            if error.errno != errno.EBUSY:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
-    directory.rmdir()
+
+
+def kill_members(directory: Path) -> None:
+    """SIGKILL to every process of a cgroup; one that ends meanwhile, and a cgroup that does, are none."""
+    with contextlib.suppress(OSError):
+        for pid in (directory / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def as_member_of(

@@ -82,7 +82,7 @@ def place(launcher: Launcher, directory: Path) -> Iterator[Place]:
         made.end()
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     """Wait until *condition* holds, and return what it gave."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):

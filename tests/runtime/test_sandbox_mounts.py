@@ -342,7 +342,7 @@ def test_propagation_as_it_happens(rootfs: Path, source: Path, option: str, down
             native.mount(b"none", os.fsencode(source / "later"), fstype=b"tmpfs")
             (source / "later/seen").touch()
             os.write(theirs, b"\n")
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
             os.close(answer)
             assert os.read(back, 100) == (b"\nseen\n" if down else b"\n")
 

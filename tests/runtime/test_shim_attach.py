@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def here(launcher: Launcher, tmp_path: Path) -> Iterator[Place]:
 
 
 def wait(
-    client: AttachClient, until: Callable[[bytes, bytes], bool], timeout_s: float = 30
+    client: AttachClient, until: Callable[[bytes, bytes], bool], timeout_s: float = 60
 ) -> tuple[bytes, bytes]:
     """Read until what has come of stdout and stderr is enough, or the connection has ended."""
     got = {STDOUT: bytearray(), STDERR: bytearray()}
@@ -76,7 +77,7 @@ def stop(here: Place, process: shim.ShimProcess) -> None:
 
 
 def finish(process: shim.ShimProcess) -> int:
-    code = process.wait(30).exit_code
+    code = process.wait(60).exit_code
     process.finished()
     eventually(lambda: ended(process.running))
     return code
@@ -122,18 +123,19 @@ def test_nobody_listens_where_nothing_was_started(tmp_path: Path) -> None:
 def test_a_megabyte_of_input_arrives_whole_though_the_program_is_slow(here: Place) -> None:
     data = os.urandom(1 << 20)
     client, theirs = AttachClient.pair(stdin=True, stdout=True, stderr=True)
-    process = here.start("sleep 0.3; md5sum", theirs, stdin_open=True, stdin_once=True)
+    script = "trap 'go=on' USR1; echo up >&2; while [ -z $go ]; do sleep 0.01; done; md5sum"
+    process = here.start(script, theirs, stdin_open=True, stdin_once=True)
     os.close(theirs)
+    wait(client, lambda _, err: err == b"up\n")
     view = memoryview(data)
-    stuck = 0
-    while view:
-        taken = client.send(view)
+    while taken := client.send(view):
         view = view[taken:]
-        if not taken:
-            stuck += 1
-            select.select([], [client], [], 1)
+    assert view  # nobody takes it
+    shim.signal(process.running, signal.SIGUSR1)
+    while view:
+        view = view[client.send(view) :]
+        select.select([], [client], [], 0.1)
     client.close_stdin()
-    assert stuck  # else nothing held it up
     out, _ = to_the_end(client)
     assert out.split()[0].decode() == hashlib.md5(data, usedforsecurity=False).hexdigest()
     assert finish(process) == 0
@@ -208,13 +210,18 @@ def test_a_single_client_without_a_log_holds_the_program_up_as_a_pipe_would(here
     client, theirs = AttachClient.pair(stdin=False, stdout=True, stderr=True)
     process = here.start("seq 1 3000000", theirs, log=None)
     os.close(theirs)
-    time.sleep(1)
-    spooled = [
-        os.stat(f"/proc/{process.shim_pid}/fd/{fd}").st_size
-        for fd in os.listdir(f"/proc/{process.shim_pid}/fd")
-        if "(deleted)" in os.readlink(f"/proc/{process.shim_pid}/fd/{fd}")
-    ]
-    assert sum(spooled) < 2 << 20
+
+    def spooled() -> int:
+        total = 0
+        for fd in os.listdir(f"/proc/{process.shim_pid}/fd"):
+            with suppress(FileNotFoundError):
+                if "(deleted)" in os.readlink(f"/proc/{process.shim_pid}/fd/{fd}"):
+                    total += os.stat(f"/proc/{process.shim_pid}/fd/{fd}").st_size
+        return total
+
+    eventually(lambda: spooled() >= 1 << 20)  # it is held up from here on
+    time.sleep(0.5)
+    assert spooled() < 2 << 20
     assert process.exit is None
     out, _ = to_the_end(client)
     assert (
@@ -256,7 +263,7 @@ def test_who_sends_no_frames_is_dropped(here: Place, garbage: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(here.state / "attach"))
         sock.sendall(garbage)
-        sock.settimeout(10)
+        sock.settimeout(60)
         try:
             while got := sock.recv(100):
                 assert got == struct.pack(">B3xI", 21, 0)  # the answer to the first HELLO
@@ -300,7 +307,7 @@ def test_more_clients_than_descriptors_and_later_ones_still_get_in(here: Place) 
         client.close()
     clients = clients[1::2] + [ready(AttachClient.connect(str(here.state))) for _ in range(30)]
     stop(here, process)
-    assert process.wait(30).exit_code == 0
+    assert process.wait(60).exit_code == 0
     for client in clients:
         to_the_end(client)
         assert client.exit_status is not None
@@ -315,7 +322,7 @@ def test_a_killed_shim_is_the_end_of_its_clients(here: Place) -> None:
     assert client.closed
     assert client.exit_status is None
     with pytest.raises(errors.Unavailable):
-        process.wait(10)
+        process.wait(60)
 
 
 def test_a_path_that_is_too_long_for_an_address_is_none_for_us(launcher: Launcher, tmp_path: Path) -> None:

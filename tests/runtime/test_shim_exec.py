@@ -83,7 +83,7 @@ def test_an_attached_program_s_owner_hears_of_its_end(here: Place) -> None:
     process, _ = execute(here, 1, "echo out; echo err >&2; kill -TERM $$", theirs, keep_running=False)
     os.close(theirs)
     assert to_the_end(client) == (b"out\n", b"err\n")
-    assert process.wait(10).signal == signal.SIGTERM
+    assert process.wait(60).signal == signal.SIGTERM
     process.finished()
     assert here.commands() == 0
 
@@ -91,7 +91,7 @@ def test_an_attached_program_s_owner_hears_of_its_end(here: Place) -> None:
 def test_a_program_ends_with_its_container_and_a_late_one_is_refused(here: Place) -> None:
     process, _ = execute(here, 1, "exec sleep 60")
     shim.signal(here.processes[0], signal.SIGKILL)
-    assert process.wait(20).exit_code == 137
+    assert process.wait(60).exit_code == 137
     process.finished()
     with pytest.raises(errors.FailedPrecondition, match="is not running"):
         execute(here, 2, "true")
@@ -124,7 +124,7 @@ def test_a_terminal_is_the_shim_s_and_a_client_s_resize_reaches_it(here: Place) 
     rest, errors_ = to_the_end(client)
     assert rest.endswith(b"33 44\r\n")
     assert errors_ == b""
-    assert process.wait(10).exit_code == 5
+    assert process.wait(60).exit_code == 5
     process.finished()
 
 
@@ -136,7 +136,7 @@ def test_a_terminal_is_there_for_the_next_client_though_its_input_opens_once(her
     client = ready(AttachClient.connect(str(state), stdin=True))
     client.send(b"more\r")
     assert to_the_end(client)[0].endswith(b"got more\r\n")
-    assert process.wait(10).exit_code == 5
+    assert process.wait(60).exit_code == 5
     process.finished()
 
 
@@ -148,5 +148,5 @@ def test_a_terminal_s_last_words_are_not_lost(here: Place) -> None:
         )
         os.close(theirs)
         assert to_the_end(client)[0] == b"".join(b"line %d\r\n" % n for n in range(300))
-        process.wait(10)
+        process.wait(60)
         process.finished()

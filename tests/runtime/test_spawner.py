@@ -19,6 +19,7 @@ from pyrunc.runtime.plan import INIT, PlanTemplate
 from pyrunc.runtime.sandbox import Sandbox
 from pyrunc.runtime.supervised import _FAILED_PLAN, FAILED, Supervised
 from tests import rootfs
+from tests.safety.support import wait_until
 
 MAGIC, VERSION = 0x51525950, 1
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -45,7 +46,7 @@ def current(box: Sandbox) -> Iterator[spawner.Spawner]:
     yield found
     assert box.run(["/bin/true"]).exit_code == 0
     assert spawner._current is found
-    assert descriptors(found.pid) == before
+    assert wait_until(lambda: descriptors(found.pid) == before), (before, descriptors(found.pid))
 
 
 def descriptors(pid: int) -> int:
@@ -257,7 +258,5 @@ def test_a_thousand_garbled_requests_leave_no_descriptor_and_no_process(current:
         assert ours.recv(RECORD.size)
         assert ours.recv(RECORD.size) == b""
     children = Path(f"/proc/{current.pid}/task/{current.pid}/children")
-    deadline = time.monotonic() + 10
-    while len(children.read_text().split()) > 1 and time.monotonic() < deadline:
-        time.sleep(0.05)  # after a burst some spares wait for a second
-    assert len(children.read_text().split()) == 1
+    # After a burst some spares wait for a second.
+    assert wait_until(lambda: len(children.read_text().split()) == 1)

@@ -165,7 +165,7 @@ def supervisor_of(init: int) -> int:
     return process_table()[init][0]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
     """Whether *condition* becomes true before *timeout_s* seconds have passed."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -173,6 +173,19 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def in_time(run: Callable[[float], object], said: bytes) -> errors.TimedOut:
+    """How *run* is late: with a time-out of seconds, one that on a slow machine too is enough for it to say *said*."""
+    for timeout_s in (0.3, 3.0, 30.0):
+        try:
+            run(timeout_s)
+        except errors.TimedOut as late:
+            if said in late.stdout + late.stderr or timeout_s == 30:
+                return late
+        else:
+            break
+    raise AssertionError("it is not late")
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class Forger:
     def end(self) -> int:
         """How many shared mappings it has seen."""
         self._program.kill(signal.SIGTERM)
-        self._program.wait(10)
+        self._program.wait(60)
         assert self.met
         return int(self.words.split()[-1])
 
@@ -133,9 +133,9 @@ def outcomes(process: SandboxProcess, forger: Forger, told: bool = False) -> lis
         try:
             if told:
                 with process.exec_start(["/bin/true"]) as program:
-                    found.append(program.wait(20))
+                    found.append(program.wait(60))
             else:
-                found.append(process.exec(["/bin/true"], timeout_s=20).exit_code)
+                found.append(process.exec(["/bin/true"], timeout_s=60).exit_code)
         except errors.PyruncError as exc:
             found.append(type(exc).__name__)
     return found
@@ -175,7 +175,7 @@ def test_a_socket_that_does_not_end_holds_up_nobody(process: SandboxProcess) -> 
         with process.exec_start(["/bin/sleep", "600"]) as program:
             assert support.name_of(program.pid) == "sleep"
             program.kill(signal.SIGKILL)
-            assert program.wait(10) == 137
+            assert program.wait(60) == 137
         forger.end()
 
 
@@ -219,7 +219,7 @@ def test_a_process_that_is_none_of_the_supervisor_s_is_not_killed(sandbox: Make)
         say(new, FORKED, bystander.pid)
         stepper.let_go(new)
         stepper.let_go(old)
-        thread.join(20)
+        thread.join(60)
         (program,) = found
         if not isinstance(program, errors.PyruncError):
             program.close()  # which kills it
@@ -228,7 +228,7 @@ def test_a_process_that_is_none_of_the_supervisor_s_is_not_killed(sandbox: Make)
         assert isinstance(program, errors.StartError)
         assert support.wait_until(lambda: not os.path.exists(f"/proc/{new}"))
     finally:
-        thread.join(20)
+        thread.join(60)
         bystander.kill()
         bystander.wait()
         process.close()

@@ -75,7 +75,7 @@ def test_the_exit_command_of_a_container_that_ended_at_once_is_not_in_its_networ
     stepper.let_go(init)
     assert support.wait_until(lambda: support.process_table()[init][1] == "Z")
     stepper.let_go(pid)
-    thread.join(10)
+    thread.join(60)
     eventually(here.marker.exists)
     assert here.marker.read_text().strip() == os.readlink("/proc/self/ns/net")
     status = shim.status(str(here.state))
@@ -191,14 +191,14 @@ def test_nothing_is_made_by_the_starter_s_umask(here: Place) -> None:
 def stop(process: shim.ShimProcess) -> None:
     """Kill it, and wait until its shim has removed what shims share."""
     process.kill()
-    assert process.wait(10).exit_code == 137
+    assert process.wait(60).exit_code == 137
     process.finished()
     eventually(lambda: ended(process.running))
 
 
 def finish(process: shim.ShimProcess) -> None:
     """Wait for its end and take note of it."""
-    assert process.wait(20).exit_code == 0
+    assert process.wait(60).exit_code == 0
     process.finished()
     eventually(lambda: ended(process.running))
 
@@ -223,7 +223,7 @@ def test_who_is_behind_while_the_disk_is_full_holds_up_the_others_for_a_moment_o
         thread.join()
         assert fast.exit_status is not None
         finish(process)
-        slow._sock.settimeout(10)
+        slow._sock.settimeout(60)
         while got := len(slow._sock.recv(65536)):
             taken.append(got)
         assert sum(taken) < 3_000_000  # of 3.4 million
@@ -245,7 +245,7 @@ def test_who_was_dropped_is_told_so_though_nothing_more_happens(launcher: Launch
         slow = AttachClient.connect(str(here.state))
         fast = AttachClient.connect(str(here.state), stdin=True)
         for client in (slow, fast):
-            client._sock.settimeout(10)
+            client._sock.settimeout(60)
         with pytest.raises(OSError, match="No space"):
             (full / "ballast").write_bytes(bytes(1 << 20))
         sent = len(fast._sock.recv(8))  # READY
@@ -290,7 +290,7 @@ def test_one_of_ours_is_killed_at_any_system_call(
             heard: list[int | str] = []
             thread = threading.Thread(target=run, args=(here, heard))
             got = stepper.kill_at(pid, at, thread.start)
-            thread.join(30)
+            thread.join(60)
             what = f"seed {number}, turn {turn}: {victim} killed at {got} of {at}: {heard}"
             assert heard in ([5], ["Unavailable"]), what
             assert victim == "shim" or heard == [5], what
@@ -304,7 +304,7 @@ def run(here: Place, heard: list[int | str]) -> None:
     """A container from its start to its end, and what its owner has heard."""
     try:
         process = here.start("exit 5")
-        heard.append(process.wait(20).exit_code)
+        heard.append(process.wait(60).exit_code)
         process.finished()
     except errors.PyruncError as exc:
         heard.append(type(exc).__name__)

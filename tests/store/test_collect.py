@@ -187,8 +187,11 @@ def test_a_driver_that_forgets_quickly_is_asked_for_that(kit: Kit) -> None:
 # The race of a collector and a writer of the same digest, each stopped at its worst moment by the other.
 
 
-def raced(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], bool]:
-    """Let a writer come when the collector has decided that its blob goes: what happened, and whether it is there."""
+def raced(kit: Kit, monkeypatch: pytest.MonkeyPatch, given_s: float) -> tuple[list[str], bool]:
+    """Let a writer come when the collector has decided that its blob goes: what happened, and whether it is there.
+
+    The writer has *given_s* seconds, as far as it gets.
+    """
     content, _ = kit
     digest = content.add(b"wanted").digest
     order: list[str] = []
@@ -202,7 +205,7 @@ def raced(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], bool]:
 
     def slowly(self: ContentStore, name: str) -> None:
         writer.start()
-        writer.join(0.5)  # as far as it gets
+        writer.join(given_s)
         order.append("taken")
         take(self, name)
 
@@ -215,7 +218,7 @@ def raced(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], bool]:
 def test_a_writer_between_the_look_and_the_removal_waits_and_then_writes(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert raced(kit, monkeypatch) == (["taken", "written"], True)
+    assert raced(kit, monkeypatch, 0.5) == (["taken", "written"], True)
 
 
 def test_a_collector_without_a_transaction_would_lose_it(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,7 @@ def test_a_collector_without_a_transaction_would_lose_it(kit: Kit, monkeypatch: 
         yield [name for name in names if not self.is_named(kind, name)]
 
     monkeypatch.setattr(Metadata, "unnamed", unsafe)
-    assert raced(kit, monkeypatch) == (["written", "taken"], False)
+    assert raced(kit, monkeypatch, 60) == (["written", "taken"], False)
 
 
 def ingest(kit: Kit, digest: str) -> None:

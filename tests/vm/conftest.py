@@ -44,7 +44,7 @@ class Cgroup:
             self.write("cgroup.procs", 0)
         return pid
 
-    def remove(self, patience_s: float = 5.0) -> None:
+    def remove(self, patience_s: float = 60.0) -> None:
         """Kill what is inside and remove it; an exiting process may hold it for a moment."""
         self.write("cgroup.kill", 1)
         end = time.monotonic() + patience_s

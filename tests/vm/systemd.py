@@ -20,7 +20,7 @@ from . import needs
 USER = 12345
 """The number of a user who has a name there, as systemd wants it."""
 SYSTEMD = "/lib/systemd/systemd"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 _counter = itertools.count()
 _ENTER = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
 _BOOT = f"""

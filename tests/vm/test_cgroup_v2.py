@@ -73,7 +73,7 @@ def test_cpu_max_throttles(cgroup: Cgroup) -> None:
         while True:
             pass
     try:
-        patience = time.monotonic() + 20
+        patience = time.monotonic() + 60
         while cgroup.keyed("cpu.stat")["nr_throttled"] < 2:
             assert time.monotonic() < patience, cgroup.read("cpu.stat")
             time.sleep(0.05)
@@ -110,7 +110,7 @@ def test_freeze_is_reported_and_kill_ends_the_frozen(cgroup: Cgroup) -> None:
     while not cgroup.read("cgroup.procs"):
         time.sleep(0.01)
     cgroup.write("cgroup.freeze", 1)
-    patience = time.monotonic() + 20
+    patience = time.monotonic() + 60
     while cgroup.keyed("cgroup.events")["frozen"] == 0:
         assert time.monotonic() < patience
         time.sleep(0.01)

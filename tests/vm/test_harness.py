@@ -16,7 +16,7 @@ from . import debian, linux, machine
 from .child import in_child
 
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 pytestmark = pytest.mark.skipif(
     shutil.which("linux.uml") is None, reason="needs User-mode Linux: apt-get install user-mode-linux"

@@ -34,6 +34,24 @@ APPLETS = (
     "touch",
     "true",
 )
+# What programs of tests begin with: `until`, and whether a process has `ended`, reaped or not.
+_BEGIN = """
+import os, time, pyrunc
+
+def until(holds):
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+def ended(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(") ")[2][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+engine = pyrunc.Engine()
+"""
 _V2_CONTROLLERS = "/sys/fs/cgroup/unified/cgroup.controllers"
 
 
@@ -73,7 +91,7 @@ class Pyrunc:
         """Run *body* in a process of its own, with `engine`, and `runtime`, a HostConfig that names ours."""
         with self.python_process(body) as process:
             try:
-                stdout, stderr = process.communicate(timeout=60)
+                stdout, stderr = process.communicate(timeout=120)
             except BaseException:
                 process.kill()
                 raise
@@ -81,9 +99,7 @@ class Pyrunc:
 
     def python_process(self, body: str) -> subprocess.Popen[bytes]:
         """The same, which goes on."""
-        begin = (
-            f"import os, time, pyrunc\nruntime = {{'Runtime': {self.runtime!r}}}\nengine = pyrunc.Engine()\n"
-        )
+        begin = f"{_BEGIN}runtime = {{'Runtime': {self.runtime!r}}}\n"
         return subprocess.Popen(
             [*self._python, begin + textwrap.dedent(body)],
             env=self._env,

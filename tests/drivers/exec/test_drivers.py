@@ -68,7 +68,7 @@ def test_from_python(engine: pyrunc.Engine) -> None:
     needs("runc")
     runc = {"Runtime": "runc"}
     with engine.start("tools", ["sh", "-c", "exit 5"], host_config=runc) as container:
-        assert container.wait(timeout_s=20) == 5
+        assert container.wait(timeout_s=60) == 5
     with engine.start("tools", ["sleep", "100"], host_config=runc) as container:
         assert container.exec(["sh", "-c", "exit 4"]).exit_code == 4
         assert len(container.exec_detached(["true"])) == 64
@@ -106,7 +106,7 @@ def test_a_container_whose_runtime_is_removed_can_be_ended(
     if forgotten:
         monkeypatch.setattr(registry, "_exec", {})
     container.kill()
-    assert container.wait(timeout_s=20) == 137
+    assert container.wait(timeout_s=60) == 137
     container.remove()
     monkeypatch.setattr(registry, "_exec", {})
     with pytest.raises(InvalidArgument, match="Unknown runtime specified"):

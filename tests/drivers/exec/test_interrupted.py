@@ -10,8 +10,9 @@ import pytest
 
 from pyrunc.drivers import registry
 from tests.drivers.exec.conftest import Pyrunc, image, needs
-from tests.drivers.exec.test_life import processes_with
+from tests.drivers.exec.test_life import command_lines, processes_with
 from tests.drivers.exec.test_runtimes import cgroups_of
+from tests.safety.support import wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -57,11 +58,14 @@ def killed_in_create(slow: Pyrunc, tmp_path: Path) -> None:
     with slow.begun(
         "run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "sleep", "600"
     ) as command:
-        for _ in range(1000):
-            if list(slow.state.glob("*/running")):
-                break
-            time.sleep(0.02)
+        assert wait_until(lambda: is_being_created(slow))
         command.send_signal(signal.SIGKILL)
+
+
+def is_being_created(slow: Pyrunc) -> bool:
+    """Whether there is a monitor, which has the runtime create a container."""
+    states = os.listdir(slow.state) if slow.state.is_dir() else []
+    return any(Path(slow.state, name, "running").exists() for name in states)
 
 
 def test_one_that_is_still_being_created_is_removed(slow: Pyrunc, tmp_path: Path) -> None:
@@ -85,10 +89,9 @@ def test_its_starter_is_killed(slow: Pyrunc, tmp_path: Path, after_s: float) -> 
     with slow.begun(
         "run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "sleep", "600"
     ) as command:
-        for _ in range(1000):  # until the start has begun
-            if slow.state.is_dir() and any(len(entry) == 64 for entry in os.listdir(slow.state)):
-                break
-            time.sleep(0.01)
+        assert wait_until(  # the start has begun
+            lambda: slow.state.is_dir() and any(len(entry) == 64 for entry in os.listdir(slow.state))
+        )
         time.sleep(after_s)
         command.send_signal(signal.SIGKILL)
     (tmp_path / "pause").write_text("0")
@@ -104,18 +107,11 @@ def test_its_starter_is_killed(slow: Pyrunc, tmp_path: Path, after_s: float) -> 
 def test_its_starter_is_killed_and_the_start_fails(slow: Pyrunc, tmp_path: Path) -> None:
     (tmp_path / "pause").write_text("2")
     with slow.begun("run", "-d", "--runtime", slow.runtime, "--name", "one", "tools", "nosuch") as command:
-        for _ in range(400):
-            if list(slow.state.glob("*/running")):
-                break
-            time.sleep(0.02)
+        assert wait_until(lambda: is_being_created(slow))
         command.send_signal(signal.SIGKILL)
-    for _ in range(400):
-        found = slow("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "one").stdout
-        if found == "created 128 the process that started it was killed\n":
-            break
-        time.sleep(0.05)
-    else:
-        raise AssertionError(found)
+    shown = ("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}", "one")
+    killed = "created 128 the process that started it was killed\n"
+    assert wait_until(lambda: slow(*shown).stdout == killed), slow(*shown)
     assert slow("logs", "one").stderr == ""
 
 
@@ -126,12 +122,11 @@ def test_a_program_whose_runtime_hangs(slow: Pyrunc, tmp_path: Path) -> None:
     with slow.python_process(body) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        time.sleep(1)
+        assert wait_until(
+            lambda: any(f"{slow.runtime} " in line and " exec " in line for line in command_lines())
+        )
         process.send_signal(signal.SIGKILL)
-    time.sleep(3)
     (tmp_path / "pause").write_text("0")
-    for _ in range(200):
-        if "655" not in slow("top", "one", "-eo", "pid,args").stdout:
-            break
-        time.sleep(0.05)
-    assert "655" not in slow("top", "one", "-eo", "pid,args").stdout
+    # Whoever is still about to start it, and what was started.
+    assert wait_until(lambda: not any(slow.runtime in line and " exec " in line for line in command_lines()))
+    assert wait_until(lambda: "655" not in slow("top", "one", "-eo", "pid,args").stdout)

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.drivers.exec.conftest import Pyrunc
 from tests.drivers.exec.test_runtimes import FOR_EVER, cgroups_of, heard, logged, runs
+from tests.safety.support import wait_until
 
 ECHO = "while read line; do echo got $line; done"
 
@@ -31,19 +33,22 @@ def _nothing_stays(pyrunc: Pyrunc) -> Iterator[None]:
 def processes_with(text: str) -> list[str]:
     """The command lines of processes that have *text* in theirs, once those have gone that only just end."""
     found: list[str] = []
-    for _ in range(200):
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if text in line:
-                found.append(line)
-        if not found:
-            break
-        time.sleep(0.02)
+
+    def none() -> bool:
+        found[:] = [line for line in command_lines() if text in line]
+        return not found
+
+    wait_until(none)
     return found
+
+
+def command_lines() -> Iterator[str]:
+    for name in os.listdir("/proc"):
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes() if name.isdigit() else b""
+        except OSError:
+            continue
+        yield words.replace(b"\0", b" ").decode(errors="replace")
 
 
 def line_of(process: subprocess.Popen[bytes]) -> bytes:
@@ -53,15 +58,14 @@ def line_of(process: subprocess.Popen[bytes]) -> bytes:
 
 def end_of(process: subprocess.Popen[bytes], master: int) -> int:
     """The exit code of a command on a terminal, which waits until what it says there is read."""
-    for _ in range(1000):
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
         if select.select([master], [], [], 0.02)[0]:
             try:
                 os.read(master, 65536)
             except OSError:
                 break  # nobody has it open any more
-        if process.poll() is not None:
-            break
-    return process.wait(20)
+    return process.wait(60)
 
 
 def test_logs_are_followed(pyrunc: Pyrunc) -> None:
@@ -74,8 +78,8 @@ def test_logs_are_followed(pyrunc: Pyrunc) -> None:
             talks.stdin.flush()
             assert line_of(follows) == b"got " + word + b"\n"
         pyrunc("kill", "one")
-        assert follows.wait(20) == 0
-        assert talks.wait(20) == 137
+        assert follows.wait(60) == 0
+        assert talks.wait(60) == 137
     assert pyrunc("logs", "--tail", "1", "one").stdout == "got b\n"
 
 
@@ -83,16 +87,27 @@ def test_two_are_attached(pyrunc: Pyrunc) -> None:
     pyrunc.made("run", "-d", "-i", "--name", "one", "--", "sh", "-c", f"{ECHO}; exit 3")
     with pyrunc.begun("attach", "one") as first, pyrunc.begun("attach", "--no-stdin", "one") as second:
         assert first.stdin is not None
-        time.sleep(1)  # until both are
+
+        def told() -> bool:
+            assert first.stdin is not None and first.stdout is not None and second.stdout is not None
+            first.stdin.write(b"are you there\n")
+            first.stdin.flush()
+            return len(select.select([first.stdout, second.stdout], [], [], 0.2)[0]) == 2
+
+        assert wait_until(told)  # until both are attached
         first.stdin.write(b"hello\n")
         first.stdin.flush()
-        assert line_of(first) == line_of(second) == b"got hello\n"
+        for each in (first, second):
+            said = line_of(each)
+            while said == b"got are you there\n":
+                said = line_of(each)
+            assert said == b"got hello\n"
         second.send_signal(signal.SIGKILL)
         first.stdin.write(b"again\n")
         first.stdin.flush()
         assert line_of(first) == b"got again\n"
         pyrunc("kill", "one")
-        assert first.wait(20) == 137
+        assert first.wait(60) == 137
 
 
 def test_keys_detach(pyrunc: Pyrunc) -> None:
@@ -114,7 +129,8 @@ def test_keys_detach(pyrunc: Pyrunc) -> None:
     assert pyrunc("inspect", "-f", "{{.State.Status}}", "one").stdout == "running\n"
     process, master = pyrunc.on_terminal("attach", "--detach-keys", "ctrl-x,x", "one")
     try:
-        time.sleep(1)  # until it is attached
+        # From here on it passes on what is typed.
+        assert wait_until(lambda: not termios.tcgetattr(master)[3] & termios.ICANON)
         os.write(master, b"echo $A-it-is; stty size\r")
         heard(master, b"kept-it-is\r\n40 100")
         for key in (b"\x18", b"x"):
@@ -161,17 +177,10 @@ def test_who_watches_it_is_killed(pyrunc: Pyrunc, whose: str) -> None:
     running = json.loads(Path(pyrunc.state, container_id, "running").read_text())
     parent = int(Path(f"/proc/{running['pid']}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(running["shim"] if whose == "shim" else parent, signal.SIGKILL)
-    for _ in range(400):
-        if pyrunc("ps", "-a", "--format", "{{.State}}").stdout == "exited\n":
-            break
-        time.sleep(0.05)
+    assert wait_until(lambda: pyrunc("ps", "-a", "--format", "{{.State}}").stdout == "exited\n")
     assert pyrunc("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "one").stdout == "exited 137\n"
-    for _ in range(400):
-        if not runs(running["pid"]) and not cgroups_of(container_id):
-            break
-        time.sleep(0.02)
-    assert not runs(running["pid"])
-    assert cgroups_of(container_id) == []
+    assert wait_until(lambda: not runs(running["pid"]))
+    assert wait_until(lambda: cgroups_of(container_id) == [])
     pyrunc("start", "one")
     logged(pyrunc, "one", "up\nup")
 
@@ -194,14 +203,19 @@ def test_twenty_at_once(pyrunc: Pyrunc) -> None:
 def test_what_stays_is_small(pyrunc: Pyrunc) -> None:
     """Beside the container's program there is its shim and, with another runtime, a monitor, both of some 40 KiB."""
     container_id = pyrunc.made("run", "-d", "--name", "one", "--", "sleep", "600").stdout.strip()
-    time.sleep(1.5)  # after a second without work pages are given back
     running = json.loads(Path(pyrunc.state, container_id, "running").read_text())
     found = [running["shim"]]
     parent = int(Path(f"/proc/{running['pid']}/stat").read_text().rpartition(")")[2].split()[1])
     found += [parent] if parent != running["shim"] else []
-    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text().split("Pss:")[1] for pid in found]
     assert len(found) == 1 + (pyrunc.runtime != "native")
-    assert sum(int(text.split()[0]) for text in texts) < 200
+
+    def kilobytes() -> int:
+        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text().split("Pss:")[1] for pid in found]
+        return sum(int(text.split()[0]) for text in texts)
+
+    assert wait_until(lambda: kilobytes() < 200), (
+        kilobytes()
+    )  # after a second without work pages are given back
 
 
 def test_events_in_their_order(pyrunc: Pyrunc) -> None:
@@ -255,12 +269,7 @@ def test_the_flags_of_exec(pyrunc: Pyrunc, tmp_path: Path) -> None:
     every = pyrunc("exec", "--privileged", "one", "sh", "-c", script).stdout.split()[-1]
     assert int(every, 16) & ~int(own, 16)
     pyrunc("exec", "-d", "-t", "one", "sh", "-c", "exec sleep 602")
-    for _ in range(200):
-        if "sleep 602" in pyrunc("top", "one", "-eo", "pid,args").stdout:
-            break
-        time.sleep(0.02)
-    else:
-        raise AssertionError("it does not run")
+    assert wait_until(lambda: "sleep 602" in pyrunc("top", "one", "-eo", "pid,args").stdout)
     for command, code in (("nosuch", 127), ("/nothing", 127), ("/etc/passwd", 126), ("/etc", 126)):
         said = pyrunc("exec", "one", command, code=code)
         words = ("not found", "no such file") if code == 127 else ("permission denied", "not permitted")

@@ -1,6 +1,7 @@
 """What only LXC as a runtime could get wrong: its words, its filter, its mount points, and what it leaves."""
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from pyrunc.runtime.cgroup_layout import detect
 from pyrunc.runtime.options import to_request
 from tests.bpf_sim import run as decide
 from tests.drivers.exec.conftest import Pyrunc, image, needs
+from tests.safety.support import wait_until
 
 ECHO = ["sh", "-c", 'for each; do printf "<%s>" "$each"; done', "sh"]
 NATIVE, X86 = 0xC000003E, 0x40000003
@@ -56,9 +58,8 @@ def leftovers(lxc: Pyrunc) -> set[str]:
     """What LXC could leave: locks, cgroups, mounts, network devices, processes, states."""
     places = [Path(each.mountpoint) for each in (*detect().hierarchies, *detect().named)]
     found = {str(path) for place in places for path in place.glob("lxc*")}
-    found |= {str(path) for path in Path("/run").glob("lxc/**/*")} | {
-        str(path) for path in Path("/run").glob("lxc")
-    }
+    for directory, _, files in os.walk("/run/lxc"):  # which passes over what goes away under it
+        found |= {directory, *(os.path.join(directory, name) for name in files)}
     found |= {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     found |= {line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]}
     found |= {entry for entry in os.listdir(lxc.state) if len(entry) == 64} if lxc.state.exists() else set()
@@ -395,8 +396,9 @@ class Raw:
             ).stdout
         finally:
             for place in {each.mountpoint for each in (*detect().hierarchies, *detect().named)}:
-                for group in sorted(Path(place).glob(f"{name}-*/**/"), reverse=True):
-                    group.rmdir()
+                for top in Path(place).glob(f"{name}-*"):
+                    for group, _, _ in os.walk(top, topdown=False):
+                        until(lambda group=group: removed(group))  # type: ignore[misc]
             if not there and os.path.exists("/run/lxc"):
                 os.rmdir("/run/lxc")
 
@@ -417,11 +419,19 @@ def test_who_is_killed_while_it_starts_leaves_nothing(lxc: Pyrunc) -> None:
 
 
 def until(holds: Callable[[], bool], told: Callable[[], str] = str) -> None:
-    for _ in range(400):
-        if holds():
-            return
-        time.sleep(0.025)
-    raise AssertionError(f"it does not come true: {told()}")
+    assert wait_until(holds), f"it does not come true: {told()}"
+
+
+def removed(cgroup: str) -> bool:
+    """Remove a cgroup, from which the last process may be just going; whether it is gone."""
+    try:
+        os.rmdir(cgroup)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        assert exc.errno == errno.EBUSY
+        return False
+    return True
 
 
 def test_what_is_not_done_is_refused_by_name(tmp_path: Path) -> None:

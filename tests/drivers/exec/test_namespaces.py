@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.drivers.exec.conftest import Pyrunc
+from tests.drivers.exec.test_runtimes import logged
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +20,16 @@ def _nothing_stays(pyrunc: Pyrunc) -> Iterator[None]:
 def test_of_another_container(pyrunc: Pyrunc, kind: str) -> None:
     flag = {"net": "--network", "pid": "--pid", "ipc": "--ipc"}[kind]
     donor = ("--ipc", "shareable") if kind == "ipc" else ()
-    pyrunc.made("run", "-d", "--name", "one", *donor, "--", "sh", "-c", "echo x > /dev/shm/x; exec sleep 601")
+    pyrunc.made(
+        "run", "-d", "--name", "one", *donor, "--", "sh", "-c", "echo x > /dev/shm/x; echo up; exec sleep 601"
+    )
+    logged(pyrunc, "one", "up")
     look = ("busybox", "readlink", f"/proc/self/ns/{kind}")
-    script = f"busybox readlink /proc/self/ns/{kind}; busybox ps; cat /dev/shm/x 2>&1; sleep 600"
+    script = f"busybox readlink /proc/self/ns/{kind}; busybox ps; cat /dev/shm/x 2>&1; echo end; sleep 600"
     pyrunc.made("run", "-d", "--name", "two", flag, "container:one", "--", "sh", "-c", script)
     theirs = pyrunc("exec", "one", *look).stdout
     assert pyrunc("exec", "two", *look).stdout == theirs
-    seen = pyrunc("logs", "two").stdout
+    seen = logged(pyrunc, "two", "end\n").removesuffix("end\n")
     assert seen.splitlines()[0] == theirs.strip()
     assert ("sleep 601" in seen) == (kind == "pid")
     assert seen.endswith("x\n") == (kind == "ipc")
@@ -50,11 +54,8 @@ def test_a_user_namespace(pyrunc: Pyrunc) -> None:
     script = "id -u; busybox stat -c %u:%g /bin/busybox; touch /file; busybox cat /proc/self/uid_map; exec sleep 600"
     with engine.start("tools", ["sh", "-c", script], name="one", host_config=runtime, uid_maps=maps, gid_maps=maps,
                       tmpfs={"/tmp": ""}) as box:
-        for _ in range(400):
-            said = b"".join(entry.data for entry in box.logs()).split()
-            if len(said) == 5:
-                break
-            time.sleep(0.02)
+        until(lambda: b"".join(entry.data for entry in box.logs()).count(b"\\n") == 3)
+        said = b"".join(entry.data for entry in box.logs()).split()
         assert said == [b"0", b"0:0", b"0", b"100000", b"65536"], said
         status = Path(f"/proc/{box.record().pid}/status").read_text()
         assert "Uid:\\t100000\\t100000\\t100000\\t100000" in status, status
@@ -62,7 +63,8 @@ def test_a_user_namespace(pyrunc: Pyrunc) -> None:
         assert result.stdout == b"0\\nok\\n0\\n", result
         result = box.exec(["id", "-u"], user="web")
         assert result.stdout == b"1000\\n", result
-        result = box.exec(["sh", "-c", "sleep 0.5; stty size"], tty=True, size=(20, 70))
+        sized = "until stty size | busybox grep -v '^0 0'; do sleep 0.05; done"
+        result = box.exec(["sh", "-c", sized], tty=True, size=(20, 70))
         assert b"20 70" in result.stdout, result
         assert ("A", "/file") in box.diff()
         box.commit("mapped")

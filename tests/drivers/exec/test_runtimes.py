@@ -16,6 +16,7 @@ import pytest
 
 from pyrunc.runtime.cgroup_layout import detect
 from tests.drivers.exec.conftest import Pyrunc
+from tests.safety.support import wait_until
 
 FOR_EVER = 'trap "echo bye; exit 7" TERM; echo up; while :; do sleep 0.05; done'
 
@@ -33,12 +34,8 @@ def _nothing_stays(pyrunc: Pyrunc) -> Iterator[None]:
 
 def logged(pyrunc: Pyrunc, name: str, text: str) -> str:
     """The log of *name*, once *text* is in it."""
-    for _ in range(400):
-        found = pyrunc("logs", name).stdout
-        if text in found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{text!r} is not in {found!r}")
+    assert wait_until(lambda: text in pyrunc("logs", name).stdout), pyrunc("logs", name)
+    return pyrunc("logs", name).stdout
 
 
 def cgroups_of(container_id: str) -> list[Path]:
@@ -52,7 +49,7 @@ def runs(pid: int) -> bool:
     """Whether a process runs; one that nobody has reaped yet does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -198,10 +195,8 @@ def test_it_starts_again_by_its_policy(pyrunc: Pyrunc) -> None:
     pyrunc.made(
         "run", "-d", "--name", "one", "--restart", "on-failure:2", "--", "sh", "-c", "echo ran; exit 4"
     )
-    for _ in range(400):
-        if pyrunc("inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "one").stdout == "exited 2\n":
-            break
-        time.sleep(0.05)
+    shown = ("inspect", "-f", "{{.State.Status}} {{.RestartCount}}", "one")
+    assert wait_until(lambda: pyrunc(*shown).stdout == "exited 2\n")
     assert pyrunc("logs", "one").stdout == "ran\n" * 3
 
 
@@ -236,18 +231,14 @@ def test_further_programs(pyrunc: Pyrunc) -> None:
     assert found == "1000\nnew /\n/bin\nCapEff:\t0000000000000000\n"
     assert "nosuch" in pyrunc("exec", "one", "nosuch", code=127).stderr
     pyrunc("exec", "-d", "one", "sleep", "321")
-    for _ in range(100):
-        if "sleep 321" in pyrunc("top", "one", "-eo", "pid,args").stdout:
-            break
-    else:
-        raise AssertionError("it does not run")
+    assert wait_until(lambda: "sleep 321" in pyrunc("top", "one", "-eo", "pid,args").stdout)
     pyrunc("rm", "-f", "one")
 
 
 def heard(master: int, text: bytes) -> bytes:
     """What a terminal shows, up to *text*."""
     found = b""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while text not in found and time.monotonic() < end:
         if select.select([master], [], [], 1)[0]:
             found += os.read(master, 65536)
@@ -268,19 +259,19 @@ def test_a_terminal(pyrunc: Pyrunc, verb: str) -> None:
         os.write(master, b"stty size; id -u; exec 3< /dev/tty && echo ct''l\r")
         assert b"40 100\r\n0\r\nctl\r\n" in heard(master, b"\nctl\r\n")
         fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-        for _ in range(100):
+
+        def shown() -> bytes:
             os.write(master, b"stty size; echo do''ne\r")
-            if b"33 77" in heard(master, b"\ndone\r\n"):
-                break
-        else:
-            raise AssertionError("its size stays as it was")
-        os.write(master, b"sleep 600\r")
-        time.sleep(0.3)
+            return heard(master, b"\ndone\r\n")
+
+        assert wait_until(lambda: b"33 77" in shown()), "its size stays as it was"
+        os.write(master, b"sh -c 'echo be\"\"gun; exec sleep 600'\r")
+        heard(master, b"\nbegun\r\n")
         os.write(master, b"\3")
         os.write(master, b"echo wo''ken\r")
         heard(master, b"\nwoken\r\n")
         os.write(master, b"exit 5\r")
-        assert process.wait(30) == 5
+        assert process.wait(60) == 5
     finally:
         process.kill()
         process.wait()

@@ -50,7 +50,7 @@ class Peer:
         command = ["sh", "-c", _PRIVATE, "private", str(self.place / "private"), *self._command, *arguments]
         environment = {**os.environ, "HOME": str(self.place), "TMPDIR": str(self.place)}
         done = subprocess.run(
-            [*_ISOLATED, *command], capture_output=True, text=True, timeout=120, check=False, env=environment
+            [*_ISOLATED, *command], capture_output=True, text=True, timeout=600, check=False, env=environment
         )
         if check and done.returncode:
             raise AssertionError(f"{arguments}: {done.stdout}{done.stderr}")
@@ -93,7 +93,7 @@ class Docker:
     def __call__(self, *arguments: str | Path, stdin: bytes = b"", check: bool = True) -> str:
         """Run it; what it wrote."""
         done = subprocess.run(
-            ["docker", *arguments], capture_output=True, input=stdin, timeout=120, check=False, env=self._environment
+            ["docker", *arguments], capture_output=True, input=stdin, timeout=600, check=False, env=self._environment
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{arguments}: {done.stdout.decode()}{done.stderr.decode()}")
@@ -111,7 +111,7 @@ class Docker:
         done = subprocess.run(
             ["docker", "export", "exported"],
             capture_output=True,
-            timeout=120,
+            timeout=600,
             check=True,
             env=self._environment,
         )
