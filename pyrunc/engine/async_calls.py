@@ -19,21 +19,27 @@ class Threads:
 
     async def call(self, function: Callable[[], _T], undo: Callable[[_T], object] | None = None) -> _T:
         """What *function* returns, from a thread; a task that is cancelled meanwhile waits, and has it undone."""
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, function)
+        future = self._begun(function)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await settled(future)
             if undo is not None and not future.cancelled() and future.exception() is None:
-                await settled(loop.run_in_executor(self._pool, undo, future.result()))
+                await settled(self._begun(partial(undo, future.result())))
             raise
 
     async def finally_call(self, function: Callable[[], object]) -> None:
         """Call it, however often the task is cancelled meanwhile; what it raises is not what went wrong first."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function)
+        future = self._begun(function)
         await settled(future)
         future.exception()
+
+    def _begun(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        loop = asyncio.get_running_loop()
+        try:
+            return loop.run_in_executor(self._pool, function)
+        except RuntimeError:  # after `close` the pool takes nothing, and the engine says so in its own words
+            return loop.run_in_executor(None, function)
 
     async def close(self, last: Callable[[], object]) -> None:
         """When all calls are over, call *last*, and let the threads end."""

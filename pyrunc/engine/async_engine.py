@@ -135,7 +135,10 @@ class AsyncEngine(Face[Engine]):
     version = verb(Engine.version)
 
     async def close(self) -> None:
-        """Let go of what was opened, when the verbs in progress are over; containers that run go on."""
+        """Let go of what was opened, when the verbs in progress are over; containers that run go on.
+
+        A `run` that lasts longer raises FailedPrecondition when its container, if it has a row, has ended.
+        """
         await self._threads.close(self.engine.close)
 
     async def __aenter__(self) -> Self:

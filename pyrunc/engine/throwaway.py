@@ -8,7 +8,7 @@ import os
 
 from pyrunc.api import ContainerResult
 from pyrunc.engine.parts import lock
-from pyrunc.errors import InvalidArgument, PyruncError
+from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError
 from pyrunc.runtime.launcher import Launcher
 from pyrunc.runtime.options import in_terms_of_options, to_request
 
@@ -136,7 +136,10 @@ class Throwaway:
             self._parts.snapshotter.remove(held.key)
         except PyruncError:
             pass  # collected, or the engine is closed: then a collection takes it
-        held.lease.release()
+        try:
+            held.lease.release()
+        except FailedPrecondition:
+            pass  # closed meanwhile: it ends with this process
 
 
 def _rootfs(parts: "Parts", key: str, top: str | None) -> "Rootfs":

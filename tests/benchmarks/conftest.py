@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.host import Unable, build_floor, make_rootfs
+from tests.safety.support import wait_until
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 MARK = "PYRUNC_BENCH_TEST"
@@ -63,6 +64,11 @@ class Traces:
             "mounts": self.mounts(),
             "files": [str(path) for path in self._directory.iterdir()],
         }
+
+    def settled(self) -> dict[str, list[str]]:
+        """Return the same, once what is only just going has gone."""
+        wait_until(lambda: self.left() == CLEAN)
+        return self.left()
 
 
 CLEAN: dict[str, list[str]] = {"processes": [], "cgroups": [], "mounts": [], "files": []}

@@ -37,7 +37,7 @@ def test_quick_measures_and_leaves_nothing(tmp_path: Path, traces: Traces) -> No
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert traces.left() == CLEAN
+    assert traces.settled() == CLEAN
     report = json.loads((tmp_path / "life.json").read_text())
     idle = report["sections"]["idle"]
     for way in ("from one process", "each by its own command"):
@@ -69,7 +69,7 @@ def test_interrupted_it_leaves_nothing(tmp_path: Path, traces: Traces, number: i
         process.send_signal(number)
         process.stderr.read()
         assert process.wait(120) == 128 + number
-    assert traces.left() == CLEAN
+    assert traces.settled() == CLEAN
 
 
 def test_goals_are_judged_by_their_sense() -> None:

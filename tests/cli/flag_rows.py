@@ -181,7 +181,7 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("version", "--format"): (["version -f '<{{.Client.Arch}}>'"], "<(amd64|arm64)>"),
     ("info", "--format"): (["info -f '<{{.OSType}}>'"], "<linux>"),
     ("attach", "--no-stdin"): (
-        ["run -d -i --name made beta sh -c 'read -t 1 x; echo got:$x'", "attach --no-stdin made < yes"], "got:$"
+        ["run -d -i --name made beta sh -c 'read -t 2 x; echo got:$x'", "attach --no-stdin made < yes"], "got:$"
     ),
     ("commit", "--author"): ([_GREW, "commit -a me made grown", "inspect -f {{.Author}} grown"], "^me$"),
     ("commit", "--change"): ([_GREW, "commit -c 'CMD [\"cat\"]' made grown", "inspect -f {{.Config.Cmd}} grown"], "cat"),
@@ -213,7 +213,7 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("inspect", "--type"): (["run --name beta beta true", "inspect --type container -f {{.Name}} beta", "rm beta"], "beta"),
     ("kill", "--signal"): (
         ["run -d --name made beta sh -c 'trap \"exit 7\" USR1; while :; do sleep 0.1; done'",
-         "exec made sh -c 'sleep 0.5'", "kill -s USR1 made", "wait made"], "^7$",
+         "kill -s USR1 made", "wait made"], "^7$",
     ),
     ("load", "--input"): (["load -i alpha.tar"], "Loaded image: alpha:1"),
     ("load", "--platform"): (["load --platform linux/amd64 -i alpha.tar"], "Loaded image: alpha:1"),
@@ -228,7 +228,7 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("logs", "--until"): ([_SPOKE, "logs --until 2000-01-01T00:00:00Z made"], "^$"),
     ("restart", "--signal"): (
         ["run -d --name made beta sh -c 'trap \"echo told; exit\" USR1; while :; do sleep 0.1; done'",
-         "exec made sh -c 'sleep 0.5'", "restart -s USR1 made", "logs made"], "told",
+         "restart -s USR1 made", "logs made"], "told",
     ),
     ("restart", "--timeout"): ([_MADE, "restart -t 0 made", "ps --format {{.Names}}"], "made"),
     ("rm", "--force"): ([_MADE, "rm -f made"], "^made$"),
@@ -242,7 +242,7 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("start", "--interactive"): (["create -i --name made beta sh -c cat", "start -ai made < yes"], "^y$"),
     ("stop", "--signal"): (
         ["run -d --name made beta sh -c 'trap \"exit 7\" USR1; while :; do sleep 0.1; done'",
-         "exec made sh -c 'sleep 0.5'", "stop -s USR1 made", "inspect -f {{.State.ExitCode}} made"], "^7$",
+         "stop -s USR1 made", "inspect -f {{.State.ExitCode}} made"], "^7$",
     ),
     ("stop", "--timeout"): ([_MADE, "stop -t 0 made", "inspect -f {{.State.ExitCode}} made"], "^137$"),
     ("update", "--blkio-weight"): _updated("--blkio-weight 300", "{{.HostConfig.BlkioWeight}}", "300", _WEIGHTS, r"(default )?300$"),
@@ -259,7 +259,8 @@ OTHERS: dict[tuple[str, str], tuple[list[str], str]] = {
     ("update", "--memory-swap"): _updated("-m 64m --memory-swap 80m", "{{.HostConfig.MemorySwap}}", "83886080", _files("memory", "memory.memsw.limit_in_bytes", "memory.swap.max"), "(83886080|16777216)$"),
     ("update", "--pids-limit"): _updated("--pids-limit 33", "{{.HostConfig.PidsLimit}}", "33", _files("pids", "pids.max", "pids.max"), "33$"),
     ("update", "--restart"): (
-        ["run -d --name made beta sh -c 'sleep 1; echo ran; exit 3'", "update --restart on-failure:1 made", "logs -f made"], "ran\nran",
+        ["run -d --name made beta sh -c 'while [ ! -e /go ]; do sleep 0.05; done; echo ran; exit 3'",
+         "update --restart on-failure:1 made", "exec made sh -c ': > /go'", "logs -f made"], "ran\nran",
     ),
     ("container inspect", "--format"): ([_SPOKE, "container inspect -f '<{{.Name}}>' made"], "</made>"),
     ("container inspect", "--size"): ([_GREW, "container inspect -s -f {{.SizeRw}} made"], "^6$"),

@@ -12,6 +12,8 @@ import pytest
 
 from pyrunc.cli.main import main
 from tests.cli import record
+from tests.conftest import descendants
+from tests.safety.support import wait_until
 
 
 class Answer(NamedTuple):
@@ -43,6 +45,20 @@ def _captured(directory: Path, source: str | None) -> Iterator[None]:
         for number, fd in enumerate(kept):
             os.dup2(fd, number)
             os.close(fd)
+
+
+def begins(line: str) -> bool:
+    """Whether a program goes on behind this line."""
+    words = line.split()
+    return line[:1] == "&" or words[:2] == ["run", "-d"] or words[:1] in (["start"], ["restart"], ["unpause"])
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether a process waits for something, or has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "SZX"
+    except OSError:
+        return True
 
 
 class Shell:
@@ -91,6 +107,21 @@ class Shell:
             record.placed(text, self.directory, self.root),
             record.placed(error, self.directory, self.root),
         )
+
+    def settle(self) -> None:
+        """Wait until the programs of running containers sleep: they have set their traps and written their files."""
+        ids = self.run("ps -q -f status=running").stdout.split()
+        pids = [int(self.run(f"inspect -f {{{{.State.Pid}}}} {each}").stdout.strip() or 0) for each in ids]
+
+        def sleep() -> bool:
+            return all(_sleeps(each) for pid in pids for each in (pid, *descendants(pid)))
+
+        def sleep_on() -> bool:
+            seen = sleep()
+            time.sleep(0.02)
+            return seen and sleep()
+
+        assert wait_until(sleep_on)
 
     def stop(self) -> None:
         """Remove what is left."""

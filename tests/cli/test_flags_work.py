@@ -14,7 +14,7 @@ import pytest
 from pyrunc.cli import reference
 from pyrunc.cli.verb import Verb
 from tests.cli.flag_rows import CREATE, OTHERS
-from tests.cli.shell import Answer, Shell
+from tests.cli.shell import Answer, Shell, begins
 from tests.cli.test_interactive import Person
 
 pytestmark = [
@@ -124,7 +124,11 @@ def test_a_flag_of_create_and_run(made: Shell, verb: str, flag: str) -> None:
 @pytest.mark.parametrize("command", OTHERS, ids=" ".join)
 def test_a_flag_of_another_command(made: Shell, command: tuple[str, str]) -> None:
     lines, pattern = OTHERS[command]
-    answers = [_joined(made, line) if line.startswith("joined ") else made.run(line) for line in lines]
+    answers = []
+    for line in lines:
+        answers.append(_joined(made, line) if line.startswith("joined ") else made.run(line))
+        if begins(line):
+            made.settle()
     if any(" prune" in line for line in lines):
         made.run("rm -f other")
         _furnish(made)  # what may have been pruned

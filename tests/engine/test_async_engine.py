@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrunc import AsyncEngine
+from pyrunc import AsyncEngine, Mount
 from pyrunc.errors import CommandNotFound, FailedPrecondition, InvalidArgument, NotFound, TimedOut
 from tests.engine.conftest import AsyncTest
 
@@ -131,6 +131,36 @@ def test_what_is_left_of_a_block_goes_with_it(run: Callable[[AsyncTest], None]) 
             async with await engine.start("beta", ["sleep", "100"]):
                 raise ZeroDivisionError
         assert await engine.containers.list(all=True) == []
+
+    run(test)
+
+
+def test_a_run_that_is_not_awaited_before_the_engine_closes(
+    run: Callable[[AsyncTest], None], tmp_path: Path
+) -> None:
+    shared = Mount("/d", str(tmp_path))
+    script = "busybox touch /d/$NAME; while [ ! -e /d/go ]; do busybox sleep 0.02; done; echo done"
+
+    async def test(engine: AsyncEngine) -> None:
+        async with AsyncEngine(engine.engine._parts.root) as other:
+            runs = [
+                asyncio.create_task(
+                    other.run(
+                        "beta", ["sh", "-c", script], name=name, env={"NAME": name or "none"}, mounts=[shared]
+                    )
+                )
+                for name in (None, "named")
+            ]
+            while not ((tmp_path / "none").exists() and (tmp_path / "named").exists()):
+                await asyncio.sleep(0.02)
+        (tmp_path / "go").touch()
+        assert (await runs[0]).stdout == b"done\n"
+        with pytest.raises(FailedPrecondition, match=r"^the engine is closed$"):
+            await runs[1]
+        with pytest.raises(FailedPrecondition, match=r"^the engine is closed$"):
+            await other.containers.list()
+        while await engine.containers.list(all=True):
+            await asyncio.sleep(0.02)
 
     run(test)
 

@@ -1,17 +1,20 @@
 """What a script may rely on: names asked for by many at once, blocks that always reap, two deadlines, timings."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from pyrunc import Engine
+from pyrunc import Engine, Mount
 from pyrunc.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, TimedOut
 from pyrunc.runtime import spawner
 from pyrunc.store.files import Lock
@@ -189,6 +192,30 @@ def test_a_block_reaps_when_its_engine_is_closed(engine: Engine) -> None:
         other.start("beta", SLEEP)
 
 
+@pytest.mark.parametrize("scratch", ["memory", "disk"])
+def test_a_run_in_another_thread_ends_after_its_engine_is_closed(
+    scratch: Literal["memory", "disk"], engine: Engine, tmp_path: Path
+) -> None:
+    other, found = Engine(engine._parts.root), queue.SimpleQueue[object]()
+    script = "busybox touch /d/here; while [ ! -e /d/go ]; do busybox sleep 0.02; done; echo done"
+    shared = Mount("/d", str(tmp_path))
+
+    def run() -> None:
+        try:
+            found.put(other.run("beta", ["sh", "-c", script], scratch=scratch, mounts=[shared]).stdout)
+        except FailedPrecondition as exc:
+            found.put(str(exc))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert wait_until((tmp_path / "here").exists, 60)
+    other.close()
+    (tmp_path / "go").touch()
+    thread.join(60)
+    assert found.get(timeout=1) == b"done\n"
+    assert wait_until(lambda: not names(engine), 60)
+
+
 _KILLED = """
 import os, sys, pyrunc
 engine = pyrunc.Engine(sys.argv[1])
@@ -244,15 +271,18 @@ def test_the_creation_has_its_own_deadline(engine: Engine) -> None:
     engine.run("beta", ["true"], scratch="disk")
     engine.run("beta", ["true"])
     pid = spawner.current().pid
+    stopped = [pid]
     os.kill(pid, signal.SIGSTOP)
-    ahead = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for each in ahead:  # supervisors that wait for work
-        os.kill(int(each), signal.SIGSTOP)
     try:
+        for each in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            with suppress(ProcessLookupError):  # a shim that has just ended; the others wait for work
+                os.kill(each, signal.SIGSTOP)
+                stopped.append(each)
         _too_late(engine, "beta")
     finally:
-        for each in (*ahead, str(pid)):
-            os.kill(int(each), signal.SIGCONT)
+        for each in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
     assert engine.run("beta", ["true"], create_timeout_s=60).exit_code == 0
 
 

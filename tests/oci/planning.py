@@ -124,16 +124,16 @@ def end_planner(front_door: Path, directory: Path) -> None:
 
 def await_end(pid: int) -> None:
     """Wait until a process that is no child of ours, or an orphan that has become one, has ended."""
-    while True:
+
+    def ended() -> bool:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
         try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
         except OSError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.01)
+            return True
+
+    until(ended, f"{pid} does not end")
 
 
 def forget_cgroups() -> None:

@@ -211,19 +211,15 @@ def test_limits_and_update(docker: Docker) -> None:
 
 
 def test_out_of_memory(docker: Docker) -> None:
-    docker.run(
-        "--name",
-        "oom",
-        "--memory",
-        "16m",
-        "--memory-swap",
-        "16m",
-        IMAGE,
-        "sh",
-        "-c",
-        "x=a; while :; do x=$x$x; done",
-        code=137,
-    )
+    """A program's end for want of memory is told at once, and of the container when that ends."""
+    # One that outlives it: the word of its own end could overtake that of the kill.
+    script = "sh -c 'x=a; while :; do x=$x$x; done'; while :; do sleep 0.1; done"
+    limits = ("--memory", "16m", "--memory-swap", "16m")
+    docker.run("-d", "--name", "oom", *limits, IMAGE, "sh", "-c", script)
+    told = ("events", "--since", "1h", "--until", "0s", "--filter", "container=oom", "--filter", "event=oom")
+    docker.inside.until("docker", *told, holds=" oom ")
+    docker("kill", "oom")
+    assert docker("wait", "oom") == "137"
     assert docker.state("oom", "OOMKilled") == "true"
     docker("rm", "oom")
 

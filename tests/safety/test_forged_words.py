@@ -135,7 +135,7 @@ def outcomes(process: SandboxProcess, forger: Forger, told: bool = False) -> lis
                 with process.exec_start(["/bin/true"]) as program:
                     found.append(program.wait(60))
             else:
-                found.append(process.exec(["/bin/true"], timeout_s=20).exit_code)
+                found.append(process.exec(["/bin/true"], timeout_s=60).exit_code)
         except errors.PyruncError as exc:
             found.append(type(exc).__name__)
     return found

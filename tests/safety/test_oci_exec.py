@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.oci.runtime import OURS, SUBJECT, Runtime
 from tests.runtime.cgroup_support import needs_root
+from tests.safety.support import wait_until
 
 pytestmark = [needs_root, pytest.mark.skipif(str(OURS) != SUBJECT, reason="a peer is tried")]
 SECRET = "PYRUNC_TEST_SECRET=of-the-caller"
@@ -40,15 +40,17 @@ def joining(runtime: Runtime, box: str) -> Iterator[tuple[int, int]]:
     command = runtime.command("exec", "--ignore-paused", box, "true")
     with subprocess.Popen(command, env={**os.environ, name: value}) as child:
         try:
-            for _ in range(2000):
-                children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-                if children and int(children[0]) in map(int, (freezer / "tasks").read_text().split()):
-                    break
-                time.sleep(0.005)
-            yield child.pid, int(children[0])
+            assert wait_until(lambda: bool(joiners(child.pid, freezer)))
+            yield child.pid, joiners(child.pid, freezer)[0]
         finally:
             (freezer / "freezer.state").write_text("THAWED")
         assert child.wait(60) == 0
+
+
+def joiners(front_door: int, freezer: Path) -> list[int]:
+    """The children of *front_door* that are in the cgroup."""
+    children = Path(f"/proc/{front_door}/task/{front_door}/children").read_text().split()
+    return [int(pid) for pid in children[:1] if pid in (freezer / "tasks").read_text().split()]
 
 
 def test_who_joins_is_no_copy_of_the_callers_secrets(joining: tuple[int, int]) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.oci.runtime import OURS, Runtime, unique_id
 from tests.runtime.cgroup_support import needs_root
+from tests.safety.support import wait_until
 
 pytestmark = needs_root
 _KEYCTL = 250 if os.uname().machine == "x86_64" else 219
@@ -57,10 +57,7 @@ def keys(runtime: Runtime, bundle: Callable[..., Path], name: str) -> tuple[str,
     output = path / "out"
     runtime.create(path, name=name, output=output)
     runtime("start", name)
-    for _ in range(1000):
-        if "end" in output.read_text():
-            break
-        time.sleep(0.01)
+    assert wait_until(lambda: "end" in output.read_text())
     joined = runtime("exec", name, "/bin/cat", "/proc/keys").out
     return output.read_text(), joined
 

@@ -164,7 +164,7 @@ def test_who_joins_cannot_be_looked_into(container: tuple[Runtime, str, Path]) -
     for thread in threads:
         thread.start()
     try:
-        out, _ = watcher.communicate(timeout=90)
+        out, _ = watcher.communicate(timeout=300)
     finally:
         stop.set()
         for thread in threads:

@@ -35,7 +35,7 @@ def submit(plan_fd: int, descriptors: int = 3) -> tuple[int, int, int]:
     try:
         spawner.request((plan_fd, theirs.fileno(), *[null] * descriptors))
         theirs.close()
-        ours.settimeout(10)
+        ours.settimeout(60)
         data = ours.recv(4096)
         kind, step, error = struct.unpack_from("=IIi", data)
         return kind, step, error

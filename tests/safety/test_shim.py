@@ -223,7 +223,7 @@ def test_who_is_behind_while_the_disk_is_full_holds_up_the_others_for_a_moment_o
         thread.join()
         assert fast.exit_status is not None
         finish(process)
-        slow._sock.settimeout(10)
+        slow._sock.settimeout(60)
         while got := len(slow._sock.recv(65536)):
             taken.append(got)
         assert sum(taken) < 3_000_000  # of 3.4 million
@@ -245,7 +245,7 @@ def test_who_was_dropped_is_told_so_though_nothing_more_happens(launcher: Launch
         slow = AttachClient.connect(str(here.state))
         fast = AttachClient.connect(str(here.state), stdin=True)
         for client in (slow, fast):
-            client._sock.settimeout(10)
+            client._sock.settimeout(60)
         with pytest.raises(OSError, match="No space"):
             (full / "ballast").write_bytes(bytes(1 << 20))
         sent = len(fast._sock.recv(8))  # READY
