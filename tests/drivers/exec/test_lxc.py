@@ -306,9 +306,9 @@ def hostile(busybox: Path, links: dict[str, str], directory: Path = Path("/")) -
 def test_a_mount_point_of_any_name_is_a_mount_point_and_no_setting(lxc: Pyrunc, tmp_path: Path) -> None:
     """An image names its volumes itself: a line of LXC's configuration could be a command of the host's."""
     harm = tmp_path / "harm"
-    for number, name in enumerate((
-        "a b", "tab\there", f"new\nlxc.hook.pre-start = /bin/touch {harm}", "hash#x", "#", "back\\slash", 'quo"te', "\\040",
-    )):  # fmt: skip
+    setting = f"new\nlxc.hook.pre-start = /bin/touch {harm}"
+    names = ("a b", "tab\there", setting, "hash#x", "#", "back\\slash", 'quo"te', "\\040")
+    for number, name in enumerate(names):
         source = tmp_path / str(number)
         source.mkdir()
         (source / "file").write_text(str(number))
