@@ -18,7 +18,7 @@ with busybox.rootfs() as root:
 
     with pyrunc.Sandbox(root, cpus=0.5) as box:
         try:
-            box.run(["sh", "-c", "echo working; while true; do :; done"], timeout_s=0.5)
+            box.run(["sh", "-c", "echo working; while true; do :; done"], timeout_s=2)
         except pyrunc.errors.TimedOut as exc:
             print(f"time: {exc}; until then it wrote {exc.stdout!r}")
 

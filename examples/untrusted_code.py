@@ -21,9 +21,9 @@ ATTEMPTS = {
 def judge(box: pyrunc.Sandbox, code: str) -> str:
     """What became of *code*, in a line."""
     try:
-        result = box.run(["sh", "-c", code], timeout_s=1.0)
+        result = box.run(["sh", "-c", code], timeout_s=3)
     except pyrunc.errors.TimedOut:
-        return "killed after a second"
+        return "killed after three seconds"
     if result.oom_killed:
         return "killed for its memory"
     words = (result.stdout + result.stderr).decode(errors="replace").split("\n")

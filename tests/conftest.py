@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.leftovers"]
 _PR_SET_CHILD_SUBREAPER = 36
@@ -25,6 +26,10 @@ for _number, _handler in (
 ):  # fmt: skip
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# How long an example takes, or the making of ten, is the machine's matter: 0.2 s and 1 s pass on a busy one.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 # A planner outlives whoever has started it; a test that wants one says where it is to be.
 os.environ.setdefault("PYRUNC_OCI_PLANNER", "0")
@@ -111,7 +116,7 @@ def run(rootfs: Path) -> Run:
 
     def call(script: str, *, code: int = 0, stdin: bytes = b"", **options: Any) -> str:
         with Sandbox(rootfs, **options) as box:
-            result = box.run(["/bin/sh", "-c", script], stdin=stdin, timeout_s=30)
+            result = box.run(["/bin/sh", "-c", script], stdin=stdin, timeout_s=60)
         assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
         return result.stdout.decode()
 

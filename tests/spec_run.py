@@ -37,7 +37,7 @@ def bundle_spec(**linux: Any) -> dict[str, Any]:
 def run_spec(rootfs: Path, spec: dict[str, Any], script: str, *, code: int = 0) -> str:
     """What *script* writes to stdout in the container of *spec*, whose bundle is the directory of *rootfs*."""
     with Sandbox.from_spec({**spec, "root": {**spec["root"], "path": str(rootfs)}}, rootfs.parent) as box:
-        result = box.run(["/bin/sh", "-c", script], timeout_s=30)
+        result = box.run(["/bin/sh", "-c", script], timeout_s=60)
     assert result.exit_code == code, (result.exit_code, result.stdout, result.stderr)
     return result.stdout.decode()
 
@@ -69,11 +69,11 @@ def peer_run(bundle: Path, spec: dict[str, Any], script: str, runtime: str = "ru
         done = subprocess.run(
             ["unshare", "-m", "--propagation", "private", *command, "run", "--bundle", str(bundle), name],
             # A pipe: crun gives its standard descriptors to the container's root, and the host's /dev/null too.
-            input="", capture_output=True, text=True, timeout=60, check=False,
+            input="", capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
     finally:
         subprocess.run(
             ["unshare", "-m", "--propagation", "private", *command, "delete", "--force", name],
-            capture_output=True, timeout=60, check=False,
+            capture_output=True, timeout=120, check=False,
         )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)

@@ -304,7 +304,7 @@ cdef extern from *:
 
     # sockets
     int AF_UNIX, AF_INET, AF_NETLINK, SOCK_SEQPACKET, SOCK_STREAM, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SCM_RIGHTS
-    int MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
+    int MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
     ctypedef struct iovec_t "struct iovec":
         void *iov_base
         size_t iov_len

@@ -55,8 +55,9 @@ Documents:
 - a program is looked for in the usual places if `env` has no PATH;
 - what is masked twice is mounted once, and with nosuid, nodev and noexec;
 - `hugepageLimits` and `unified` act on a hybrid host too;
-- `SCMP_ACT_NOTIFY` may be the default action, and of `write` too. An agent that gives up its descriptor before it has
-  answered all that init calls leaves init waiting: a signal to `run`, or `delete --force`, ends that;
+- `SCMP_ACT_NOTIFY` may be the default action, and of `write` too, since init needs neither to hand its listener over;
+  runc refuses both. Where the agent gives up its descriptor before it has answered all that init calls, the command
+  fails; with runc, which has others than `write` notified as well, init waits for ever;
 - of `readonlyPaths` what is mounted below them is read-only too, but below `/`;
 - a program of `exec` has the document's umask (as runc since 1.2), and 0022 without one, not the caller's.
 

@@ -224,7 +224,7 @@ def members(draw: st.DrawFn, whiteouts: bool) -> list[Any]:
 
 
 @pytest.mark.usefixtures("own_mounts")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(members(whiteouts=False), members(whiteouts=True))
 def test_a_plain_directory_and_an_overlay_come_to_the_same(lower: list[Any], upper: list[Any]) -> None:
     place = Path(tempfile.mkdtemp(prefix="pyrunc-layers-"))

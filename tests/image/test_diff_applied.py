@@ -87,7 +87,7 @@ def test_a_change_as_a_layer_of_an_overlay(tmp_path: Path) -> None:
     in_child(child, namespaces.CLONE_NEWNS)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(spec=trees())
 def test_made_trees(spec: Directory, tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.mktemp("made")
@@ -97,7 +97,7 @@ def test_made_trees(spec: Directory, tmp_path_factory: pytest.TempPathFactory) -
     shutil.rmtree(base)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lower=trees(SMALL), upper=trees(SMALL))
 def test_made_pairs(lower: Directory, upper: Directory, tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.mktemp("pair")

@@ -390,7 +390,7 @@ def test_changes_above_several_layers(tmp_path: Path) -> None:
 SMALL = st.sampled_from([b"a", b"b", b"c"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lower=trees(SMALL), upper=trees(SMALL))
 def test_made_pairs_of_trees(
     lower: Directory, upper: Directory, tmp_path_factory: pytest.TempPathFactory
@@ -410,7 +410,7 @@ def test_made_pairs_of_trees(
     shutil.rmtree(base)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lower=trees(SMALL), upper=trees(SMALL))
 def test_made_overlays(lower: Directory, upper: Directory, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A made tree replaces another within an overlay, name by name."""

@@ -348,7 +348,7 @@ def test_a_file_exchanged_for_a_device_is_never_opened(tmp_path: Path) -> None:
         assert tar.getmember("b").isfifo()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(spec=trees())
 def test_made_trees(spec: Directory, tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.mktemp("made")

@@ -13,6 +13,7 @@ import pytest
 
 from pyrunc import IdMap, Mount, Sandbox
 from pyrunc.errors import InvalidSpec, StartError
+from tests.runtime.cgroup_support import unique_name
 
 pytestmark = pytest.mark.usefixtures("host_unchanged")
 
@@ -153,7 +154,7 @@ def test_the_tree_is_runcs(tmp_path: Path, options: list[str], user: bool) -> No
         "run",
         "--bundle",
         tmp_path,
-        "pyrunc-test",
+        unique_name(),
     ]
     peer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
     with Sandbox.from_spec(spec, tmp_path) as box:

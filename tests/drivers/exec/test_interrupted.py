@@ -95,13 +95,13 @@ def test_its_starter_is_killed(slow: Pyrunc, tmp_path: Path, after_s: float) -> 
         time.sleep(after_s)
         command.send_signal(signal.SIGKILL)
     (tmp_path / "pause").write_text("0")
-    states = set()
-    for _ in range(30):
-        states.add(slow("ps", "-a", "--format", "{{.State}}").stdout.strip())
-        if states & {"", "running", "exited"}:
-            break
-        time.sleep(0.05)
-    assert states & {"", "running", "exited", "created"}, states
+
+    def at_rest() -> bool:
+        busy = any(str(tmp_path) in line for line in command_lines())
+        state = slow("ps", "-a", "--format", "{{.State}}").stdout.strip()
+        return state in ("", "running", "exited") or (state == "created" and not busy)
+
+    assert wait_until(at_rest)
 
 
 def test_its_starter_is_killed_and_the_start_fails(slow: Pyrunc, tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def test_a_time_out_kills_and_keeps_the_output(play: Play) -> None:
                 break
         assert caught.value.stdout == b"so far\n"
         with pytest.raises(errors.TimedOut):
-            await box.run(["true"], timeout_s=0)
+            await box.run(["sleep", mark], timeout_s=0)
+        assert marked(mark) == []
 
     play(scenario)
 
