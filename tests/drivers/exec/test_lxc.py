@@ -307,7 +307,8 @@ def test_a_mount_point_of_any_name_is_a_mount_point_and_no_setting(lxc: Pyrunc, 
     """An image names its volumes itself: a line of LXC's configuration could be a command of the host's."""
     harm = tmp_path / "harm"
     for number, name in enumerate((
-        "a b", "tab\there", f"new\nlxc.hook.pre-start = /bin/touch {harm}", "hash#x", "#", "back\\slash", 'quo"te', "\\040",
+        "a b", "tab\there", f"new\nlxc.hook.pre-start = /bin/touch {harm}", "hash#x", "#", "back\\slash",
+        'quo"te', "\\040",
     )):  # fmt: skip
         source = tmp_path / str(number)
         source.mkdir()
