@@ -220,7 +220,7 @@ class Container:
     ) -> "Iterator[LogEntry]":  # fmt: skip
         """What it has written, in its order; the arguments are those of pyrunc.engine.logs.read.
 
-        Raises Unsupported, in Docker's words, for one whose log driver is none.
+        Raises InvalidArgument, and Unsupported, in Docker's words, for one whose log driver is none.
         """
         from pyrunc.engine import logs
 

@@ -21,6 +21,7 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+_LATEST = 1 << 63
 _NO_DETAILS: "Mapping[str, str]" = {}
 
 
@@ -48,11 +49,16 @@ def read(
     (nanoseconds since 1970) come. With *follow* those too that are still to come, until *until_ns* has come or
     *ended* says that nothing will; it is asked up to ten times a second when idle, and what was written before it said
     so is read. *sleep* is what waits. *note* gets a line about records that are damaged, which are skipped.
-    Raises OSError for a file that cannot be read.
+    Raises InvalidArgument, at once; OSError for a file that cannot be read.
     """
-    for step in steps(
+    found = steps(
         path, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns, ended=ended, note=note
-    ):  # fmt: skip
+    )
+    return _awake(found, sleep)
+
+
+def _awake(steps: "Iterator[LogEntry | float]", sleep: "Callable[[float], object]") -> "Iterator[LogEntry]":
+    for step in steps:
         if isinstance(step, float):
             sleep(step)
         else:
@@ -63,7 +69,23 @@ def steps(
     path: str, *, follow: bool = False, tail: int | None = None, since_ns: int = 0, until_ns: int | None = None,
     ended: "Callable[[], bool] | None" = None, note: "Callable[[str], object] | None" = None,
 ) -> "Iterator[LogEntry | float]":  # fmt: skip
-    """What `read` gives, and how many seconds to wait before the next look. Raises OSError."""
+    """What `read` gives, and how many seconds to wait before the next look. Raises InvalidArgument, at once."""
+    for what, value, low in (
+        ("tail", tail, 0),
+        ("since_ns", since_ns, -_LATEST),
+        ("until_ns", until_ns, -_LATEST),
+    ):
+        if value is not None and not (type(value) is int and value >= low):
+            from pyrunc.runtime.option_checks import integer
+
+            integer(low)(value, what)
+    return _steps(path, follow, tail, since_ns, until_ns, ended, note)
+
+
+def _steps(
+    path: str, follow: bool, tail: int | None, since_ns: int, until_ns: int | None,
+    ended: "Callable[[], bool] | None", note: "Callable[[str], object] | None",
+) -> "Iterator[LogEntry | float]":  # fmt: skip
     files = opened(path)
     try:
         if tail is not None:

@@ -45,16 +45,22 @@ def start(
 ) -> Container:  # fmt: skip
     """Make a container and start it in as few steps as possible, or start the one there is; see Engine.start."""
     begun = time.monotonic_ns()
-    with deadline:
-        base = engine._base(wanted.image, allow_host, deadline)  # noqa: SLF001
+    made: list[Container] = []
 
-        def fresh(base: "Base") -> Container:
-            return _started(engine, base, wanted, client, keep_running, deadline, begun)
+    def fresh(base: "Base") -> Container:
+        return _started(engine, base, wanted, client, keep_running, deadline, begun, made)
 
-        def again(found: Container) -> None:
-            found.start(client=client, keep_running=keep_running)
+    def again(found: Container) -> None:
+        found.start(client=client, keep_running=keep_running)
 
-        return _made_or_found(engine, base, wanted, exist_ok, fresh, again)
+    try:
+        with deadline:
+            base = engine._base(wanted.image, allow_host, deadline)  # noqa: SLF001
+            return _made_or_found(engine, base, wanted, exist_ok, fresh, again)
+    except BaseException:
+        for each in made:  # Ctrl-C while its lock was given back: nobody would know of it
+            each.__exit__(None, None, None)
+        raise
 
 
 def _made_or_found(
@@ -94,8 +100,9 @@ def _on(engine: "Engine", base: "Base", make: "Callable[[Base], Container]") -> 
 
 def _started(
     engine: "Engine", base: "Base", wanted: "Wanted", client: int | None, keep_running: bool, deadline: "Deadline",
-    begun: int,
+    begun: int, complete: list[Container],
 ) -> Container:  # fmt: skip
+    """Make it, start it, and add it to what is *complete*; what is not when it is interrupted is undone here."""
     parts = engine._parts  # noqa: SLF001
     found = time.monotonic_ns()
     container_id = creating.new_id()
@@ -111,6 +118,7 @@ def _started(
             container = Container(engine, record.id, record.name, made=True)
             before = {"image": found - begun, "create": made - found}
             container.timings_ns = timings.of_start(process, made, before)
+            complete.append(container)
         except BaseException as exc:
             # What cannot start stays, and its row says why; nobody would know of what was interrupted, or too late.
             if not isinstance(exc, PyruncError) or isinstance(exc, TimedOut):

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -166,6 +166,25 @@ def test_a_start_that_is_interrupted_leaves_nothing(after_ms: int, engine: Engin
             with engine.start("beta", SLEEP, name="one"):
                 time.sleep(10)
         assert names(engine) == []
+
+
+def test_a_start_that_is_interrupted_when_all_is_done_leaves_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Giving the container's lock back asks the kernel, and that is when a signal comes to a thread that waited."""
+    lock = engine._parts.lock
+
+    @contextmanager
+    def interrupted(container_id: str) -> Iterator[None]:
+        monkeypatch.setattr(engine._parts, "lock", lock)
+        with lock(container_id):
+            yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._parts, "lock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.start("beta", SLEEP, name="one")
+    assert names(engine) == []
 
 
 def test_a_forked_child_leaves_the_block_and_the_container(engine: Engine) -> None:

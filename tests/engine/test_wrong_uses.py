@@ -103,7 +103,8 @@ def test_verbs(engine: Any) -> None:
         lambda: c.commit("a:b", message="\ud800"), lambda: c.commit(5), lambda: c.get_archive(5, print),
         lambda: c.get_archive("x\0y", print), lambda: c.stat_path(None), lambda: c.put_archive(5, io.BytesIO(b"")),
         lambda: c.put_archive("/", "x"), lambda: c.exec_start(["true"], stdin="x"),
-        lambda: c.exec_start(["true"], stdout=[]),
+        lambda: c.exec_start(["true"], stdout=[]), lambda: c.logs(tail="x"), lambda: c.logs(tail=-1),
+        lambda: c.logs(since_ns="x"), lambda: c.logs(until_ns=1.5), lambda: c.logs(tail=True),
         lambda: c.put_archive("/nothing", io.BytesIO(b"")), lambda: c.put_archive("/", io.BytesIO(b"garbage" * 100)),
     ])  # fmt: skip
     assert c.record().state == "running"
