@@ -8,7 +8,7 @@
 #   Python -> supervisor    the same                 command {KILL, signal}; closing it ends the container.
 #                                                    To a shim after EXITED: FINISHED, nothing is left to be done
 #   init -> supervisor      SEQPACKET, O_CLOEXEC     progress READY, FAILED, SYNC, FORKED, TERMINAL (+ its master's
-#                                                    end); EOF is execve or death. Of pyrunc-oci also CREATED, PARTED
+#                                                    end); EOF is execve or death. Of pyrunc-oci also CREATED, PARTED, UNHELD
 #   supervisor -> init      the same                 the number of the sync point that is done; GO after FORKED
 
 from pyrunc._native.linux cimport *
@@ -35,6 +35,7 @@ cdef enum:
     PROGRESS_LISTENER = 6           # see oci_notify.pxd
     PROGRESS_CREATED = 7            # see oci_waiting.pxd
     PROGRESS_PARTED = 8
+    PROGRESS_UNHELD = 9             # see oci_notify.pxd
 
     GO = 0                          # to the new process after FORKED
     STOP = 1

@@ -60,10 +60,17 @@ cdef inline int chdir_step(walk *w, const plan_step *step) noexcept nogil:
     return 0 if w.path[0] == c'/' else -EXDEV
 
 
+cdef inline bint is_giveable(int fd, const stat_t *status) noexcept nogil:
+    """Whether a stream may become another's: no terminal or device of the host's, and no file that is only read."""
+    if S_ISREG(status.st_mode):
+        return (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY
+    return S_ISFIFO(status.st_mode) or S_ISSOCK(status.st_mode)
+
+
 cdef inline void give_stream(int fd, uint64_t uid) noexcept nogil:
     """Let the program's user open its stream once more, as /dev/stdout; what cannot be given is let alone, as with runc."""
     cdef stat_t status
-    if fstat(fd, &status) == 0 and status.st_uid != uid and not is_null(&status):
+    if fstat(fd, &status) == 0 and status.st_uid != uid and is_giveable(fd, &status):
         fchown(fd, <uid_t>uid, <gid_t>-1)
 
 

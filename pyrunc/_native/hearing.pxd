@@ -103,6 +103,8 @@ cdef inline bint hear(walk *w, int reply_fd, int pid, int pidfd, record *report)
                 report.error = rc
                 syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
             return True
+        elif message.kind == PROGRESS_UNHELD:
+            return True             # later than it was waited for, by an answer of the agent's
         elif message.kind != PROGRESS_SYNC or run_sync(w, message.step, pid, report) < 0:
             syscall(NR_pidfd_send_signal, pidfd, SIGKILL, NULL, 0)
         return True

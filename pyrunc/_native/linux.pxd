@@ -147,9 +147,9 @@ cdef extern from *:
 
     # files
     int O_RDONLY, O_WRONLY, O_RDWR, O_CLOEXEC, O_PATH, O_DIRECTORY, O_NOFOLLOW, O_CREAT, O_EXCL, O_NONBLOCK, O_NOCTTY
-    int O_APPEND, O_TRUNC, O_TMPFILE
+    int O_APPEND, O_TRUNC, O_TMPFILE, O_ACCMODE
     int AT_FDCWD, AT_REMOVEDIR, AT_SYMLINK_NOFOLLOW, AT_EMPTY_PATH, AT_RECURSIVE
-    int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC, F_SETFL
+    int F_GET_SEALS, F_ADD_SEALS, F_GETFD, F_SETFD, FD_CLOEXEC, F_DUPFD_CLOEXEC, F_GETFL, F_SETFL
     int openat(int dirfd, const char *path, int flags, ...) nogil
     int close(int fd) nogil
     ssize_t read(int fd, void *buffer, size_t count) nogil
@@ -221,6 +221,7 @@ cdef extern from *:
     bint S_ISREG(mode_t mode) nogil
     bint S_ISLNK(mode_t mode) nogil
     bint S_ISSOCK(mode_t mode) nogil
+    bint S_ISFIFO(mode_t mode) nogil
     mode_t S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO, S_IFMT, S_IFDIR, S_IFLNK, S_IFSOCK
     ctypedef struct statfs_t "struct statfs":
         long f_type
@@ -303,7 +304,7 @@ cdef extern from *:
 
     # sockets
     int AF_UNIX, AF_INET, AF_NETLINK, SOCK_SEQPACKET, SOCK_STREAM, SOCK_RAW, SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SCM_RIGHTS
-    int MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
+    int MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
     ctypedef struct iovec_t "struct iovec":
         void *iov_base
         size_t iov_len

@@ -232,6 +232,8 @@ cdef inline int hear_init(oci_run *r) noexcept nogil:
             return fail(r, b"died", 0)
         if message.kind == PROGRESS_READY:
             ready = True
+        elif message.kind == PROGRESS_UNHELD:
+            continue                # later than it was waited for, by an answer of the agent's
         elif message.kind == PROGRESS_FAILED and message.step < w.header.step_count and -ERROR_MOST <= message.error < 0:
             return fail_step(r, message.step, message.error)
         elif message.kind == PROGRESS_SYNC:

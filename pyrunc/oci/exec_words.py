@@ -55,7 +55,8 @@ def _alive(told: "Told") -> bool:
 
 def _elsewhere(told: "Told", where: str, error: int, status: int) -> str:
     if where == "died":
-        return f"{START}the process that joins the container was killed" if _alive(told) else STOPPED
+        killed = f"{START}the process that joins the container was killed{process_words.of_agent(told)}"
+        return killed if _alive(told) else STOPPED
     why = reason_of(error)
     return process_words.at_place(told, where, why, status) or f"{START}{where}: {why}"
 

@@ -90,7 +90,7 @@ def words(reader: Reader, told: Told, where: str, number: int, status: int) -> s
     if where == "interrupted":
         return f"{START}interrupted by a signal"
     if where == "died":
-        return f"{START}{_INIT}{_ending(status)}"
+        return f"{START}{_INIT}{_ending(status)}{process_words.of_agent(told)}"
     return f"{START}{where}: {why}"
 
 

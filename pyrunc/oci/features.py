@@ -6,6 +6,7 @@ Source: OCI runtime-spec features.md, features-linux.md. Only `supportedFlags` o
 from __future__ import annotations
 
 from pyrunc._native import seccomp as libseccomp
+from pyrunc.oci.usage import SPEC_VERSION
 from pyrunc.runtime import cgroup_systemd, mount_options
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.plan import HOOK_KINDS
@@ -15,14 +16,14 @@ TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from typing import Any
 
-OCI_VERSIONS = ("1.0.0", "1.3.0")
+FIRST_VERSION = "1.0.0"
 
 
 def document() -> dict[str, Any]:
     """The features document, in the order of its schema."""
     return {
-        "ociVersionMin": OCI_VERSIONS[0],
-        "ociVersionMax": OCI_VERSIONS[1],
+        "ociVersionMin": FIRST_VERSION,
+        "ociVersionMax": SPEC_VERSION,
         "hooks": list(HOOK_KINDS),
         "mountOptions": sorted(mount_options.names()),
         "linux": {

@@ -59,6 +59,12 @@ def at_place(told: Told, where: str, why: str, status: int) -> str:
     return f"open /dev/tty: {why}" if where == "tty" else ""
 
 
+def of_agent(told: Told) -> str:
+    """What may be behind a death of whom an agent was to answer, "" where there is none."""
+    agent = told.seccomp_listener
+    return f" (the seccomp agent at {agent} may have given up before it had answered)" if agent else ""
+
+
 def of(step: Step, why: str, agent: str = "") -> str:
     """The words for *step* with the reason *why*, or "" for one that is not of the process.
 

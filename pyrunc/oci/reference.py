@@ -55,8 +55,9 @@ Documents:
 - a program is looked for in the usual places if `env` has no PATH;
 - what is masked twice is mounted once, and with nosuid, nodev and noexec;
 - `hugepageLimits` and `unified` act on a hybrid host too;
-- `SCMP_ACT_NOTIFY` may be the default action, and of `write` too. An agent that gives up its descriptor before it has
-  answered all that init calls leaves init waiting: a signal to `run`, or `delete --force`, ends that;
+- `SCMP_ACT_NOTIFY` may be the default action, and of `write` too, since init needs neither to hand its listener over;
+  runc refuses both. Where the agent gives up its descriptor before it has answered all that init calls, the command
+  fails; with runc, which has others than `write` notified as well, init waits for ever;
 - of `readonlyPaths` what is mounted below them is read-only too, but below `/`;
 - a program of `exec` has the document's umask (as runc since 1.2), and 0022 without one, not the caller's.
 
@@ -65,6 +66,11 @@ Containers:
 - `state` of what is being created says `creating`; with runc there is no such container yet;
 - what runs is never shown as created, though whoever started it was killed before the end; runc goes by a file that
   is removed afterwards;
+- the streams of `run` and `exec` in the foreground are the caller's own, as with crun; runc puts pipes between. What
+  the container's user is given of them, also detached: pipes, sockets, and files that are written to, so that it can
+  open /dev/stdout. A terminal, a device, or what is only read stays the caller's; runc, detached, gives it away. But a
+  program that goes on in the background can go on reading a terminal that it has got so: where it is not trusted, let
+  it have one of its own (`--tty`), or pipes;
 - the session keyring's name ends in random digits: `_ses.<id>` alone can be taken by any user of the host beforehand,
   whose keyring runc joins then;
 - `delete --force` removes a container whose `state.json` is damaged, with what that still names; runc fails for ever;

@@ -168,8 +168,8 @@ def version() -> str:
     return f"{NAME} version {own_version()}\nspec: {SPEC_VERSION}\n"
 
 
-SPEC_VERSION = "1.2.0"
-"""The version of the OCI runtime specification that this runtime speaks."""
+SPEC_VERSION = "1.3.0"
+"""The latest version of the OCI runtime specification that this runtime speaks: --version, features and spec say it."""
 
 
 def usage(verb: str) -> str:

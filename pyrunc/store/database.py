@@ -40,7 +40,9 @@ _BESIDE = ("", "-wal", "-shm", "-journal")
 _LITTLE_BYTES = 256 << 10  # less than this is left on a disk that SQLite calls broken when it is full
 _RESERVE_BYTES = 128 << 10  # enough for SQLite's shared index and a small transaction
 _LONG_LOG_BYTES = 512 << 10  # which takes half a millisecond to read
+_FROZEN_S = 5.0  # who holds the gate for so long was frozen there by the end of Python
 _databases: "dict[int, ref[Database]]" = {}
+_handles: "dict[int, ref[_Handle]]" = {}  # of all, also of those whose database goes just now
 _abandoned: "list[sqlite3.Connection]" = []
 # How deep each thread is inside of any database, and the thread that is about to fork. One gate for all, since a
 # transaction of one database may use another one.
@@ -84,7 +86,8 @@ class Database:
             make_directory(os.path.dirname(os.path.abspath(path)))
             with Lock(path + ".lock", timeout_s=timeout_s):
                 if not os.path.exists(path):
-                    self._create()
+                    with _gate:  # nobody forks meanwhile
+                        self._create()
         _know(_databases, self)
         self._check_version()
         self._keep_reserve()
@@ -161,12 +164,6 @@ class Database:
         if long:
             self.close()
 
-    def close_idle(self) -> None:
-        """Close the connections that are in no transaction; the next use opens them again."""
-        for handle in _alive(self._handles):
-            if handle.raw is not None and not handle.raw.in_transaction:
-                handle.close()
-
     def abandon(self) -> None:
         """After a fork, in the child: leave alone what is still open, which is a transaction of the parent's."""
         for handle in _alive(self._handles):
@@ -191,6 +188,7 @@ class Database:
                 if handle is None:
                     self._local.handle = handle = _Handle()
                     _know(self._handles, handle)
+                    _know(_handles, handle)
                 _inside[thread] = _inside.get(thread, 0) + 1
                 entered = True
             if self._closed:
@@ -418,8 +416,16 @@ class _Handle:
         if raw is not None:
             raw.close()
 
-    def __del__(self) -> None:
-        self.close()  # when its thread has ended
+    def __del__(self, gate: "Any" = _gate) -> None:
+        """When its thread has ended, but while nobody forks: the child would take what is half closed for locked."""
+        if self.raw is None:
+            return
+        held = gate.acquire(True, _FROZEN_S)
+        try:
+            self.close()
+        finally:
+            if held:
+                gate.release()
 
 
 def leave_all() -> None:
@@ -460,8 +466,9 @@ def _before_fork() -> None:
     _forking = thread
     while any(other != thread for other in _inside):
         _wait()
-    for database in _alive(_databases):
-        database.close_idle()
+    for handle in _alive(_handles):
+        if handle.raw is not None and not handle.raw.in_transaction:
+            handle.close()  # the next use opens it again
 
 
 def _after_fork(child: bool) -> None:

@@ -25,7 +25,12 @@ pytestmark = pytest.mark.skipif(platform.machine() not in _NUMBERS, reason="numb
 
 
 class Agent:
-    """Takes listeners at the socket *path*, refuses mkdir with ENOMEDIUM, and lets everything else happen."""
+    """Takes listeners at the socket *path*, refuses mkdir with ENOMEDIUM, and lets everything else happen.
+
+    After *patience* notifications it gives up the listener.
+    """
+
+    patience = 1 << 30
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +59,7 @@ class Agent:
 
     def _serve(self, listener: int) -> None:
         try:
-            while self._wait(listener):
+            while self.patience > len(self.asked) and self._wait(listener):
                 notice = bytearray(80)
                 try:
                     fcntl.ioctl(listener, _RECEIVE, notice)
@@ -149,6 +154,52 @@ def test_everything_may_be_notified(oci: Runtime, agent: Agent, tmp_path: Path) 
     spec["linux"]["seccomp"]["defaultAction"] = "SCMP_ACT_NOTIFY"
     spec["linux"]["seccomp"]["syscalls"] = []
     assert oci.call("run", "--bundle", oci.write(tmp_path / "b", spec), oci.id).stdout == "here\n"
+
+
+@pytest.mark.parametrize("privileges", [True, False])
+@pytest.mark.parametrize("patience", [0, 1, 2, 3, 4, 5])
+def test_what_an_agent_that_gives_up_early_has_not_answered_fails(
+    oci: Runtime, agent: Agent, tmp_path: Path, patience: int, privileges: bool
+) -> None:
+    """Nothing waits for who does not answer any more: not init, and not who waits for init."""
+    agent.patience = patience
+    spec = watched(oci, agent, "echo here", ["mkdir"], noNewPrivileges=privileges)
+    spec["linux"]["seccomp"]["defaultAction"] = "SCMP_ACT_NOTIFY"
+    spec["linux"]["seccomp"]["syscalls"] = []
+    done = oci.call("run", "--bundle", oci.write(tmp_path / "b", spec), oci.id, code=None)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"(the seccomp agent at {agent.path} may have given up before it had answered)" in done.stderr
+    assert not oci.directory.exists()
+    assert not cgroups(oci.id)
+
+
+@pytest.mark.parametrize("patience", range(12))
+def test_a_container_that_waits_does_not_wait_for_an_agent_that_gave_up(
+    oci: Runtime, agent: Agent, tmp_path: Path, patience: int
+) -> None:
+    agent.patience = patience
+    spec = watched(
+        oci, agent, "echo here", ["recvfrom", "close", "sendto", "accept4", "execve", "getsockopt"]
+    )
+    if oci.call("create", "--bundle", oci.write(tmp_path / "b", spec), oci.id, code=None).returncode == 0:
+        oci.call("start", oci.id, code=None)
+        oci.wait("stopped")
+    else:
+        assert not cgroups(oci.id)
+
+
+@pytest.mark.parametrize("patience", range(4))
+def test_a_program_that_joins_does_not_wait_for_an_agent_that_gave_up(
+    oci: Runtime, agent: Agent, tmp_path: Path, patience: int
+) -> None:
+    spec = watched(oci, agent, "", ["recvfrom", "close", "sendto", "execve"])
+    spec["process"]["args"] = ["sleep", "100"]  # which makes none of these calls itself
+    oci.call("run", "--detach", "--bundle", oci.write(tmp_path / "b", spec), oci.id)
+    agent.patience = len(agent.asked) + patience
+    done = oci.call("exec", oci.id, "echo", "here", code=None)
+    assert done.returncode and not done.stdout
+    assert oci.state()["status"] == "running"
 
 
 @pytest.mark.parametrize("privileges", [True, False])

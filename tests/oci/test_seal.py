@@ -1,13 +1,11 @@
 """Nobody who gets hold of the executable that acts for a container can write it (CVE-2019-5736)."""
 
-import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tests.oci import bundles
 from tests.oci.native import PYTHON, install
 from tests.oci.planning import socket_of, stranger
 from tests.oci.waiting import PATIENCE_S, until
+from tests.safety import stepper
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not bundles.FRONT_DOOR.exists(),
@@ -84,32 +83,27 @@ def test_the_attack_succeeds_on_what_is_executed_as_it_is(tmp_path: Path) -> Non
 
 
 def test_where_it_may_not_mount_it_runs_from_a_sealed_copy(tmp_path: Path) -> None:
-    """In a user namespace whose mounts are another's; what waits for a silent planner can be looked at."""
+    """In a user namespace whose mounts are another's, looked at in each of its system calls."""
     front_door = install(tmp_path / "installed")
     directory = tmp_path / "planner"
     found: list[str] = []
-
-    def look() -> None:
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            pid = int.from_bytes(
-                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little"
-            )
-            found.append(os.readlink(f"/proc/{pid}/exe"))
-            connection.recv(1)
-
-    def seen() -> bool:
-        """Whether it was looked at before it gave up; then it is Python, or gone."""
-        watcher = threading.Thread(target=look)
-        watcher.start()
-        done = subprocess.run(
-            ["unshare", "--user", "--map-root-user", front_door, "run", "x"],
-            capture_output=True, text=True, check=False, env={"PATH": "/usr/bin", "PYRUNC_OCI_PLANNER": str(directory)},
+    with stranger(socket_of(front_door, directory)):
+        waiting = ["sh", "-c", 'read line && exec "$0" "$@"']
+        process = subprocess.Popen(
+            [*waiting, "unshare", "--user", "--map-root-user", front_door, "run", "x"], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env={"PATH": "/usr/bin", "PYRUNC_OCI_PLANNER": str(directory)},
         )  # fmt: skip
-        watcher.join()
-        assert (done.returncode, done.stdout) == (PYTHON, "run x\n")
-        return found[-1:] == ["/memfd:pyrunc-oci (deleted)"]
+        assert process.stdin is not None and process.stdout is not None
 
-    with stranger(socket_of(front_door, directory)) as listener:
-        until(seen, lambda: found)
-    assert str(front_door) not in found
+        def begin() -> None:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+        code = stepper.walk(process.pid, begin, lambda: found.append(os.readlink(f"/proc/{process.pid}/exe")))
+        with process.stdin, process.stdout:
+            assert (code, process.stdout.read()) == (PYTHON, "run x\n")
+        process.wait()
+    places = list(dict.fromkeys(found))
+    assert places.index("/memfd:pyrunc-oci (deleted)") == places.index(str(front_door)) + 1

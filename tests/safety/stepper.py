@@ -70,6 +70,23 @@ def kill_at(pid: int, count: int, begin: Callable[[], None]) -> int:
             return done
 
 
+def walk(pid: int, begin: Callable[[], None], look: Callable[[], object]) -> int:
+    """Call *look* at every entry and exit of a system call of *pid* after *begin* was called; its exit code."""
+    _ptrace(_SEIZE, pid, _TRACESYSGOOD)
+    _ptrace(_INTERRUPT, pid)
+    os.waitpid(pid, _WALL)
+    begin()
+    deliver = 0
+    while True:
+        _ptrace(_SYSCALL, pid, deliver)
+        _, status = os.waitpid(pid, _WALL)
+        if not os.WIFSTOPPED(status):
+            return os.waitstatus_to_exitcode(status)
+        stop = os.WSTOPSIG(status)
+        deliver = 0 if stop == signal.SIGTRAP | 0x80 or status >> 16 else stop
+        look()
+
+
 def birth(pid: int, begin: Callable[[], None] | None = None) -> int:
     """Hold *pid* where it forks next, and its child before it has done anything; the child's number.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -272,6 +273,39 @@ def test_a_fork_waits_for_the_transactions_of_other_threads(tmp_path: Path) -> N
     thread.join()
     assert texts(database) == ["thread", "child"]
     assert texts(other) == ["nested"]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_waits_for_a_connection_that_goes_with_its_thread(tmp_path: Path) -> None:
+    """Closing locks the file for a moment; SQLite would go on to think so in the child, for ever."""
+    database = make(tmp_path)
+    begun, closed = threading.Event(), []
+
+    class Slow:
+        in_transaction = False
+
+        def __init__(self, raw: sqlite3.Connection) -> None:
+            self._raw = raw
+
+        def close(self) -> None:
+            begun.set()
+            time.sleep(0.5)
+            self._raw.close()
+            closed.append(True)
+
+    def read() -> None:
+        texts(database)
+        database._local.handle.raw = Slow(database._local.handle.raw)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert begun.wait(60)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if closed else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
+    forked(database)
 
 
 def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(tmp_path: Path) -> None:

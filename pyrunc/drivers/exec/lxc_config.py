@@ -37,7 +37,8 @@ _CGROUP_FLAGS = {
     "noexec": mount_options.NOEXEC,
 }  # fmt: skip
 _LINE_MAX = 4000  # LXC reads an entry of its table of mounts into 4096 bytes
-_ESCAPED = str.maketrans({" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134", "#": "\\043"})
+# As getmntent(3) undoes it: not "#", which makes a comment of a line that begins with it.
+_ESCAPED = str.maketrans({" ": "\\040", "\t": "\\011", "\n": "\\012", "\\": "\\134"})
 _UNLIMITED = (1 << 64) - 1
 
 
@@ -58,6 +59,8 @@ class Config:
         """Append an entry of the table of mounts; *target* is relative to the root. Raises Unsupported."""
         fields = (source, target, kind, ",".join(options) or "defaults", "0", "0")
         line = " ".join(field.translate(_ESCAPED) for field in fields)
+        if line.startswith("#"):
+            raise Unsupported(f"mounts: /{target}: LXC takes a source that begins with # for a comment")
         if len(os.fsencode(line)) > _LINE_MAX:
             raise Unsupported(f"mounts: /{target}: LXC reads {_LINE_MAX} bytes about a mount, and no more")
         self.lines.append(f"lxc.mount.entry = {line}")

@@ -304,6 +304,26 @@ def hostile(busybox: Path, links: dict[str, str], directory: Path = Path("/")) -
     return buffer.getvalue()
 
 
+def test_a_mount_point_of_any_name_is_a_mount_point_and_no_setting(lxc: Pyrunc, tmp_path: Path) -> None:
+    """An image names its volumes itself: a line of LXC's configuration could be a command of the host's."""
+    harm = tmp_path / "harm"
+    for number, name in enumerate((
+        "a b", "tab\there", f"new\nlxc.hook.pre-start = /bin/touch {harm}", "hash#x", "#", "back\\slash",
+        'quo"te', "\\040",
+    )):  # fmt: skip
+        source = tmp_path / str(number)
+        source.mkdir()
+        (source / "file").write_text(str(number))
+        found = lxc("run", "--rm", "-v", f"{source}:/{name}", "tools", "cat", f"/{name}/file")
+        assert found.stdout == str(number), (name, found)
+    assert not harm.exists()
+
+
+def test_a_source_that_would_be_a_comment_is_refused() -> None:
+    with pytest.raises(Unsupported, match="mounts: /x: LXC takes a source that begins with # for a comment"):
+        lxc_config.Config().mount("#", "x", "ramfs", ())
+
+
 def test_a_mount_point_behind_a_symlink_stays_inside(lxc: Pyrunc, busybox: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir(mode=0o755)
