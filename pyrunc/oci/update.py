@@ -172,7 +172,7 @@ def _write(directories: tuple[CgroupDir, ...], log: Log) -> None:
     """Write everything, or put back what was written. Raises Failure in runc's words."""
     from pyrunc.runtime.cgroup_files import read_at, write_at
     from pyrunc.runtime.cgroup_layout import Hierarchy
-    from pyrunc.runtime.cgroup_resources import FAIL, NEXT
+    from pyrunc.runtime.cgroup_writes import FAIL, NEXT
 
     undo: list[tuple[int, str, str]] = []
     opened: list[int] = []

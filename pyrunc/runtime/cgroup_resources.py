@@ -32,24 +32,19 @@ from __future__ import annotations
 
 from _collections_abc import Mapping  # collections.abc would import all of collections
 
-from pyrunc.records import NamedTuple
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
+from pyrunc.runtime.cgroup_writes import FAIL, NEXT, ROOT, SKIP, Section, Writes
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Current = Callable[[Hierarchy, str], str]
-
-FAIL, SKIP, NEXT = 0, 1, 2
-"""What a missing file (ENOENT) means for a write: an error; nothing; that the write after it is done in its
-place, which is skipped otherwise."""
+    from pyrunc.runtime.cgroup_writes import Current
 
 _INT64 = (1 << 63) - 1
 _UINT64 = (1 << 64) - 1
-_ROOT = "linux.resources"
 
 # Files of `unified` that move processes, change what the cgroup is, or stop it from starting: not resources.
 _NO_RESOURCE = frozenset(
@@ -62,17 +57,6 @@ _NO_RESOURCE = frozenset(
         "cgroup.type",
     )
 )
-
-
-class Write(NamedTuple):
-    """One write(2) of a whole value to a file of a cgroup."""
-
-    file: str
-    value: str
-    on_missing: int = FAIL
-
-
-"""Reads a file of the existing cgroup in that hierarchy, for an update; "" where it cannot be read."""
 
 
 def weight_of_shares(shares: int) -> int:
@@ -92,95 +76,6 @@ def weight_of_shares(shares: int) -> int:
     return ceil(10 ** ((exponent * exponent + 125 * exponent) / 612 - 7 / 34))
 
 
-class Section:
-    """One object of the document, with the name that errors call it by."""
-
-    __slots__ = ("name", "values")
-
-    def __init__(self, values: object, name: str) -> None:
-        """Wrap *values*, or nothing where it is None; raises InvalidResources where it is no object."""
-        if values is not None and not isinstance(values, Mapping):
-            raise InvalidResources(f"{name}: must be an object")
-        self.values: Mapping[str, Any] = values or {}
-        self.name = name
-
-    def integer(self, key: str, low: int, high: int) -> int | None:
-        """Read an integer, None where it is absent; raises InvalidResources outside low..high."""
-        value = self.values.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise InvalidResources(f"{self.name}.{key}: must be an integer of {low}..{high}, not {value!r}")
-        return value
-
-    def flag(self, key: str) -> bool:
-        """Read a boolean, False where it is absent."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise InvalidResources(f"{self.name}.{key}: must be true or false, not {value!r}")
-        return bool(value)
-
-    def text(self, key: str) -> str:
-        """Read a string without line breaks, "" where it is absent."""
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, str):
-            raise InvalidResources(f"{self.name}.{key}: must be a string, not {value!r}")
-        if value and ("\n" in value or "\0" in value):
-            raise InvalidResources(f"{self.name}.{key}: must be one line")
-        return value or ""
-
-    def sections(self, key: str) -> list[Section]:
-        """Read a list of objects, empty where it is absent."""
-        entries = self.values.get(key)
-        if entries is not None and not isinstance(entries, list):
-            raise InvalidResources(f"{self.name}.{key}: must be a list")
-        return [Section(entry, f"{self.name}.{key}[{index}]") for index, entry in enumerate(entries or ())]
-
-
-class Writes:
-    """The writes of one container, collected for each hierarchy in the order in which they must happen."""
-
-    __slots__ = ("by_hierarchy", "current", "ignored", "layout", "needed")
-
-    def __init__(self, layout: Layout, current: Current | None) -> None:
-        """Start empty; *current* is None for a cgroup that does not exist yet, whose files have their
-        defaults.
-        """
-        self.layout = layout
-        self.current = current
-        self.by_hierarchy: dict[Hierarchy, list[Write]] = {}
-        self.needed: set[str] = set()
-        self.ignored: list[str] = []
-
-    def target(self, field: str, v1: str, v2: str | None) -> Hierarchy:
-        """Find the hierarchy with the controller that is called *v1* and *v2* in the two versions, for
-        *field*.
-
-        None for *v2* where only cgroup v1 can do it. Raises UnsupportedResource where no hierarchy has it.
-        """
-        for hierarchy in self.layout.hierarchies:
-            name = v1 if hierarchy.version == 1 else v2
-            if name in hierarchy.controllers:
-                if hierarchy.version == 2 and name is not None:
-                    self.needed.add(name)
-                return hierarchy
-        if v2 is None and (self.layout.mode == "v2" or self.layout.of(v1) is not None):
-            raise UnsupportedResource(f"{_ROOT}.{field}: cgroup v2 has nothing like it")
-        missing = v2 if self.layout.mode == "v2" else v1
-        raise UnsupportedResource(f"{_ROOT}.{field}: no {missing} controller on this host")
-
-    def put(self, hierarchy: Hierarchy, file: str, value: int | str, on_missing: int = FAIL) -> None:
-        """Add one write."""
-        self.by_hierarchy.setdefault(hierarchy, []).append(Write(file, str(value), on_missing))
-
-    def read(self, hierarchy: Hierarchy, file: str) -> int | None:
-        """Read the first number of a file of an existing cgroup; None for no limit, no file and no cgroup
-        yet.
-        """
-        words = self.current(hierarchy, file).split() if self.current is not None else []
-        return int(words[0]) if words and words[0].lstrip("-").isdigit() else None
-
-
 def resource_writes(layout: Layout, resources: Mapping[str, Any], current: Current | None = None) -> Writes:
     """Convert *resources* (the OCI object `linux.resources`; its devices are for cgroup_devices) for
     *layout*.
@@ -190,7 +85,7 @@ def resource_writes(layout: Layout, resources: Mapping[str, Any], current: Curre
     Raises InvalidResources and UnsupportedResource. Unknown keys are ignored, as OCI demands.
     """
     writes = Writes(layout, current)
-    whole = Section(resources, _ROOT)
+    whole = Section(resources, ROOT)
     for key, convert in _CONVERTERS:
         if whole.values.get(key):
             convert(writes, whole)
@@ -198,7 +93,7 @@ def resource_writes(layout: Layout, resources: Mapping[str, Any], current: Curre
 
 
 def _memory(writes: Writes, whole: Section) -> None:
-    memory = Section(whole.values["memory"], f"{_ROOT}.memory")
+    memory = Section(whole.values["memory"], f"{ROOT}.memory")
     limit = memory.integer("limit", -1, _INT64) or 0
     swap = memory.integer("swap", -1, _INT64) or 0
     reservation = memory.integer("reservation", -1, _INT64) or 0
@@ -284,7 +179,7 @@ def _memory_v2(
 
 
 def _cpu(writes: Writes, whole: Section) -> None:
-    cpu = Section(whole.values["cpu"], f"{_ROOT}.cpu")
+    cpu = Section(whole.values["cpu"], f"{ROOT}.cpu")
     shares = cpu.integer("shares", 0, _UINT64) or 0
     idle = cpu.integer("idle", 0, 1)
     quota = cpu.integer("quota", -_INT64, _INT64) or 0
@@ -366,7 +261,7 @@ def _cpu_max(writes: Writes, hierarchy: Hierarchy, quota: int, period: int) -> s
 
 
 def _pids(writes: Writes, whole: Section) -> None:
-    limit = Section(whole.values["pids"], f"{_ROOT}.pids").integer("limit", -_INT64, _INT64)
+    limit = Section(whole.values["pids"], f"{ROOT}.pids").integer("limit", -_INT64, _INT64)
     if limit:
         hierarchy = writes.target("pids", "pids", "pids")
         writes.put(hierarchy, "pids.max", "max" if limit < 0 else limit)
@@ -399,7 +294,7 @@ def _weight(section: Section) -> int:
 
 
 def _block_io(writes: Writes, whole: Section) -> None:
-    block = Section(whole.values["blockIO"], f"{_ROOT}.blockIO")
+    block = Section(whole.values["blockIO"], f"{ROOT}.blockIO")
     weights = [("", _weight(block))]
     weights += [(_device_number(entry), _weight(entry)) for entry in block.sections("weightDevice")]
     limits: list[tuple[str, str, str, int]] = []
@@ -454,7 +349,7 @@ def _hugetlb(writes: Writes, whole: Section) -> None:
 
 
 def _rdma(writes: Writes, whole: Section) -> None:
-    devices = Section(whole.values["rdma"], f"{_ROOT}.rdma")
+    devices = Section(whole.values["rdma"], f"{ROOT}.rdma")
     for device in devices.values:
         entry = Section(devices.values[device], f"{devices.name}.{device}")
         settings = []
@@ -468,7 +363,7 @@ def _rdma(writes: Writes, whole: Section) -> None:
 
 
 def _network(writes: Writes, whole: Section) -> None:
-    network = Section(whole.values["network"], f"{_ROOT}.network")
+    network = Section(whole.values["network"], f"{ROOT}.network")
     class_id = network.integer("classID", 0, 0xFFFFFFFF)
     if class_id:
         writes.put(writes.target("network.classID", "net_cls", None), "net_cls.classid", class_id)
@@ -481,7 +376,7 @@ def _network(writes: Writes, whole: Section) -> None:
 
 
 def _unified(writes: Writes, whole: Section) -> None:
-    unified = Section(whole.values["unified"], f"{_ROOT}.unified")
+    unified = Section(whole.values["unified"], f"{ROOT}.unified")
     hierarchy = writes.layout.v2
     if hierarchy is None:
         raise UnsupportedResource(f"{unified.name}: cannot use unified on cgroup v1")

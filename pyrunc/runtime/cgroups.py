@@ -28,7 +28,8 @@ from pyrunc.runtime.cgroup_devices import (
 )
 from pyrunc.runtime.cgroup_files import clean_path, open_cgroup, read_at, write_at
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
-from pyrunc.runtime.cgroup_resources import FAIL, NEXT, Write, Writes, resource_writes
+from pyrunc.runtime.cgroup_resources import resource_writes
+from pyrunc.runtime.cgroup_writes import FAIL, NEXT, Write, Writes
 
 TYPE_CHECKING = False  # see pyrunc.records
 if TYPE_CHECKING:

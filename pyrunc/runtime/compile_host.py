@@ -33,7 +33,7 @@ __all__ = [
 
 _FLAG = native.FLAGS
 _MOUNTING = frozenset(("mount", "fsmount"))  # without one of them there is no new mount of a file system
-# cgroup_resources' FAIL, SKIP, NEXT
+# cgroup_writes' FAIL, SKIP, NEXT
 _ON_MISSING = (0, _FLAG["missing"], _FLAG["alternative"])
 
 

@@ -122,10 +122,10 @@ def house(place: Path, runtime: str, parents: tuple[str, ...]) -> Iterator[House
         process.stdout.close()
         if first:
             await_end(first)  # and with it all that were in there
+        shutil.rmtree(place, ignore_errors=True)
         for directory in sorted(_cgroups(parents) - before, key=len, reverse=True):
             if not _is_anothers(directory):
                 remove_busy(Path(directory))
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_anothers(directory: str) -> bool:

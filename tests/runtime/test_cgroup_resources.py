@@ -7,7 +7,8 @@ import pytest
 from pyrunc.runtime.cgroup_errors import InvalidResources, UnsupportedResource
 from pyrunc.runtime.cgroup_files import clean_path
 from pyrunc.runtime.cgroup_layout import Hierarchy, Layout
-from pyrunc.runtime.cgroup_resources import NEXT, SKIP, weight_of_shares
+from pyrunc.runtime.cgroup_resources import weight_of_shares
+from pyrunc.runtime.cgroup_writes import NEXT, SKIP
 from pyrunc.runtime.cgroups import CgroupPlan, plan_cgroup, plan_update
 
 

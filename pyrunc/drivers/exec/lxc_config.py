@@ -16,7 +16,8 @@ from pyrunc.drivers.exec.lxc_root import Owner, Places, Stage, make_devices, mak
 from pyrunc.errors import Unsupported
 from pyrunc.runtime import cgroup_layout, mount_options
 from pyrunc.runtime.cgroup_devices import DEFAULT_DEVICE_RULES, parse_device_rules, v1_device_writes
-from pyrunc.runtime.cgroup_resources import NEXT, SKIP, Write, resource_writes
+from pyrunc.runtime.cgroup_resources import resource_writes
+from pyrunc.runtime.cgroup_writes import NEXT, SKIP, Write
 from pyrunc.runtime.compile_host import CLONE_NEW
 from pyrunc.runtime.plan import INIT, PlanTemplate
 
