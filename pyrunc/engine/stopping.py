@@ -27,9 +27,12 @@ _FOR_EVER_S = 10**6  # an image may ask for more than poll(2) can wait
 CONDITIONS = ("not-running", "next-exit", "removed")
 
 
-def kill(parts: "Parts", owners: "Owners", container_id: str, number: int) -> None:
-    """Send a signal to a container's init; after SIGKILL it has ended. Raises FailedPrecondition, NotFound."""
-    record = send(parts, container_id, number, "kill")
+def kill(parts: "Parts", owners: "Owners", container_id: str, number: int, *, again: bool = False) -> None:
+    """Send a signal to a container's init; after SIGKILL it has ended; *again* as in `stop`.
+
+    Raises FailedPrecondition, NotFound.
+    """
+    record = send(parts, container_id, number, "kill", again=again)
     if record is not None and number == _SIGKILL:
         try:
             ended(parts, owners, record, _KILL_S)
@@ -59,7 +62,8 @@ def stop(
         code = ended(parts, owners, told, timeout_s if 0 <= timeout_s < _FOR_EVER_S else None)
     except TimedOut:
         try:
-            kill(parts, owners, container_id, _SIGKILL)
+            # It may be another run by now, of which nobody has said that it shall not be the last.
+            kill(parts, owners, container_id, _SIGKILL, again=again)
         except (FailedPrecondition, NotFound):
             pass  # it has just ended
         code = _code_of(parts, container_id)

@@ -16,7 +16,7 @@ import pytest
 
 from pyrunc import Engine
 from pyrunc.drivers.graph import trees
-from pyrunc.engine import exit_command, finish, starting
+from pyrunc.engine import exit_command, finish, starting, stopping
 from pyrunc.engine.container import Container
 from pyrunc.engine.owners import Owners
 from pyrunc.errors import FailedPrecondition, InvalidArgument, PyruncError, TimedOut
@@ -93,6 +93,23 @@ def test_two_who_restart_what_goes_with_its_end_do_not_remove_it(loaded: Engine,
     container.stop()
     assert loaded.containers.list(all=True) == []
     is_gone(tmp_path, container.id)
+
+
+def test_a_restart_that_kills_what_another_has_started_does_not_remove_it(
+    loaded: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = ready(loaded, name="one", remove=True)
+    ended = stopping.ended
+
+    def late(*_: object) -> int:
+        monkeypatch.setattr(stopping, "ended", ended)
+        container.restart(0)  # by another, who is done with it
+        raise TimedOut("the time is over")
+
+    monkeypatch.setattr(stopping, "ended", late)
+    container.restart(0)
+    assert state(container) == "running" and container.record().auto_remove
+    container.remove(force=True)
 
 
 # --- who was to take note of an end
