@@ -14,6 +14,7 @@ import fcntl
 import os
 import time
 
+from pyrunc._native.descriptor import Descriptor
 from pyrunc.errors import InvalidArgument
 from pyrunc.records import NamedTuple, dumps
 
@@ -82,40 +83,39 @@ def write(root: str, kind: str, action: str, actor_id: str, attributes: "Mapping
 
 
 def _append(path: str, line: bytes) -> None:
-    fd, size, locked = _opened(path)
-    try:
-        if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
-            line = b"\n" + line
-        os.write(fd, line)
-        if locked and size >= FULL_BYTES:
-            _rotate(path, fd)
-    finally:
-        if locked:
-            fcntl.flock(fd, fcntl.LOCK_UN)  # for a child that was forked meanwhile, too
-        os.close(fd)
+    file, size, locked = _opened(path)
+    with file as fd:
+        try:
+            if size and os.pread(fd, 1, size - 1) not in (b"\n", b""):
+                line = b"\n" + line
+            os.write(fd, line)
+            if locked and size >= FULL_BYTES:
+                _rotate(path, fd)
+        finally:
+            if locked:
+                fcntl.flock(fd, fcntl.LOCK_UN)  # for a child that was forked meanwhile, too
 
 
-def _opened(path: str) -> "tuple[int, int, bool]":
+def _opened(path: str) -> "tuple[Descriptor, int, bool]":
     """The file, its size, and whether it is locked against being renamed."""
     for left in range(_LOCK_TRIES, -1, -1):
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file = Descriptor(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            there, status = os.stat(path, follow_symlinks=False), os.fstat(fd)
+            fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            there, status = os.stat(path, follow_symlinks=False), os.fstat(file.fd)
             if there.st_ino == status.st_ino and there.st_dev == status.st_dev:
-                return fd, status.st_size, True
+                return file, status.st_size, True
         except FileNotFoundError:
             pass  # renamed, and the next is not yet made
         except BlockingIOError:
-            if not left:
-                return fd, os.fstat(fd).st_size, False
-            time.sleep(0.001)
+            if left:
+                time.sleep(0.001)
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
         if not left:
-            return fd, os.fstat(fd).st_size, False
-        os.close(fd)
+            return file, os.fstat(file.fd).st_size, False
+        file.close()
     raise AssertionError
 
 

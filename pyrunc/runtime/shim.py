@@ -15,6 +15,7 @@ import select
 import time
 
 from pyrunc._native import plan as native
+from pyrunc._native.descriptor import Descriptor
 from pyrunc.errors import InvalidArgument, TimedOut, Unavailable
 from pyrunc.records import NamedTuple
 from pyrunc.runtime import cgroup_layout
@@ -178,24 +179,20 @@ class _Listener(_socket.socket):
 def listening(state_dir: str, name: str = "attach") -> _socket.socket:
     """A socket that listens at *name* in *state_dir*, however long that path is. Raises OSError."""
     sock = _Listener(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    directory = -1
     try:
-        directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sock.bind(f"/proc/self/fd/{directory}/{name}")
-        except OSError as exc:
-            if exc.errno != _EADDRINUSE:
-                raise
-            os.unlink(name, dir_fd=directory)  # that of a start which was not taken
-            sock.bind(f"/proc/self/fd/{directory}/{name}")
+        with Descriptor(state_dir, os.O_PATH | os.O_DIRECTORY) as directory:
+            try:
+                sock.bind(f"/proc/self/fd/{directory}/{name}")
+            except OSError as exc:
+                if exc.errno != _EADDRINUSE:
+                    raise
+                os.unlink(name, dir_fd=directory)  # that of a start which was not taken
+                sock.bind(f"/proc/self/fd/{directory}/{name}")
         sock.listen(_BACKLOG)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
-    finally:
-        if directory >= 0:
-            os.close(directory)
     return sock
 
 

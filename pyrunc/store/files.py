@@ -6,6 +6,7 @@ import os
 import stat
 import time
 
+from pyrunc._native.descriptor import Descriptor
 from pyrunc.errors import FailedPrecondition, StorageFull, TimedOut
 
 TYPE_CHECKING = False
@@ -136,7 +137,7 @@ class Lock:
     Source: flock(2).
     """
 
-    __slots__ = ("_fd", "_pid", "path", "shared", "timeout_s", "transient")
+    __slots__ = ("_file", "_pid", "path", "shared", "timeout_s", "transient")
 
     def __init__(
         self, path: str, *, shared: bool = False, transient: bool = False, timeout_s: float | None = None
@@ -145,7 +146,7 @@ class Lock:
         self.shared = shared
         self.transient = transient
         self.timeout_s = timeout_s
-        self._fd = -1
+        self._file: Descriptor | None = None
         self._pid = 0
 
     def acquire(self) -> None:
@@ -153,18 +154,18 @@ class Lock:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         while True:
             try:
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                file = Descriptor(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             except OSError as exc:
                 raise said_full(exc, self.path) from exc
             try:
-                self._wait(fd, deadline)
-                if _is_at(fd, self.path):
-                    self._fd, self._pid, fd = fd, os.getpid(), -1
+                self._wait(file.fd, deadline)
+                if _is_at(file.fd, self.path):
+                    self._file, self._pid = file, os.getpid()
                     return
                 # Whoever removed what it guards removed the file too: another may hold the new one.
             finally:
-                if fd >= 0:
-                    os.close(fd)
+                if self._file is not file:
+                    file.close()
 
     def _wait(self, fd: int, deadline: float | None) -> None:
         kind = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
@@ -185,8 +186,8 @@ class Lock:
 
     def release(self) -> None:
         """Let go of the lock, if it is held."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        file, self._file = self._file, None
+        if file is not None:
             # An interrupt may come at any call, and whoever was interrupted wants the lock again.
             try:
                 if self._pid == os.getpid():
@@ -194,11 +195,10 @@ class Lock:
                         if self.transient:
                             self._unlink()
                     finally:
-                        fcntl.flock(
-                            fd, fcntl.LOCK_UN
-                        )  # for a forked child that still has the descriptor, too
+                        # For a forked child that still has the descriptor, too.
+                        fcntl.flock(file.fd, fcntl.LOCK_UN)
             finally:
-                os.close(fd)
+                file.close()
 
     def _unlink(self) -> None:
         try:

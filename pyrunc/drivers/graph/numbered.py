@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from pyrunc._native.descriptor import Descriptor
     from pyrunc.drivers.graph.snapshotter import Kind
     from pyrunc.runtime.compile_host import Rootfs
 
@@ -274,7 +275,7 @@ class NumberedSnapshots:
         """Open a directory below *home*; the caller closes it."""
         return os.open(path, _DIRECTORY, dir_fd=self._home_fd)
 
-    def opened(self, path: str) -> AbstractContextManager[int]:
+    def opened(self, path: str) -> Descriptor:
         """The same for a ``with`` block, which closes it."""
         return trees.opened(path, self._home_fd)
 
@@ -284,13 +285,13 @@ class NumberedSnapshots:
         name = f"temp-{os.urandom(8).hex()}"
         with self._making_temporary():
             os.mkdir(name, 0o700, dir_fd=self._home_fd)
-            directory = self.open(name)
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            directory = self.opened(name)
+            fcntl.flock(directory.fd, fcntl.LOCK_EX)
         try:
             yield name
         finally:
             trees.remove(self._home_fd, name)
-            os.close(directory)
+            directory.close()
 
     @contextmanager
     def _making_temporary(self) -> Iterator[None]:
@@ -302,34 +303,34 @@ class NumberedSnapshots:
     def _make(self, key: str, parent: str | None, kind: Kind, volatile: bool) -> Rootfs:
         try:
             row, directory, rootfs = self._begin(key, parent, kind, _boot() if volatile else None)
-            try:
+            with directory as fd:
                 if self.slow:
-                    self._fill(directory, row)
-            finally:
-                os.close(directory)
+                    self._fill(fd, row)
         except OSError as exc:
             raise said_full(exc, f"snapshot {key}") from exc
         return rootfs
 
-    def _begin(self, key: str, parent: str | None, kind: Kind, boot: str | None) -> tuple[Row, int, Rootfs]:
+    def _begin(
+        self, key: str, parent: str | None, kind: Kind, boot: str | None
+    ) -> tuple[Row, Descriptor, Rootfs]:
         """The new row, its directory, opened and locked if it is to be filled, and what it is for the runtime."""
-        directory = -1
+        directory: Descriptor | None = None
         try:
             with self._database.transaction() as connection:
                 row = self._insert(connection, key, parent, kind, boot)
                 try:
                     directory = self._new_directory(row.number)
                     if self.slow:
-                        fcntl.flock(directory, fcntl.LOCK_EX)
-                    self.begin(directory, row)
+                        fcntl.flock(directory.fd, fcntl.LOCK_EX)
+                    self.begin(directory.fd, row)
                     return row, directory, self.root(row)
                 except BaseException:
                     # Not later: once this transaction is undone, its number is somebody else's.
                     trees.remove(self._home_fd, str(row.number))
                     raise
         except BaseException:
-            if directory >= 0:
-                os.close(directory)
+            if directory is not None:
+                directory.close()
             raise
 
     def _insert(
@@ -371,7 +372,7 @@ class NumberedSnapshots:
             trees.remove(self._home_fd, str(row.number))
             raise
 
-    def _new_directory(self, number: int) -> int:
+    def _new_directory(self, number: int) -> Descriptor:
         name = str(number)
         try:
             os.mkdir(name, 0o700, dir_fd=self._home_fd)
@@ -379,7 +380,7 @@ class NumberedSnapshots:
             # Its maker was killed before the row was there, or the row was lost with the host.
             self._bury(name)
             os.mkdir(name, 0o700, dir_fd=self._home_fd)
-        return self.open(name)
+        return self.opened(name)
 
     def _bury(self, name: str) -> str:
         """Give garbage a name that is nobody's number; whoever made it may be removing it at the same time."""

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 
-from pyrunc.records import contextmanager
+from pyrunc._native.descriptor import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,14 +26,9 @@ _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errn
 _ATTEMPTS = 64
 
 
-@contextmanager
-def opened(path: str, dir_fd: int | None = None) -> Iterator[int]:
-    """The directory *path* (below the open directory *dir_fd*), open within a ``with`` block; never a symlink."""
-    fd = os.open(path, _DIRECTORY, dir_fd=dir_fd)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def opened(path: str, dir_fd: int | None = None) -> Descriptor:
+    """The directory *path* (below the open directory *dir_fd*), for a ``with`` block; never a symlink."""
+    return Descriptor(path, _DIRECTORY) if dir_fd is None else Descriptor(path, _DIRECTORY, dir_fd=dir_fd)
 
 
 class Moved(OSError):
