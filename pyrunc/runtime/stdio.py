@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from _io import FileIO  # of the interpreter itself: io would import abc
+import os
 
 from pyrunc._native import requester
+from pyrunc._native.descriptor import Descriptor
 from pyrunc.runtime import held
 from pyrunc.runtime import option_checks as checks
 
@@ -23,14 +24,14 @@ class Stdio:
             if fd is not None:
                 checks.integer(0)(fd, "a descriptor")
         self._chosen = chosen
-        self._null: FileIO | None = None
+        self._null: Descriptor | None = None
 
     def __enter__(self) -> tuple[int, ...]:
         if None not in self._chosen:
             return tuple(self._chosen)  # type: ignore[arg-type]
-        # One for each start, as for requester.Pipes; an object, which a signal handler that raises cannot lose.
-        self._null = FileIO("/dev/null", "r+")
-        null = self._null.fileno()
+        # One for each start, as for requester.Pipes.
+        self._null = Descriptor("/dev/null", os.O_RDWR)
+        null = self._null.fd
         return tuple(null if fd is None else fd for fd in self._chosen)
 
     def __exit__(
