@@ -76,8 +76,11 @@ cdef inline bint write_whole(int fd, const char *bytes, size_t size) noexcept no
     return True
 
 
-cdef inline bint end_others(const char *path) noexcept nogil:
-    """Kill whatever is in the cgroup *path* and below, again until nobody forks away from under it; False if one stays."""
+cdef inline bint vacate(const char *path, bint killing) noexcept nogil:
+    """Wait until nobody is in the cgroup *path* and below, or kill them, again until nobody forks away from under it.
+
+    False if one stays.
+    """
     cdef timespec pause
     cdef int attempt
     cdef int found = 1
@@ -89,9 +92,12 @@ cdef inline bint end_others(const char *path) noexcept nogil:
         return True
     pause.tv_sec = 0
     pause.tv_nsec = 1000000
-    for attempt in range(STRAGGLER_ROUNDS):
-        write_file_at(directory, b"cgroup.kill", b"1")  # v2, Linux 5.14
-        found = c_cgroup_end(directory, True)
+    for attempt in range(STRAGGLER_ROUNDS if killing else LEAVING_ROUNDS):
+        if killing:
+            write_file_at(directory, b"cgroup.kill", b"1")  # v2, Linux 5.14
+            found = c_cgroup_end(directory, True)
+        else:
+            found = c_cgroup_walk(directory, WALK_LOOK)
         if found <= 0:
             break
         nanosleep(&pause, NULL)
@@ -140,7 +146,7 @@ cdef inline int verb_kill(oci_words *words, const char *root) noexcept nogil:
         elif not s.own_pids:
             if s.kill[0] == 0:
                 return PYTHON
-            end_others(s.kill)
+            vacate(s.kill, True)
             return 0
     if syscall(NR_pidfd_send_signal, s.pidfd, number, NULL, 0) < 0:
         return PYTHON
@@ -183,31 +189,9 @@ cdef inline int verb_delete(oci_words *words, const char *root) noexcept nogil:
             if rc == 0:
                 return PYTHON
     # Whoever is still there may be the container's, or another's: Python finds out.
-    if (not s.own_pids and not is_vacated(s.kill)) or not remove_cgroups_of(&s):
+    if (not s.own_pids and not vacate(s.kill, False)) or not remove_cgroups_of(&s):
         return PYTHON
     return 0 if remove_state(s.root, id, s.directory) else PYTHON
-
-
-cdef inline bint is_vacated(const char *path) noexcept nogil:
-    """Whether nobody is in the cgroup *path* and below, or soon nobody is any more."""
-    cdef timespec pause
-    cdef int attempt
-    cdef int found = 0
-    cdef int directory
-    if path[0] == 0:
-        return True
-    directory = openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
-    if directory < 0:
-        return True
-    pause.tv_sec = 0
-    pause.tv_nsec = 1000000
-    for attempt in range(LEAVING_ROUNDS):
-        found = c_cgroup_walk(directory, WALK_LOOK)
-        if found <= 0:
-            break
-        nanosleep(&pause, NULL)
-    close(directory)
-    return found <= 0
 
 
 cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
@@ -221,7 +205,7 @@ cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
             if errno == ENOENT:
                 continue
             # The container has made some below, or the last to leave is not quite gone, or somebody came in.
-            if not is_vacated(cgroup) or c_cgroup_remove(b"", cgroup, NULL, path, sizeof(path)) < 0:
+            if not vacate(cgroup, False) or c_cgroup_remove(b"", cgroup, NULL, path, sizeof(path)) < 0:
                 return False
         c_cgroup_prune(b"", cgroup, path, sizeof(path))
     return True
