@@ -28,7 +28,7 @@ STOPPED = "cannot exec in a stopped container"
 # What a step says when the container's cgroups or its init are gone.
 _GONE = {
     ("process", errno.ESRCH), ("open", errno.ENOENT), ("open", errno.ENODEV), ("join_tasks", errno.ENODEV),
-    ("setns", errno.ESRCH), ("fork", errno.ENOMEM),
+    ("fork", errno.ENOMEM),
 }  # fmt: skip
 
 
@@ -40,7 +40,8 @@ def words(told: "Told", where: str, error: int, status: int, reader: "Reader") -
     if not where.isdecimal():
         return _elsewhere(told, where, error, status)
     step = reader.step(int(where))
-    if (step.op, error) in _GONE and not _alive(told):
+    # Who exits has no namespaces any more, long before he is a zombie if he has to wait for others of his.
+    if (step.op, error) == ("setns", errno.ESRCH) or ((step.op, error) in _GONE and not _alive(told)):
         return STOPPED
     return f"{START}{_at_step(step, error, reader.argument())}"
 

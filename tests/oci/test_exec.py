@@ -184,6 +184,39 @@ def test_exec_works_in_a_created_container_and_in_none_that_has_stopped(
     assert box("ID", "true") == (255, "", 'error: "exec failed: cannot exec in a stopped container"\n')
 
 
+def test_exec_works_in_none_whose_first_process_is_about_to_end(box: Box, tmp_path: Path) -> None:
+    """It has left its namespaces, and waits for one of its own that cannot end: frozen below it, on v1."""
+    if not IS_OURS:
+        pytest.skip("a peer is tried")
+    saved = json.loads((box.runtime.root / box.id / "state.json").read_text())
+    first, freezer = saved["pid"], Path(saved["pyrunc"]["freezer"])
+    if not (freezer / "freezer.state").exists():
+        pytest.skip("needs the freezer of cgroup v1: on v2 what is frozen can be killed")
+    below = freezer / "below"
+    below.mkdir()
+    command = box.runtime.command("exec", "--pid-file", str(tmp_path / "pid"), box.id, "sleep", "1000")
+    with subprocess.Popen(command) as child:
+        until((tmp_path / "pid").exists, "it does not begin")
+        (below / "cgroup.procs").write_text((tmp_path / "pid").read_text())
+        (below / "freezer.state").write_text("FROZEN")
+        try:
+            os.kill(first, signal.SIGKILL)
+            until(lambda: not _namespace(first), "it goes on")
+            found = box("ID", "true")
+        finally:
+            (below / "freezer.state").write_text("THAWED")
+        assert found == (255, "", 'error: "exec failed: cannot exec in a stopped container"\n')
+        assert child.wait(60) == 128 + signal.SIGKILL
+
+
+def _namespace(pid: int) -> str:
+    """The mount namespace of a process, "" if it has left it."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
+
+
 def test_a_paused_container_is_left_alone_unless_that_is_ignored(box: Box) -> None:
     if not IS_OURS:
         pytest.skip("a peer is tried")
