@@ -15,6 +15,7 @@ cdef class Descriptor:
     """
 
     cdef readonly int fd
+    cdef bint is_open  # not where the arguments were wrong: then fd is 0, which is somebody else's
 
     def __cinit__(self, str path not None, int flags, int mode=0o777, *, int dir_fd=AT_FDCWD):
         """Open *path*, relative to the directory *dir_fd*, close-on-exec, with the *flags* of open(2).
@@ -33,12 +34,14 @@ cdef class Descriptor:
                 break
             PyErr_CheckSignals()  # PEP 475
         self.fd = <int>check(rc, "openat", name)
+        self.is_open = True
 
     def close(self):
         """Close it, unless that has been done."""
         cdef int fd = self.fd
-        self.fd = -1
-        if fd >= 0:
+        if self.is_open:
+            self.is_open = False
+            self.fd = -1
             with nogil:
                 close(fd)
 
@@ -49,5 +52,5 @@ cdef class Descriptor:
         self.close()
 
     def __dealloc__(self):
-        if self.fd >= 0:
+        if self.is_open:
             close(self.fd)

@@ -61,8 +61,32 @@ def test_its_errors_are_those_of_open(tmp_path: Path, name: str, flags: int, err
     with pytest.raises(error) as ours:
         Descriptor(path, flags)
     assert (ours.value.errno, ours.value.filename) == (theirs.value.errno, path)
-    with pytest.raises(ValueError, match="null byte"):
-        Descriptor("a\0b", os.O_RDONLY)
+
+
+def test_wrong_arguments_close_nobody_elses(tmp_path: Path) -> None:
+    wrong: list[Callable[[], object]] = [
+        lambda: Descriptor("a\0b", os.O_RDONLY),
+        lambda: Descriptor(None, os.O_RDONLY),  # type: ignore[arg-type]
+        lambda: Descriptor(str(tmp_path), "r"),  # type: ignore[arg-type]
+        lambda: Descriptor(str(tmp_path), os.O_RDONLY, 0, dir_fd=None),  # type: ignore[arg-type]
+        lambda: Descriptor("\ud800", os.O_RDONLY),
+        Descriptor,  # type: ignore[list-item]
+    ]
+    child = os.fork()  # whose descriptor 0 this may be
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(os.open("/dev/zero", os.O_RDONLY), 0)
+            refused = 0
+            for each in wrong:
+                try:
+                    each()
+                except (TypeError, ValueError):
+                    refused += 1
+            code = 0 if refused == len(wrong) and os.read(0, 1) == b"\0" else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def interrupted(path: Path, opening: Callable[[str, int], object]) -> int:
