@@ -68,6 +68,13 @@ def test_events_come_as_they_happen(shell: Shell) -> None:
     assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
 
 
+def test_a_field_that_events_do_not_have_is_refused_before_anything_happens(shell: Shell) -> None:
+    process = _process(shell, "events", "-f", "type=volume", "--format", "{{.Nope}}")
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (64, b"")
+    assert stderr.startswith(b"Error parsing format: ") and b"Nope" in stderr
+
+
 def test_a_damaged_log_is_shown_but_for_the_damage(shell: Shell) -> None:
     assert shell.run("create --name one beta true").code == 0
     container_id = shell.run("inspect -f {{.Id}} one").stdout.strip()

@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--kernel", choices=sorted(KERNELS), default="uml", help="default: %(default)s")
-    parser.add_argument("--timeout", type=float, default=3600.0, metavar="S", help="default: %(default)g s")
+    parser.add_argument("--timeout", type=float, default=1500.0, metavar="S", help="default: %(default)g s")
     parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="default: %(default)s MiB")
     parser.add_argument(
         "--append", default="", metavar="WORDS", help="more words for the kernel's command line"
