@@ -230,31 +230,6 @@ cdef inline void c_cgroup_empty(const char *path) noexcept nogil:
     close(at)
 
 
-cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, cgroup_homes *homes, char *buffer,
-                                size_t size) noexcept nogil:
-    """Remove one cgroup; a v1 cgroup stays busy for a moment after its last task is reaped."""
-    cdef timespec pause
-    cdef const char *name
-    cdef int home
-    cdef int attempt
-    cdef int rc = 0
-    rc = c_join_path(hierarchy, path, buffer, size)
-    if rc < 0:
-        return rc
-    home = c_at_home(homes, buffer, &name)
-    pause.tv_sec = 0
-    pause.tv_nsec = 200000
-    for attempt in range(60):
-        rc = <int>_rc(unlinkat(home, name, AT_REMOVEDIR))
-        if rc != -EBUSY:
-            break
-        c_cgroup_empty(buffer)
-        nanosleep(&pause, NULL)
-        if pause.tv_nsec < 20000000:
-            pause.tv_nsec *= 2
-    return 0 if rc == -ENOENT else rc
-
-
 cdef inline void c_cgroup_prune(const char *hierarchy, const char *path, char *buffer, size_t size) noexcept nogil:
     """Remove the directories above the cgroup *path* that a start has made, as long as nobody uses them any more.
 

@@ -1,6 +1,7 @@
 # cython: language_level=3
 """Directories of control groups: made with their parents, removed with patience."""
 
+from pyrunc._native.cgroup_end cimport *
 from pyrunc._native.errors cimport c_text, check
 
 
@@ -53,5 +54,5 @@ def remove(bytes hierarchy not None, bytes path not None):
     cdef char buffer[4096]
     cdef int rc
     with nogil:
-        rc = c_cgroup_remove(h, p, NULL, buffer, sizeof(buffer))
+        rc = c_cgroup_remove(h, p, NULL, False, buffer, sizeof(buffer))
     check(rc, "rmdir", hierarchy + path)

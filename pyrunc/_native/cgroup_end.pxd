@@ -11,6 +11,8 @@ cdef enum:
     WALK_LOOK = 0                   # count cgroups that somebody is in
     WALK_THAW = 1
     WALK_KILL = 2                   # count processes, and thaw
+    REMOVE_ATTEMPTS = 60            # of a cgroup that is busy: for a second or so
+    END_ATTEMPT = 4                 # from here on its processes are killed, 3 ms after it was tried first
 
 
 cdef inline const char *next_directory(int directory, off_t *position, char *entries, size_t size) noexcept nogil:
@@ -97,3 +99,37 @@ cdef inline int c_cgroup_walk(int top, int what) noexcept nogil:
     if most > 1:
         munmap(positions, END_DEPTH * sizeof(off_t))
     return found
+
+
+cdef inline int c_cgroup_remove(const char *hierarchy, const char *path, cgroup_homes *homes, bint ending, char *buffer,
+                                size_t size) noexcept nogil:
+    """Remove one cgroup; a v1 cgroup stays busy for a moment after its last task is reaped.
+
+    With *ending*, who is still in it then is killed: a program on its way into the container, which `pause` has caught
+    in the freezer, or whom somebody has put there.
+    """
+    cdef timespec pause
+    cdef const char *name
+    cdef int home
+    cdef int directory
+    cdef int attempt
+    cdef int rc = c_join_path(hierarchy, path, buffer, size)
+    if rc < 0:
+        return rc
+    home = c_at_home(homes, buffer, &name)
+    pause.tv_sec = 0
+    pause.tv_nsec = 200000
+    for attempt in range(REMOVE_ATTEMPTS):
+        rc = <int>_rc(unlinkat(home, name, AT_REMOVEDIR))
+        if rc != -EBUSY:
+            break
+        if ending and attempt >= END_ATTEMPT:
+            directory = openat(AT_FDCWD, buffer, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+            if directory >= 0:
+                c_cgroup_end(directory, True)
+                close(directory)
+        c_cgroup_empty(buffer)
+        nanosleep(&pause, NULL)
+        if pause.tv_nsec < 20000000:
+            pause.tv_nsec *= 2
+    return 0 if rc == -ENOENT else rc

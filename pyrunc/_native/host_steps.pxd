@@ -3,6 +3,7 @@
 
 from pyrunc._native.linux cimport *
 from pyrunc._native.cgroup cimport *
+from pyrunc._native.cgroup_end cimport *
 from pyrunc._native.cgroup_home cimport *
 from pyrunc._native.device_bpf cimport *
 from pyrunc._native.namespaces cimport c_clone3
@@ -187,7 +188,7 @@ cdef inline int host_step(walk *w, const plan_step *step, bint *made, int pid) n
 
 
 cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
-    """Remove, newest first, each cgroup that this supervisor made; the first failure or 0."""
+    """Remove, newest first, each cgroup that this supervisor made, and end who is still in it; the first failure or 0."""
     cdef const plan_step *step
     cdef uint32_t i
     cdef int first = 0
@@ -197,7 +198,7 @@ cdef inline int remove_cgroups(walk *w, uint32_t last_made) noexcept nogil:
         i -= 1
         step = &w.steps[i]
         if step.op == OP_CGROUP_MKDIR and not step.flags & F_EXISTING:
-            rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.homes, w.path, sizeof(w.path))
+            rc = c_cgroup_remove(text(w, step.s0), text(w, step.s1), w.homes, True, w.path, sizeof(w.path))
             if rc < 0 and first == 0:
                 first = rc
             if not step.flags & F_KEEP_PARENTS:

@@ -205,7 +205,7 @@ cdef inline bint remove_cgroups_of(oci_state *s) noexcept nogil:
             if errno == ENOENT:
                 continue
             # The container has made some below, or the last to leave is not quite gone, or somebody came in.
-            if not vacate(cgroup, False) or c_cgroup_remove(b"", cgroup, NULL, path, sizeof(path)) < 0:
+            if not vacate(cgroup, False) or c_cgroup_remove(b"", cgroup, NULL, False, path, sizeof(path)) < 0:
                 return False
         c_cgroup_prune(b"", cgroup, path, sizeof(path))
     return True

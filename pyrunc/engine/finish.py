@@ -213,7 +213,7 @@ def _ending(row: "Row", late: bool) -> Ending | None:
         running = observing.who_runs(record)  # it may have begun, and ended, since we looked
     status = shim.status(record.state_dir)
     if status is not None:
-        if observing.is_driven(record):
+        if observing.is_driven(record) or status.cgroups_left:
             end_cgroups(record)
         started_ns = running.started_ns if running else record.started_ns
         return Ending(
@@ -233,14 +233,18 @@ def _ending(row: "Row", late: bool) -> Ending | None:
 def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None":
     record = row.record
     if ending.ran:
+        volumes: list[dict[str, object]] = []
+        if record.config.get("Volumes") or any(record.host_config.get(key) for key in _MOUNTS):
+            from pyrunc.engine import mount_specs
+
+            volumes = mount_specs.mounted(parts, record.id)
+        # From here to the row nothing is slow: whoever is interrupted between leaves it to the next one to say it again.
         if ending.oom_killed:
             container_events.say(parts, record, "oom")
         seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9
         container_events.say(parts, record, "die", execDuration=seconds, exitCode=ending.exit_code)
-        if record.config.get("Volumes") or any(record.host_config.get(key) for key in _MOUNTS):
-            from pyrunc.engine import mount_specs
-
-            mount_specs.ended(parts, record.id)
+        if volumes:
+            mount_specs.say_unmounted(parts, record.id, volumes)
     unmade = not ending.ran and record.started_ns == record.created_ns  # its maker was killed
     if unmade or (record.auto_remove and not observing.is_promised(row)):
         from pyrunc.engine import removal

@@ -49,9 +49,14 @@ def resolve(
     return found
 
 
-def ended(parts: "Parts", container_id: str) -> None:
+def mounted(parts: "Parts", container_id: str) -> "list[Point]":
+    """The volumes that a container mounts while it runs."""
+    return _volumes(parts, container_id) if _has_rows(parts) else []
+
+
+def say_unmounted(parts: "Parts", container_id: str, points: "list[Point]") -> None:
     """Say of the volumes of a container that has ended that it does not mount them any more."""
-    for point in _volumes(parts, container_id) if _has_rows(parts) else ():
+    for point in points:
         attributes = {"container": container_id, "driver": point["Driver"]}
         events.write(parts.root, "volume", "unmount", point["Name"], attributes)
 

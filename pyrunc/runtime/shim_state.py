@@ -36,7 +36,7 @@ class Running(NamedTuple):
 
 
 class Status(NamedTuple):
-    """How a container ended: as Exit has it; *finished_ns* is realtime."""
+    """How a container ended: as Exit has it; *finished_ns* is realtime, *cgroups_left* says that one stayed busy."""
 
     exit_code: int
     signal: int
@@ -45,6 +45,7 @@ class Status(NamedTuple):
     utime_us: int
     stime_us: int
     maxrss_bytes: int
+    cgroups_left: int
 
     @classmethod
     def of(cls, numbers: Mapping[str, int]) -> Self:

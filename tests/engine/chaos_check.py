@@ -336,20 +336,33 @@ def events(place: Path) -> list[Document]:
     return found
 
 
+def _interruptions(place: Path) -> list[float]:
+    """When commands that got Ctrl-C had ended, in seconds."""
+    found = []
+    for journal in (place / "journal").iterdir():
+        for line in journal.read_text().splitlines():
+            act, _, outcome = line.partition("\t")
+            if "interrupted" in outcome:
+                found.append(float(act.split()[0]) + float(outcome.split()[1]))
+    return found
+
+
 def _events(place: Path, documents: dict[str, Document], kills: bool) -> Iterator[str]:
     """Of each container: created first, starts and ends in turn, removed last.
 
     Where processes are killed, the one that has acted may not live to tell; then only the order must be right. And of
     who was created before the oldest event that is still there, nothing is asked.
     """
-    told: dict[str, list[str]] = {}
+    told: dict[str, list[Document]] = {}
     found = events(place)
+    cut = _interruptions(place)
     whole = bool(found) and found[0]["Type"] == "image"  # the first thing that happens is that one is loaded
     for event in found:
         if event["Type"] == "container":
-            told.setdefault(event["Actor"]["ID"], []).append(event["Action"])
-    for key, actions in told.items():
-        short = [action for action in actions if action in ("create", "start", "die", "destroy")]
+            told.setdefault(event["Actor"]["ID"], []).append(event)
+    for key, said in told.items():
+        story = [event for event in said if event["Action"] in ("create", "start", "die", "destroy")]
+        short = [event["Action"] for event in story]
         if not whole and short[:1] != ["create"]:
             continue
         if "create" in short[1:]:
@@ -357,9 +370,11 @@ def _events(place: Path, documents: dict[str, Document], kills: bool) -> Iterato
         if "destroy" in short[:-1]:
             yield f"container {key[:12]} was told of after it was removed: {short}"
         turns = [action for action in short if action in ("start", "die")]
-        for one, other in itertools.pairwise(turns):
-            if one == other and not kills:
-                yield f"container {key[:12]}: {one} twice: {short}"
+        for one, other in itertools.pairwise(event for event in story if event["Action"] in ("start", "die")):
+            # Who is interrupted after the word and before the row leaves it to the next one to say it again.
+            again = any(one["timeNano"] / 1e9 < end < other["timeNano"] / 1e9 + 0.1 for end in cut)
+            if one["Action"] == other["Action"] and not kills and not (again and one["Action"] == "die"):
+                yield f"container {key[:12]}: {one['Action']} twice: {short}"
         if not kills:
             if short[:1] != ["create"]:
                 yield f"container {key[:12]} was never created: {short}"

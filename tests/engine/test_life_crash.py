@@ -424,3 +424,57 @@ def test_several_processes_do_all_at_once_and_the_rows_are_true(
     assert [info.key for info in engine._parts.snapshotter.walk() if len(info.key) == 64] == []
     assert not list((tmp_path / "root/containers").iterdir())
     assert finish.state_root() == str(tmp_path / "state")
+
+
+# --- whoever else is in its cgroups
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["runs", "frozen"])
+def test_who_is_left_in_the_cgroups_ends_with_the_container(
+    loaded: Engine, tmp_path: Path, frozen: bool
+) -> None:
+    """Such as a program on its way in, which `pause` has caught in the freezer: no start is in its way later."""
+    elsewhere(f"engine.start('beta', {ENDS}, name='one')", tmp_path)
+    container = loaded.containers.get("one")
+    freezer = Path("/sys/fs/cgroup/freezer/pyrunc", container.id)
+    if not freezer.exists():
+        pytest.skip("needs the freezer of cgroup v1")
+    place = freezer / "sub" if frozen else freezer
+    place.mkdir(exist_ok=True)
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        try:
+            (place / "cgroup.procs").write_text(str(stranger.pid))
+            if frozen:
+                (place / "freezer.state").write_text("FROZEN")
+            let_end(container)
+            assert container.wait(60) == 6
+            until(lambda: stranger.poll() is not None)
+        finally:
+            with suppress(OSError):
+                (place / "freezer.state").write_text("THAWED")
+            stranger.kill()
+    assert stranger.returncode == -signal.SIGKILL
+    until(lambda: not any(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{container.id}")))
+    container.start()
+    assert state(container) == "running"
+    container.remove(force=True)
+    until(lambda: left(tmp_path, container.id) == [])
+
+
+def test_a_cgroup_that_stays_busy_is_removed_when_note_is_taken(loaded: Engine, tmp_path: Path) -> None:
+    """The supervisor gives up after a second; what it says of that is heeded."""
+    elsewhere(f"engine.start('beta', {ENDS}, name='one')", tmp_path)
+    container = loaded.containers.get("one")
+    record = container.record()
+    with finish.Locked(loaded._parts, container.id):  # nobody takes note of its end meanwhile
+        let_end(container)
+        status = Path(record.state_dir, "status")
+        until(status.exists)
+        numbers = json.loads(status.read_text())
+        assert numbers["cgroups_left"] == 0
+        status.write_text(json.dumps(numbers | {"cgroups_left": 1}))
+        group = next(Path("/sys/fs/cgroup").glob("*/pyrunc")).parent / "pyrunc" / container.id
+        group.mkdir()
+    until(lambda: not group.exists())
+    container.remove()
+    until(lambda: left(tmp_path, container.id) == [])
