@@ -204,9 +204,7 @@ cdef inline int init_step(walk *w, const plan_step *step) noexcept nogil:
     if op == OP_ROOT_OVERLAY:
         return root_overlay_step(w, step)
     if op == OP_PIVOT_ROOT:
-        if fchdir(w.slots[step.slot_a]) < 0:
-            return -errno
-        return c_move_root_here() if step.n0 else c_pivot_root_here()
+        return pivot_step(w, step)
     if op == OP_WRITE_PROCFS:
         return procfs_step(w, step)
     if op == OP_HOSTNAME:

@@ -23,6 +23,7 @@ cdef extern from *:
     #include <string.h>
     #include <time.h>
     #include <unistd.h>
+    #include <sys/sysinfo.h>
     #include <sys/epoll.h>
     #include <sys/ioctl.h>
     #include <sys/mman.h>
@@ -242,6 +243,9 @@ cdef extern from *:
     int syncfs(int fd) nogil
     int unshare(int flags) nogil
     int setns(int fd, int nstype) nogil
+    ctypedef struct sysinfo_t "struct sysinfo":
+        unsigned short procs
+    int sysinfo(sysinfo_t *info) nogil
     int prctl(int option, ...) nogil
     int PR_SET_DUMPABLE, PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_CAP_AMBIENT
     int PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NAME, PR_SET_CHILD_SUBREAPER

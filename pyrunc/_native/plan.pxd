@@ -92,7 +92,7 @@ cdef enum Op:
     OP_FILE                         # s0 path in the root, s1 content, n0 mode
     OP_MASK                         # s0 path in the root, slot a: tmpfs shared by masked directories
     OP_READONLY                     # s0 path in the root
-    OP_PIVOT_ROOT                   # slot a: the root's mount; n0: it is moved over the old one
+    OP_PIVOT_ROOT                   # slot a: the root's mount; n0: it is moved over the old one; n1: a copy of its tree is as good
     OP_WRITE_PROCFS                 # slot a: a procfs of our own, s0 path in it, s1 value
     OP_HOSTNAME                     # s0
     OP_DOMAINNAME                   # s0

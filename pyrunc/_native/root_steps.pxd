@@ -7,6 +7,9 @@ from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
 
+cdef enum:
+    MANY_TASKS = 256                # from here on what pivot_root(2) costs is more than what replaces it
+
 
 cdef inline int attach_step(walk *w, const plan_step *step) noexcept nogil:
     """Attach a mount to a path of the root, opened once and by descriptor."""
@@ -211,3 +214,54 @@ cdef inline int root_overlay_step(walk *w, const plan_step *step) noexcept nogil
         if rc == 0:
             rc = root_attach_step(w, step)
     return rc
+
+
+cdef inline bint has_many_tasks() noexcept nogil:
+    """Whether the host has so many; it has fewer if the kernel cannot tell (sysinfo(2); 65,536 are none to it)."""
+    cdef sysinfo_t info
+    return sysinfo(&info) == 0 and info.procs >= MANY_TASKS
+
+
+cdef inline int take_off_root(int *copy, int root) noexcept nogil:
+    """Drop the old root, and put a copy of *root*'s tree, whose descriptor goes to *copy*, where it was.
+
+    pivot_root(2) looks at every task of the host, whether the old root is its own: with 500 containers that is a tenth
+    of a start. Nobody else is in this mount namespace, so that here it need not. -EAGAIN where the old root cannot go: it is
+    locked in a user namespace, or the very first mount of its namespace.
+    """
+    cdef int own
+    cdef int rc
+    copy[0] = c_open_tree(root, b"", OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE)
+    own = <int>_rc(syscall(NR_pidfd_open, getpid(), 0))
+    # Private first, or what is mounted below a mount that the host shares would be unmounted there too.
+    if (copy[0] < 0 or own < 0 or mount(NULL, b"/", NULL, MS_REC | MS_PRIVATE, NULL) < 0
+            or c_umount2(b"/", MNT_DETACH) < 0):
+        close(copy[0])
+        close(own)
+        return -EAGAIN
+    # What the old root was mounted on is left of the namespace, and empty; to join it anew makes that the root.
+    rc = <int>_rc(setns(own, CLONE_NEWNS))
+    close(own)
+    if rc == 0:
+        rc = c_move_mount_to(copy[0], AT_FDCWD, b"/")
+    if rc == 0:
+        rc = <int>_rc(fchdir(copy[0]))
+    if rc == 0:
+        rc = <int>_rc(chroot(b"."))
+    return <int>_rc(chdir(b"/")) if rc == 0 else rc
+
+
+cdef inline int pivot_step(walk *w, const plan_step *step) noexcept nogil:
+    """Make the root's mount the root, and drop the old one."""
+    cdef int copy
+    cdef int rc
+    if step.n1 and has_many_tasks():
+        rc = take_off_root(&copy, w.slots[step.slot_a])
+        if rc == 0:
+            rc = put_slot(w, step.slot_a, copy)
+            w.root = w.slots[step.slot_a]
+        if rc != -EAGAIN:
+            return rc
+    if fchdir(w.slots[step.slot_a]) < 0:
+        return -errno
+    return c_move_root_here() if step.n0 else c_pivot_root_here()

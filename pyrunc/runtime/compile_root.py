@@ -408,8 +408,19 @@ class RootPart(DevicePart):
         for path in _paths(self.linux.get("maskedPaths") or ()):
             plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
 
+    def _may_be_copied(self) -> bool:
+        """Whether the root's mounts are all private, so that a copy of them is the same, and none is locked."""
+        if "mount" not in self.new or self.in_userns or self.unprivileged:
+            return False
+        return all(
+            step.op not in ("mount_attr", "remount") or step.n2 in (0, mo.MS_PRIVATE)
+            if step.op != "propagation"
+            else step.n0 == mo.MS_PRIVATE | mo.MS_REC
+            for step in self.plan.steps
+        ) and not any(step.op in ("sync", "hook") for step in self.plan.steps)
+
     def _pivot(self) -> None:
-        self.plan.add("pivot_root", INIT, "pivot", a=self.root)
+        self.plan.add("pivot_root", INIT, "pivot", a=self.root, n1=int(self._may_be_copied()))
         propagation = mo.parse([self.linux.get("rootfsPropagation") or "rprivate"])
         if propagation.propagation in (mo.MS_SHARED, mo.MS_UNBINDABLE):
             self.plan.add(
