@@ -17,6 +17,8 @@ from benchmarks.peers import FloorPeer
 SECTIONS = ("start", "cold", "idle", "crowd", "exec")
 SEED = 1
 SETTLE_S = 1.0
+REMOVED_S = 0.02  # in which the kernel has removed the cgroups and namespaces of a container
+CROWDS = 3  # how often many are started and removed
 IDLE = ["/bin/sleep", "100000"]
 _KERNEL_MEMORY = ("Slab", "KernelStack", "PageTables", "Percpu")
 Part = dict[str, Any]
@@ -41,14 +43,22 @@ def timed(act: Callable[[], object]) -> int:
     return time.perf_counter_ns() - begin
 
 
-def interleaved(acts: dict[str, Act], rounds: int, pause: Callable[[], None]) -> dict[str, Any]:
-    """Do every act *rounds* times, in a new order each round; their summaries."""
+def taken_in_turns(acts: dict[str, Act], rounds: int, pause: Callable[[], None]) -> dict[str, list[int]]:
+    """Do every act *rounds* times, in a new order each round; nanoseconds of each."""
     samples: dict[str, list[int]] = {name: [] for name in acts}
     for order in measure.turns(list(acts), rounds, SEED):
         for name in order:
             pause()
             samples[name].append(acts[name]())
-    return {name: measure.summarize(taken)._asdict() for name, taken in samples.items()}
+    return samples
+
+
+def interleaved(acts: dict[str, Act], rounds: int, pause: Callable[[], None]) -> dict[str, Any]:
+    """Do every act *rounds* times, in a new order each round; their summaries."""
+    return {
+        name: measure.summarize(taken)._asdict()
+        for name, taken in taken_in_turns(acts, rounds, pause).items()
+    }
 
 
 def repeated(act: Act, rounds: int, pause: Callable[[], None]) -> list[int]:
@@ -230,13 +240,22 @@ def crowd(bench: Bench) -> Part:
     """A start on a root where one container runs, and on one where many do: one after the other, and in turns.
 
     The first says what the user sees, who has many or one; the second, what of it is pyrunc's and not the kernel's,
-    which has many either way.
+    which has many either way. Each starts when the kernel has seen to the end of the one before; "behind a removal" is
+    without that wait, as in a row of short containers. Many are started, and removed, several times: a machine is
+    slower for seconds now and then, which is more than the difference.
     """
     settings = bench.settings
     few, many = bench.place.engine("few"), bench.place.engine("many")
+    alone, beside = "beside 1", f"beside {settings.crowd}"
+    on_the_host = f"beside 1 on its root, {settings.crowd} on the host"
+    churning = {name: f"{name}, behind a removal" for name in (alone, beside)}
+    samples: dict[str, list[int]] = {
+        name: [] for name in (alone, beside, on_the_host, *churning.values(), "the first 50", "the last 50")
+    }
 
-    def start_on(engine: Any) -> Act:
+    def start_on(engine: Any, settle_s: float = REMOVED_S) -> Act:
         def act() -> int:
+            time.sleep(settle_s)
             begin = time.perf_counter_ns()
             container = engine.start(IMAGE, IDLE)
             elapsed = time.perf_counter_ns() - begin
@@ -245,35 +264,33 @@ def crowd(bench: Bench) -> Part:
 
         return act
 
+    acts = {on_the_host: start_on(few), beside: start_on(many)}
     few.start(IMAGE, IDLE)
-    act = start_on(few)
-    for _ in range(3):
-        act()
-    before = repeated(act, settings.crowd_starts, bench.pause)
-    bench.say(f"starting {settings.crowd}")
-    first: list[int] = []
-    for _ in range(settings.crowd):
-        bench.pause()
-        first.append(timed(lambda: many.start(IMAGE, IDLE)))
-    acts = {"few": act, "many": start_on(many)}
-    for each in acts.values():
-        each()
-    turns = interleaved(acts, settings.crowd_starts, bench.pause)
-    bench.say("removing them")
-    bench.place.empty(bench.place.pyrunc("many"))
-    time.sleep(SETTLE_S)
-    after = repeated(act, settings.crowd_starts, bench.pause)
+    for cycle in range(CROWDS + 1):
+        for _ in range(3):
+            acts[on_the_host]()
+        samples[alone] += repeated(acts[on_the_host], settings.crowd_starts, bench.pause)
+        samples[churning[alone]] += repeated(start_on(few, 0), settings.crowd_starts, bench.pause)
+        if cycle == CROWDS:
+            break
+        bench.say(f"starting {settings.crowd}")
+        started: list[int] = []
+        for _ in range(settings.crowd):
+            bench.pause()
+            started.append(timed(lambda: many.start(IMAGE, IDLE)))
+        samples["the first 50"] += started[:50]
+        samples["the last 50"] += started[-50:]
+        for each in acts.values():
+            each()
+        for name, taken in taken_in_turns(acts, settings.crowd_starts, bench.pause).items():
+            samples[name] += taken
+        samples[churning[beside]] += repeated(start_on(many, 0), settings.crowd_starts, bench.pause)
+        bench.say("removing them")
+        bench.place.empty(bench.place.pyrunc("many"))
+        time.sleep(SETTLE_S)
     bench.place.empty(bench.place.pyrunc("few"))
-    return {
-        "running": settings.crowd,
-        "latency": {
-            "beside 1": measure.summarize(before + after)._asdict(),
-            f"beside {settings.crowd}": turns["many"],
-            f"beside 1 on its root, {settings.crowd} on the host": turns["few"],
-            "the first 50": measure.summarize(first[:50])._asdict(),
-            "the last 50": measure.summarize(first[-50:])._asdict(),
-        },
-    }
+    latency = {name: measure.summarize(taken)._asdict() for name, taken in samples.items()}
+    return {"running": settings.crowd, "latency": latency}
 
 
 # --- exec

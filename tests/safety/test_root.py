@@ -178,7 +178,9 @@ def test_what_is_shared_with_the_host_stays_mounted_there(
             assert (source / "one/two/file").read_text() == "the host's"
 
             # Nor where the plan says that all is private.
-            done = support.patch(sandbox(mounts=shared), as_if_private).run(["/bin/cat", "/shared/one/two/file"])
+            done = support.patch(sandbox(mounts=shared), as_if_private).run(
+                ["/bin/cat", "/shared/one/two/file"]
+            )
             assert done.stdout == b"the host's", done
             assert (source / "one/two/file").read_text() == "the host's"
         finally:
