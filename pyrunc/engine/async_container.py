@@ -126,7 +126,7 @@ class AsyncContainer(Face[Container]):
         return AsyncAttachment(client, stdin=stdin, terminal=terminal)
 
     async def exec(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
         privileged: bool = False,
     ) -> RunResult:  # fmt: skip
@@ -143,7 +143,7 @@ class AsyncContainer(Face[Container]):
         return result
 
     async def exec_start(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None, stdout: int | None = None,
         stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> AsyncEngineExec:  # fmt: skip

@@ -243,7 +243,7 @@ class Container:
             return True
 
     def exec(
-        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str | None] | None" = None, cwd: str | None = None,
         user: str | None = None, groups: "Sequence[str]" = (), stdin: bytes = b"", timeout_s: float | None = None,
         tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "RunResult":  # fmt: skip
@@ -257,7 +257,7 @@ class Container:
         return execs.run(self._parts, self.id, wanted, stdin, timeout_s)
 
     def exec_start(
-        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str | None] | None" = None, cwd: str | None = None,
         user: str | None = None, groups: "Sequence[str]" = (), stdin: int | None = None, stdout: int | None = None,
         stderr: int | None = None, tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> "EngineExec":  # fmt: skip
@@ -271,7 +271,7 @@ class Container:
         return execs.start(self._parts, self.id, wanted, stdin, stdout, stderr)
 
     def exec_detached(
-        self, argv: "Sequence[str]", *, env: "Mapping[str, str] | None" = None, cwd: str | None = None,
+        self, argv: "Sequence[str]", *, env: "Mapping[str, str | None] | None" = None, cwd: str | None = None,
         user: str | None = None, groups: "Sequence[str]" = (), tty: bool = False, size: tuple[int, int] = (0, 0),
         privileged: bool = False,
     ) -> str:  # fmt: skip

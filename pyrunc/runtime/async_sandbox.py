@@ -93,7 +93,7 @@ class AsyncSandboxProcess(AsyncRunningProcess):
     """A running container; leaving its ``async with`` block, or dropping it, kills it."""
 
     async def exec(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
         privileged: bool = False,
     ) -> RunResult:  # fmt: skip
@@ -111,7 +111,7 @@ class AsyncSandboxProcess(AsyncRunningProcess):
             return await run_asked(ask, argv, stdin, begun, timeout_s)
 
     async def exec_start(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
         size: tuple[int, int] = (0, 0), privileged: bool = False,

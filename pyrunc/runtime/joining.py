@@ -64,11 +64,12 @@ class Target(NamedTuple):
 class Wanted(NamedTuple):
     """What a further program is to be; None stands for what the container's own program has.
 
-    *size* are the rows and columns of its terminal, with *tty*. With *privileged* it holds all capabilities.
+    A variable of *env* that is None is taken away. *size* are the rows and columns of its terminal, with *tty*. With
+    *privileged* it holds all capabilities.
     """
 
     argv: Sequence[str]
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str | None] | None = None
     cwd: str | None = None
     user: str | None = None
     groups: Sequence[str] = ()
@@ -132,7 +133,7 @@ class Joining:
         further = checks.listed(checks.text)(groups, "groups")
         if user == "":
             raise checks.refuse("user", "a name or number, optionally with :group", user)
-        added = {} if env is None else checks.environment(env)
+        added = {} if env is None else checks.changes(env)
         self._target = target
         launcher, variables = target.launcher, target.variables
         if tty and "TERM" not in variables:
@@ -147,7 +148,7 @@ class Joining:
                 if name and variables.get("HOME") == launcher.home:
                     variables = {**variables, "HOME": home}
             self._argv = argv
-            self._env = {**variables, **added}
+            self._env = {name: value for name, value in {**variables, **added}.items() if value is not None}
             self._owner = launcher.outside(*(_own(target.template) if who is None else who)[:2])
             self._template = _template(launcher, Join(who, bool(name), where, terminal, privileged))
         except BaseException:

@@ -160,6 +160,17 @@ def environment(value: object, option: str = "env") -> dict[str, str]:
     return found
 
 
+def changes(value: object, option: str = "env") -> dict[str, str | None]:
+    """Variables for who has some; one that is None is taken away."""
+    taken = [key for key, each in value.items() if each is None] if isinstance(value, Mapping) else []
+    given = (
+        {key: each for key, each in value.items() if each is not None}
+        if isinstance(value, Mapping)
+        else value
+    )
+    return {**environment(given, option), **dict.fromkeys(environment(dict.fromkeys(taken, ""), option))}
+
+
 def arguments(value: object, option: str = "argv") -> Sequence[str]:
     """A program and its arguments."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:

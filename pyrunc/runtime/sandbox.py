@@ -215,15 +215,15 @@ class SandboxProcess(RunningProcess):
     """A running container; leaving its ``with`` block, or dropping it, kills it."""
 
     def exec(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: bytes = b"", timeout_s: float | None = None,
         tty: bool = False, size: tuple[int, int] = (0, 0), privileged: bool = False,
     ) -> RunResult:  # fmt: skip
         """Run a further program in the container to its end.
 
         It has the limits, capabilities, seccomp filter and umask of the container's program, and by default its
-        environment, to which *env* is added, its working directory and its user. *user* (``name[:group]`` or numbers)
-        and *groups* are looked up in the container; with a *user* root holds what the container may hold at most, and
+        environment, to which *env* is added (a variable that is None is taken away), its working directory and its user.
+        *user* (``name[:group]`` or numbers) and *groups* are looked up in the container; with a *user* root holds what the container may hold at most, and
         nobody else any capability; with *privileged* it holds all of this process's, under the container's filter. With
         *tty* it has a terminal of *size* rows and columns, on which *stdin* and the end of file are typed, and what
         appears there is ``.stdout``. *stdin* and *timeout_s* are else as for Sandbox.run; what the program itself
@@ -236,7 +236,7 @@ class SandboxProcess(RunningProcess):
             return run_asked(joining.request, argv, stdin, begun, timeout_s, tty)
 
     def exec_start(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str | None] | None = None, cwd: str | None = None,
         user: str | None = None, groups: Sequence[str] = (), stdin: int | None = None,
         stdout: int | None = None, stderr: int | None = None, tty: bool = False,
         size: tuple[int, int] = (0, 0), privileged: bool = False,

@@ -133,12 +133,13 @@ def test_environment_and_working_directory(start: Start) -> None:
     assert (
         shell(process, script, env={"A": "2", "B": "3"}, cwd="/home", user="web") == "2 3 /own box\n/home\n"
     )
+    assert shell(process, "echo ${A-gone} $B", env={"A": None, "B": "3", "C": None}) == "gone 3\n"
     with pytest.raises(errors.StartError, match=r"cannot enter the working directory /nowhere: no such file"):
         process.exec(["true"], cwd="/nowhere")
     for wrong in ("relative", "/a/../b", "", "/a\0b"):
         with pytest.raises(errors.InvalidArgument, match="cwd"):
             process.exec(["true"], cwd=wrong)
-    for bad in ({"": "x"}, {"a=b": "x"}, {"a": 1}, ["a=1"]):
+    for bad in ({"": "x"}, {"a=b": "x"}, {"a": 1}, ["a=1"], {"a=b": None}, {"": None}, {1: None}):
         with pytest.raises(errors.InvalidArgument, match="env"):
             process.exec(["true"], env=bad)  # type: ignore[arg-type]
     for argv in ([], "true", [""], [b"true"], None, 5):

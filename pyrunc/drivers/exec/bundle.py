@@ -150,7 +150,7 @@ def write_process(place: str, exec_: StartExec) -> None:
     if wanted.user == "":
         raise checks.refuse("user", "a name or number, optionally with :group", wanted.user)
     further = checks.listed(checks.text)(wanted.groups, "groups")
-    added = {} if wanted.env is None else checks.environment(wanted.env)
+    added = {} if wanted.env is None else checks.changes(wanted.env)
     try:
         with open(f"{exec_.place}/bundle/config.json", encoding="utf-8", errors="surrogateescape") as file:
             process: dict[str, Any] = json.load(file)["process"]
@@ -164,7 +164,7 @@ def write_process(place: str, exec_: StartExec) -> None:
         user |= {"uid": found.uid, "gid": found.gid, "additionalGids": sorted({*found.groups, *own})}
         if name and not any(text.startswith("HOME=") for text in exec_.variables):
             environment["HOME"] = found.home or "/"
-    environment |= added
+    environment = {name: value for name, value in {**environment, **added}.items() if value is not None}
     held = process["capabilities"]["bounding"]
     if wanted.privileged:
         held = process["capabilities"]["bounding"] = sorted(option_privileges.own_capabilities())

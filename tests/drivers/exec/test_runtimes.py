@@ -229,6 +229,8 @@ def test_further_programs(pyrunc: Pyrunc) -> None:
     script = "id -u; echo $A $HOME; busybox pwd; busybox grep CapEff /proc/self/status"
     found = pyrunc("exec", "-u", "web", "-e", "A=new", "-w", "/bin", "one", "sh", "-c", script).stdout
     assert found == "1000\nnew /\n/bin\nCapEff:\t0000000000000000\n"
+    # A name alone that is unknown here takes the variable away, as with docker.
+    assert pyrunc("exec", "-e", "A", "one", "sh", "-c", "echo ${A-gone}").stdout == "gone\n"
     assert "nosuch" in pyrunc("exec", "one", "nosuch", code=127).stderr
     pyrunc("exec", "-d", "one", "sleep", "321")
     assert wait_until(lambda: "sleep 321" in pyrunc("top", "one", "-eo", "pid,args").stdout)
