@@ -21,6 +21,7 @@ from tests.child import in_child
 from tests.safety import support
 
 Make = Callable[..., Sandbox]
+Way = Callable[[Sandbox], Sandbox]
 _MANY = 400  # more than the number from which on it is done otherwise
 _CROWD = f"""
 import os, signal
@@ -92,14 +93,19 @@ def many_tasks() -> Iterator[None]:
             os.killpg(crowd.pid, signal.SIGKILL)
 
 
-@pytest.fixture(params=["few", "many"])
-def tasks(request: pytest.FixtureRequest) -> Iterator[str]:
-    """How many tasks the host has meanwhile; what it has by itself are few."""
-    if request.param == "few":
-        yield "few"
+def by_pivot(step: Step) -> Step:
+    """A change for `support.patch`: pivot_root(2), however many tasks the host has."""
+    return step._replace(n1=0) if step.op == "pivot_root" else step
+
+
+@pytest.fixture(params=["pivot", "copy"])
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """Lets a sandbox go one of the two ways."""
+    if request.param == "pivot":
+        yield lambda box: support.patch(box, by_pivot)
     else:
         with many_tasks():
-            yield "many"
+            yield lambda box: box
 
 
 def ways_out(sandbox: Sandbox) -> dict[str, list[str]]:
@@ -123,15 +129,15 @@ def as_if_private(step: Step) -> Step:
     return step._replace(n1=1) if step.op == "pivot_root" else step
 
 
-def test_nothing_of_the_hosts_tree_is_left(rootfs: Path, sandbox: Make, tasks: str) -> None:
+def test_nothing_of_the_hosts_tree_is_left(rootfs: Path, sandbox: Make, way: Way) -> None:
     (rootfs / "the-containers").touch()
     host = set(os.listdir("/")) - set(os.listdir(rootfs)) - {"usr", "lib", "lib32", "lib64"}
-    found = ways_out(sandbox(mounts=support.python_mounts(), cap_add=["ALL"]))
+    found = ways_out(way(sandbox(mounts=support.python_mounts(), cap_add=["ALL"])))
     inside = found["at first"][0].split()
     assert "the-containers" in inside
     assert not host.intersection(inside)
-    for way in ("its namespace", "up", "init"):
-        assert set(found[way][0].split()) == {*inside, "tmp"}, (way, found)
+    for name in ("its namespace", "up", "init"):
+        assert set(found[name][0].split()) == {*inside, "tmp"}, (name, found)
     # What its namespace began with, which is below the host's root too: whoever may unmount comes that far.
     assert int(found["without its root"][0]) != os.stat("/").st_dev
     assert [line.split()[1] for line in found["mount"]].count("/") == 1
@@ -140,12 +146,12 @@ def test_nothing_of_the_hosts_tree_is_left(rootfs: Path, sandbox: Make, tasks: s
     assert "the-containers" not in careless.run(["/bin/busybox", "ls", "/"]).stdout.decode()
 
 
-def test_the_mounts_are_the_same_by_either_way(rootfs: Path, sandbox: Make) -> None:
+def test_the_mounts_are_the_same_by_either_way(sandbox: Make) -> None:
     """Their options, their propagation, and what is masked and read-only."""
     program = ["/bin/cat", "/proc/self/mountinfo"]
     with many_tasks():
         many = sandbox(writable="no").run(program).stdout.decode()
-    few = sandbox(writable="no").run(program).stdout.decode()
+    few = support.patch(sandbox(writable="no"), by_pivot).run(program).stdout.decode()
 
     def shape(text: str) -> list[list[str]]:
         """Without ids of mounts and devices; each mount by the place of its parent."""
@@ -156,9 +162,7 @@ def test_the_mounts_are_the_same_by_either_way(rootfs: Path, sandbox: Make) -> N
     assert sorted(shape(many)) == sorted(shape(few))
 
 
-def test_what_is_shared_with_the_host_stays_mounted_there(
-    tmp_path: Path, rootfs: Path, sandbox: Make, tasks: str
-) -> None:
+def test_what_is_shared_with_the_host_stays_mounted_there(tmp_path: Path, sandbox: Make, way: Way) -> None:
     """To unmount a tree that is shared would unmount the host's, wherever it is copied to before."""
     source = tmp_path / "shared"
     source.mkdir()
@@ -173,7 +177,7 @@ def test_what_is_shared_with_the_host_stays_mounted_there(
         (source / "one/two/file").write_text("the host's")
         shared = [Mount("/shared", str(source), options=["rbind", "rshared"])]
         try:
-            done = sandbox(mounts=shared).run(["/bin/cat", "/shared/one/two/file"])
+            done = way(sandbox(mounts=shared)).run(["/bin/cat", "/shared/one/two/file"])
             assert done.stdout == b"the host's", done
             assert (source / "one/two/file").read_text() == "the host's"
 
