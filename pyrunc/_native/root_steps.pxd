@@ -6,6 +6,7 @@ from pyrunc._native.mount cimport *
 from pyrunc._native.openat2 cimport *
 from pyrunc._native.plan cimport *
 from pyrunc._native.steps cimport *
+from pyrunc._native.uproot cimport *
 
 cdef enum:
     MANY_TASKS = 256                # from here on what pivot_root(2) costs is more than what replaces it
@@ -222,26 +223,34 @@ cdef inline bint has_many_tasks() noexcept nogil:
     return sysinfo(&info) == 0 and info.procs >= MANY_TASKS
 
 
+cdef inline bint stands_alone() noexcept nogil:
+    """Whether the root is all of this mount namespace, and what it is mounted on is not shared with the host.
+
+    In a chroot that is a mount the rest of the host's tree is what would be left. And what is unmounted and mounted on a
+    shared mount is so on the host too: of a process's root no path leads there, but pivot_root(2) looks at it, before it
+    sees that one mount is no two (EBUSY). What follows needs more than that does, setns(2) and chroot(2): both are
+    tried here, before it is too late.
+    """
+    return c_is_chrooted() == 0 and chroot(b"/") == 0 and c_pivot_root(b"/", b"/") == -EBUSY
+
+
 cdef inline int take_off_root(int *copy, int root) noexcept nogil:
     """Drop the old root, and put a copy of *root*'s tree, whose descriptor goes to *copy*, where it was.
 
     pivot_root(2) looks at every task of the host, whether the old root is its own: with 500 containers that is a tenth
     of a start. Nobody else is in this mount namespace, so that here it need not. -EAGAIN where the old root cannot go: it is
-    locked in a user namespace, or the very first mount of its namespace.
+    locked in a user namespace, the very first mount of its namespace, or not alone in it.
     """
-    cdef int own
     cdef int rc
+    if not stands_alone():
+        return -EAGAIN
     copy[0] = c_open_tree(root, b"", OPEN_TREE_CLONE | AT_EMPTY_PATH | AT_RECURSIVE)
-    own = <int>_rc(syscall(NR_pidfd_open, getpid(), 0))
     # Private first, or what is mounted below a mount that the host shares would be unmounted there too.
-    if (copy[0] < 0 or own < 0 or mount(NULL, b"/", NULL, MS_REC | MS_PRIVATE, NULL) < 0
-            or c_umount2(b"/", MNT_DETACH) < 0):
+    if copy[0] < 0 or mount(NULL, b"/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 or c_umount2(b"/", MNT_DETACH) < 0:
         close(copy[0])
-        close(own)
         return -EAGAIN
     # What the old root was mounted on is left of the namespace, and empty; to join it anew makes that the root.
-    rc = <int>_rc(setns(own, CLONE_NEWNS))
-    close(own)
+    rc = root_of_namespace()
     if rc == 0:
         rc = c_move_mount_to(copy[0], AT_FDCWD, b"/")
     if rc == 0:

@@ -232,7 +232,7 @@ cdef inline int spawner(int sock, char **directories) noexcept nogil:
     all = <crew *>mmap(NULL, sizeof(crew), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)
     if <void *>all == MAP_FAILED:
         return 1
-    all.chrooted = c_is_chrooted()
+    all.chrooted = c_is_chrooted() == 1
     # Each supervisor takes one descriptor here; the containers have the requester's limit.
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &own)
     most.rlim_cur = own.rlim_max

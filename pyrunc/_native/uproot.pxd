@@ -27,18 +27,25 @@ cdef inline int which_root(uint64_t *inode, uint64_t *mount_id) noexcept nogil:
     return rc
 
 
-cdef inline bint c_is_chrooted() noexcept nogil:
-    """Whether the root of this process is not that of its mount namespace; "/" becomes the working directory."""
+cdef inline int c_is_chrooted() noexcept nogil:
+    """Whether the root of this process is not that of its mount namespace, 1 or 0, or -errno.
+
+    "/" becomes the working directory.
+    """
     cdef uint64_t before[2]
     cdef uint64_t after[2]
-    cdef bint found = False
-    cdef int here = openat(AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC)
-    if which_root(&before[0], &before[1]) == 0 and root_of_namespace() == 0:
-        found = which_root(&after[0], &after[1]) == 0 and (before[0] != after[0] or before[1] != after[1])
-        if found and (fchdir(here) < 0 or chroot(b".") < 0):
-            found = False
+    cdef int here = <int>_rc(openat(AT_FDCWD, b"/", O_PATH | O_DIRECTORY | O_CLOEXEC))
+    cdef int rc = here
+    if rc >= 0:
+        rc = which_root(&before[0], &before[1])
+    if rc == 0:
+        rc = root_of_namespace()
+    if rc == 0:
+        rc = which_root(&after[0], &after[1])
+    if rc == 0 and (before[0] != after[0] or before[1] != after[1]):
+        rc = 1 if fchdir(here) == 0 and chroot(b".") == 0 else -errno
     close(here)
-    return found
+    return rc
 
 
 cdef inline int c_uproot() noexcept nogil:

@@ -3,8 +3,10 @@
 Where the host has many tasks that is not pivot_root(2): see `take_off_root`.
 """
 
+import errno
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,14 +16,19 @@ from pathlib import Path
 import pytest
 
 from pyrunc import Mount, Sandbox
-from pyrunc._native import mount, namespaces
+from pyrunc._native import capability, mount, namespaces
+from pyrunc.errors import StartError
 from pyrunc.runtime import spawner
 from pyrunc.runtime.plan import Step
+from tests import confined
 from tests.child import in_child
+from tests.oci import bundles
 from tests.safety import support
 
 Make = Callable[..., Sandbox]
 Way = Callable[[Sandbox], Sandbox]
+_MS_BIND = 0x1000
+_CAP_SYS_CHROOT = 18
 _MANY = 400  # more than the number from which on it is done otherwise
 _CROWD = f"""
 import os, signal
@@ -191,3 +198,103 @@ def test_what_is_shared_with_the_host_stays_mounted_there(tmp_path: Path, sandbo
             spawner.shut_down()
 
     in_child(inside, namespaces.CLONE_NEWNS)
+
+
+def own_mounts() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def test_a_root_on_a_mount_that_the_host_shares_stays_there(sandbox: Make) -> None:
+    """No path leads to what a root is mounted on, and to mount or unmount there would be to do so on the host."""
+
+    def inside() -> None:
+        spawner._forget()
+        upper = mount.open_tree(-100, b"/", mount.OPEN_TREE_CLONE | mount.AT_RECURSIVE)
+        place = os.open("/", os.O_PATH)
+        mount.mount(None, b"/", None, mount.MS_SHARED)
+        mount.move_mount(upper, place)
+        os.fchdir(upper)
+        os.chroot(".")
+        before = own_mounts()
+        try:
+            with many_tasks(), pytest.raises(StartError, match="pivot_root: invalid argument"):
+                sandbox().run(["/bin/true"])
+            assert own_mounts() == before
+        finally:
+            spawner.shut_down()
+
+    in_child(inside, namespaces.CLONE_NEWNS)
+
+
+@pytest.mark.parametrize("flags", [(), ("--no-pivot",)], ids=["pivot", "no-pivot"])
+def test_in_a_chroot_that_is_a_mount_the_hosts_mounts_stay(
+    flags: tuple[str, ...], tmp_path: Path, rootfs: Path
+) -> None:
+    """The front door stays in the chroot that it was called in; behind its root is then the host's."""
+    if not bundles.FRONT_DOOR.exists():
+        pytest.skip("needs bin/pyrunc-oci")
+    place = tmp_path / "chroot"
+    place.mkdir()
+    oci = bundles.Runtime(tmp_path / "state", rootfs)
+    bundle = oci.bundle(tmp_path / "bundle", ["/bin/echo", "said"])
+
+    def chrooted() -> None:
+        os.chroot(place)
+        os.chdir("/")
+        done = oci.call("run", *flags, "--bundle", bundle, oci.id, code=None)
+        # Without the flag it is pivot_root(2) that refuses.
+        assert "said" in done.stdout if flags else "pivot_root: invalid argument" in done.stderr, done
+        oci.call("delete", "--force", oci.id)
+
+    def inside() -> None:
+        mount.mount(b"/", os.fsencode(place), None, _MS_BIND | mount.MS_REC)
+        mount.mount(None, b"/", None, mount.MS_SHARED)
+        before = own_mounts()
+        with many_tasks():
+            in_child(chrooted)
+        assert own_mounts() == before
+
+    in_child(inside, namespaces.CLONE_NEWNS)
+
+
+def test_who_may_not_chroot_starts_containers(sandbox: Make, way: Way) -> None:
+    """pivot_root(2) does not ask for CAP_SYS_CHROOT, and setns(2) and chroot(2) do."""
+
+    def inside() -> None:
+        spawner._forget()
+        effective, permitted, inheritable = capability.capget()
+        kept = ~(1 << _CAP_SYS_CHROOT)
+        capability.bounding_keep(capability.bounding() & kept)
+        capability.capset(effective & kept, permitted & kept, inheritable & kept)
+        with pytest.raises(PermissionError):
+            os.chroot("/")
+        try:
+            box = way(sandbox(cap_drop=["SYS_CHROOT"]))
+            assert box.run(["/bin/echo", "said"]).stdout == b"said\n"
+        finally:
+            spawner.shut_down()
+
+    in_child(inside)
+
+
+@pytest.mark.parametrize("name", ["setns", "chroot"])
+def test_where_a_call_is_refused_it_is_by_pivot_root(name: str, rootfs: Path) -> None:
+    number = {"x86_64": {"setns": 308, "chroot": 161}, "aarch64": {"setns": 268, "chroot": 51}}
+    call = number[os.uname().machine][name]
+    program = [
+        (0x20, 0, 0, 0),
+        (0x15, 0, 1, call),
+        (0x06, 0, 0, 0x50000 | errno.EPERM),
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+
+    def inside() -> None:
+        spawner._forget()
+        confined.install(b"".join(struct.pack("=HBBI", *line) for line in program), 0)
+        try:
+            with many_tasks(), Sandbox(rootfs) as box:
+                assert box.run(["/bin/echo", "said"]).stdout == b"said\n"
+        finally:
+            spawner.shut_down()
+
+    in_child(inside)
