@@ -409,7 +409,11 @@ class RootPart(DevicePart):
             plan.add("mask", INIT, "masks", s0=path, a=tmpfs)
 
     def _may_be_copied(self) -> bool:
-        """Whether the root's mounts are all private, so that a copy of them is the same, and none is locked."""
+        """Whether the root's mounts are all private, so that a copy of them is the same, and none is locked.
+
+        A terminal is opened before, so that the program's name for it (/proc/self/fd/0) would be that of a mount that
+        is gone; and hooks, and whoever writes a user namespace's maps, look into the mount namespace meanwhile.
+        """
         if "mount" not in self.new or self.in_userns or self.unprivileged:
             return False
         return all(
@@ -417,7 +421,7 @@ class RootPart(DevicePart):
             if step.op != "propagation"
             else step.n0 == mo.MS_PRIVATE | mo.MS_REC
             for step in self.plan.steps
-        ) and not any(step.op in ("sync", "hook") for step in self.plan.steps)
+        ) and not any(step.op in ("sync", "hook", "terminal") for step in self.plan.steps)
 
     def _pivot(self) -> None:
         self.plan.add("pivot_root", INIT, "pivot", a=self.root, n1=int(self._may_be_copied()))

@@ -298,3 +298,9 @@ def test_where_a_call_is_refused_it_is_by_pivot_root(name: str, rootfs: Path) ->
             spawner.shut_down()
 
     in_child(inside)
+
+
+def test_the_name_of_the_terminal_leads_to_it(sandbox: Make, way: Way) -> None:
+    """musl's ttyname(3) goes by what /proc/self/fd/0 says."""
+    done = way(sandbox(tty=True)).run(["/bin/busybox", "readlink", "/proc/self/fd/0"])
+    assert done.stdout.decode().strip() == "/dev/pts/0", done
