@@ -62,6 +62,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
     cdef bint seen_exec = False
     cdef bint joined = False
     cdef bint joins_mounts = False
+    cdef bint enters_mounts = False
+    cdef bint drops_root = False
     cdef bint forked = False
     cdef bint waited = False
     cdef bint seen_unit = False
@@ -160,6 +162,10 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             forked |= step.op == OP_FORK
         elif step.op == OP_FORK:
             return -EINVAL
+        if step.op == OP_SETNS:
+            enters_mounts |= step.n0 == 0 or step.n0 & <uint64_t>CLONE_NEWNS != 0
+        if step.op == OP_PIVOT_ROOT and step.n1 != 0:
+            drops_root = True
         if step.op == OP_HOOK and step.n0 >= hooks:
             return -EINVAL
         if step.op == OP_UNIT:
@@ -183,6 +189,8 @@ cdef inline int plan_validate(const unsigned char *data, uint64_t size, uint32_t
             return -EINVAL
     if not h.flags & <uint32_t>PLAN_EXEC and not h.clone_flags & <uint64_t>CLONE_NEWNS and not joins_mounts:
         return -EINVAL
+    if drops_root and (enters_mounts or not h.clone_flags & <uint64_t>CLONE_NEWNS):
+        return -EINVAL              # a root that others may have too
     if awaited & ~served:
         return -EINVAL              # init would wait for ever
     return 0 if seen_exec else -EINVAL

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyrunc._native import plan as native
-from pyrunc.runtime.plan import HOST, INIT, SYNC, Oci, OciHook, PlanTemplate
+from pyrunc.runtime.plan import HOST, INIT, STAGE, SYNC, Oci, OciHook, PlanTemplate
 
 NATIVE = Path(native.__file__).parent
 CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
@@ -145,6 +145,17 @@ def test_every_flag_means_something_to_a_walker() -> None:
 
 def test_mounting_without_a_mount_namespace_is_refused() -> None:
     assert judge(("pivot_root", INIT, {"a": 0}), clone_flags=CLONE_NEWPID) < 0
+
+
+@pytest.mark.parametrize("kind", [CLONE_NEWNS, CLONE_NEWNS | CLONE_NEWPID, 0])
+@pytest.mark.parametrize("section", [INIT, STAGE])
+def test_a_root_is_dropped_in_a_mount_namespace_of_its_own_only(section: int, kind: int) -> None:
+    """Where others are too, the root that goes is theirs."""
+    joins = ("setns", section, {"a": 1, "n0": kind})
+    drops = ("pivot_root", INIT, {"a": 0, "n1": 1})
+    assert judge(drops) == 0
+    for clone_flags in (CLONE_NEWPID, CLONE_NEWNS | CLONE_NEWPID):
+        assert judge(*((joins, drops) if section == INIT else (drops, joins)), clone_flags=clone_flags) < 0
 
 
 def test_a_reserved_number_is_refused() -> None:
