@@ -238,7 +238,7 @@ def _note(parts: "Parts", row: "Row", ending: Ending) -> "ContainerRecord | None
             from pyrunc.engine import mount_specs
 
             volumes = mount_specs.mounted(parts, record.id)
-        # From here to the row nothing is slow: whoever is interrupted between leaves it to the next one to say it again.
+        # From here to the row nothing is slow: who is interrupted between leaves it to the next one to say it again.
         if ending.oom_killed:
             container_events.say(parts, record, "oom")
         seconds = max(0, ending.finished_ns - ending.started_ns) // 10**9

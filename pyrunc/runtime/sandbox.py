@@ -222,12 +222,13 @@ class SandboxProcess(RunningProcess):
         """Run a further program in the container to its end.
 
         It has the limits, capabilities, seccomp filter and umask of the container's program, and by default its
-        environment, to which *env* is added (a variable that is None is taken away), its working directory and its user.
-        *user* (``name[:group]`` or numbers) and *groups* are looked up in the container; with a *user* root holds what the container may hold at most, and
-        nobody else any capability; with *privileged* it holds all of this process's, under the container's filter. With
-        *tty* it has a terminal of *size* rows and columns, on which *stdin* and the end of file are typed, and what
-        appears there is ``.stdout``. *stdin* and *timeout_s* are else as for Sandbox.run; what the program itself
-        has started is not killed with it, but with the container.
+        environment, to which *env* is added (a variable that is None is taken away), its working directory and its
+        user. *user* (``name[:group]`` or numbers) and *groups* are looked up in the container; with a *user* root
+        holds what the container may hold at most, and nobody else any capability; with *privileged* it holds all of
+        this process's, under the container's filter. With *tty* it has a terminal of *size* rows and columns, on
+        which *stdin* and the end of file are typed, and what appears there is ``.stdout``. *stdin* and *timeout_s*
+        are else as for Sandbox.run; what the program itself has started is not killed with it, but with the
+        container.
         Raises FailedPrecondition if the container has ended, InvalidArgument or NotFound for the user, and StartError
         or one of its kind if the program cannot start.
         """
