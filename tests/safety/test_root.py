@@ -242,8 +242,9 @@ def test_in_a_chroot_that_is_a_mount_the_hosts_mounts_stay(
         os.chroot(place)
         os.chdir("/")
         done = oci.call("run", *flags, "--bundle", bundle, oci.id, code=None)
-        # Without the flag it is pivot_root(2) that refuses.
-        assert "said" in done.stdout if flags else "pivot_root: invalid argument" in done.stderr, done
+        # Without the flag it is pivot_root(2) that refuses, where what is behind the chroot is shared in there too.
+        refused = not flags and "pivot_root: invalid argument" in done.stderr
+        assert refused or done.stdout == "said\n", done
         oci.call("delete", "--force", oci.id)
 
     def inside() -> None:
