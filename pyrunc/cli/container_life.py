@@ -98,7 +98,16 @@ def unpause(arguments: list[str]) -> int:
 )  # fmt: skip
 def wait(arguments: list[str]) -> int:
     """Wait for one after the other."""
-    return each(arguments, lambda name: say(f"{engine().containers.get(name).wait()}\n"))
+
+    def one(name: str) -> None:
+        found = engine().containers.get(name)
+        try:
+            code = found.wait()
+        except NotFound as exc:  # it has gone since it was found
+            raise NotFound(f"No such container: {name}") from exc
+        say(f"{code}\n")
+
+    return each(arguments, one)
 
 
 @verb("rename CONTAINER NEW_NAME", "Rename a container", low=2, high=2)

@@ -466,6 +466,7 @@ def test_a_cgroup_that_stays_busy_is_removed_when_note_is_taken(loaded: Engine, 
     elsewhere(f"engine.start('beta', {ENDS}, name='one')", tmp_path)
     container = loaded.containers.get("one")
     record = container.record()
+    group = next(Path("/sys/fs/cgroup").glob(f"*/pyrunc/{container.id}"))
     with finish.Locked(loaded._parts, container.id):  # nobody takes note of its end meanwhile
         let_end(container)
         status = Path(record.state_dir, "status")
@@ -473,8 +474,9 @@ def test_a_cgroup_that_stays_busy_is_removed_when_note_is_taken(loaded: Engine, 
         numbers = json.loads(status.read_text())
         assert numbers["cgroups_left"] == 0
         status.write_text(json.dumps(numbers | {"cgroups_left": 1}))
-        group = next(Path("/sys/fs/cgroup").glob("*/pyrunc")).parent / "pyrunc" / container.id
-        group.mkdir()
+        group.mkdir(parents=True)
     until(lambda: not group.exists())
     container.remove()
     until(lambda: left(tmp_path, container.id) == [])
+    with suppress(OSError):
+        group.parent.rmdir()  # made here, and so by no start that would remove it
