@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -78,7 +78,11 @@ def starting(
 
 def tasks(parent: Frozen) -> list[int]:
     """The processes of the containers below *parent*."""
-    return [int(pid) for file in parent.path.glob("*/cgroup.procs") for pid in file.read_text().split()]
+    found = []
+    for file in parent.path.glob("*/cgroup.procs"):
+        with suppress(OSError):  # its container ends just now
+            found += [int(pid) for pid in file.read_text().split()]
+    return found
 
 
 @pytest.mark.parametrize("dies", [False, True])

@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyrunc.runtime.cgroup_layout import detect
@@ -55,11 +55,12 @@ def marked(mark: str) -> list[int]:
 
 def cgroups(parent: str) -> set[str]:
     """The containers' cgroups in all hierarchies below *parent*."""
-    return {
-        str(path)
-        for hierarchy in detect().hierarchies
-        for path in Path(f"{hierarchy.mountpoint}{parent}").glob("*/")
-    }
+    found = set()
+    for hierarchy in detect().hierarchies:
+        place = f"{hierarchy.mountpoint}{parent}"
+        with suppress(FileNotFoundError):  # it goes with the last of them, maybe just now
+            found.update(f"{place}/{name}" for name in os.listdir(place) if os.path.isdir(f"{place}/{name}"))
+    return found
 
 
 def descriptors() -> set[str]:
