@@ -55,7 +55,7 @@ def marked(mark: str) -> list[int]:
 
 def cgroups(parent: str) -> set[str]:
     """The containers' cgroups in all hierarchies below *parent*."""
-    found = set()
+    found: set[str] = set()
     for hierarchy in detect().hierarchies:
         place = f"{hierarchy.mountpoint}{parent}"
         with suppress(FileNotFoundError):  # it goes with the last of them, maybe just now
