@@ -111,6 +111,14 @@ class Shimmed(Supervised):
         """Tell the shim that nothing is left to be done."""
         self._channel.finished()
 
+    def _remove_cgroups(self) -> None:
+        """Not once it has run: they may be those of its next start by now, of which a late owner has not heard.
+
+        Who takes note of the end, with the lock of the container held, removes what is left.
+        """
+        if not self.started:
+            super()._remove_cgroups()
+
 
 class ShimProcess:
     """The owner's end of a container with a shim.
@@ -151,7 +159,11 @@ class ShimProcess:
             poller.register(self._child, select.POLLIN)
             if not poller.poll(None if timeout_s is None else timeout_s * 1000):
                 raise TimedOut(f"the container still runs after {timeout_s} s")
-            self._child.take()
+            try:
+                self._child.take()
+            except Unavailable:
+                signal(self.running, _SIGKILL)
+                raise
         assert self._child.exit is not None
         return self._child.exit
 

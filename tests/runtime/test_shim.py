@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pyrunc import errors
-from pyrunc.runtime import shim, spawner
+from pyrunc.runtime import cgroup_control, shim, spawner
 from pyrunc.runtime.attach import AttachClient
 from pyrunc.runtime.cgroup_layout import detect
 from pyrunc.runtime.launcher import Launcher
@@ -213,6 +213,25 @@ def test_the_program_has_its_streams_and_nothing_of_the_shim_s(here: Place) -> N
         "/proc/7/fd",
         "/proc/2/fd",
     }
+
+
+def test_who_hears_late_of_a_killed_shim_does_not_end_the_next_start(here: Place) -> None:
+    """Another process has taken note of the end, and has started the container again, in the same cgroups."""
+    one = here.start("sleep 1000")
+    os.kill(one.shim_pid, signal.SIGKILL)
+    layout = detect()
+    cgroup_control.kill(layout, f"/pyrunc/{here.id}")
+    cgroup_control.remove(layout, f"/pyrunc/{here.id}")
+    for path in here.state.iterdir():
+        path.unlink()
+    two = here.start("sleep 1000")
+    with pytest.raises(errors.Unavailable):
+        one.wait(60)
+    assert not ended(two.running)
+    assert shim.is_alive(two.running.pid, two.running.pid_started)
+    assert here.id in Path(f"/proc/{two.pid}/cgroup").read_text()
+    two.kill()
+    assert two.wait(60).signal == signal.SIGKILL
 
 
 def test_a_killed_shim_takes_a_container_along_that_shall_not_outlive_its_owner(here: Place) -> None:
