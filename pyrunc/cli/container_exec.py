@@ -59,10 +59,6 @@ def exec_(arguments: list[str], **flags: Any) -> int:
         raise CommandError(str(exc), _REFUSED_PROGRAM) from exc
 
 
-def _parted(text: str) -> tuple[str, str, str]:
-    return text.partition("=")
-
-
 def _options(flags: dict[str, Any]) -> dict[str, Any]:
     """The arguments of Container.exec_start. Raises CommandError."""
     try:
@@ -72,9 +68,8 @@ def _options(flags: dict[str, Any]) -> dict[str, Any]:
     except ValueError as exc:
         raise CommandError(str(exc)) from exc
     # A name without "=" takes the variable away, as for docker.
-    variables = {
-        name: value if given else None for name, given, value in map(_parted, [*listed, *flags["env"]])
-    }  # fmt: skip
+    parted = (text.partition("=") for text in [*listed, *flags["env"]])
+    variables = {name: value if given else None for name, given, value in parted}
     cwd = flags["workdir"] or None
     if cwd is not None and not cwd.startswith("/"):
         raise CommandError("exec failed: Cwd must be an absolute path", _REFUSED_PROGRAM)

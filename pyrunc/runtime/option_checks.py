@@ -162,13 +162,10 @@ def environment(value: object, option: str = "env") -> dict[str, str]:
 
 def changes(value: object, option: str = "env") -> dict[str, str | None]:
     """Variables for who has some; one that is None is taken away."""
-    taken = [key for key, each in value.items() if each is None] if isinstance(value, Mapping) else []
-    given = (
-        {key: each for key, each in value.items() if each is not None}
-        if isinstance(value, Mapping)
-        else value
-    )
-    return {**environment(given, option), **dict.fromkeys(environment(dict.fromkeys(taken, ""), option))}
+    if not isinstance(value, Mapping):
+        return {**environment(value, option)}
+    environment({name: "" if each is None else each for name, each in value.items()}, option)
+    return dict(value)
 
 
 def arguments(value: object, option: str = "argv") -> Sequence[str]:
